@@ -1,0 +1,72 @@
+# `make demo` and `make test` work from a fresh clone with python3 (and its venv module), g++ and make.
+PYTHON ?= python3
+TORCH  := torch==2.13.0
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.mmix_fast_installed
+
+NATIVE  := $(sort $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh'))
+CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/dev/null))
+
+.PHONY: help install demo test test-deep lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       backends, speed table, training on real digits, pictures"
+	@echo "make test       the tests, but for the long ones"
+	@echo "make test-deep  the long ones"
+	@echo "make lint       ruff, mypy, clang-format: check only"
+	@echo "make format     ruff and clang-format: rewrite"
+	@echo "make bench      the benchmarks of the speed floors"
+	@echo "make install    .venv with everything, extension built (all the above do it first)"
+	@echo "make clean      remove build products; .venv stays"
+
+install: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Everything is installed when the packaging changed; only the extension is rebuilt when csrc changed.
+$(STAMP): pyproject.toml setup.py $(NATIVE) | $(BIN)/python
+ifneq ($(wildcard $(STAMP)),)
+	@$(if $(filter-out $(NATIVE),$?),$(MAKE) --no-print-directory install-all,$(BIN)/python setup.py build_ext --inplace)
+else
+	@$(MAKE) --no-print-directory install-all
+endif
+	@touch $@
+
+.PHONY: install-all
+install-all:
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install $$($(BIN)/python -c "import re; print(*re.findall(r'\"((?:setuptools|ninja|wheel)==[^\"]*)\"', open('pyproject.toml').read()))")
+	$(BIN)/python -m pip install -e ".[dev]" --no-build-isolation
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not deep"
+
+# pytest exits with 5 where no test is marked deep.
+test-deep: $(STAMP)
+	$(BIN)/python -m pytest -q -m deep || [ $$? -eq 5 ]
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mmix_fast
+	$(BIN)/clang-format --dry-run -Werror $(CXX_ALL)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_ALL)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks mix
+	$(BIN)/python -m benchmarks cross_entropy
+
+clean:
+	rm -rf build dist *.egg-info mmix_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(STAMP)
+	find mmix_fast tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+// Value checks of the CPU kernels, each message written once. The standard exceptions become
+// Python's IndexError and ValueError; throw before parallel_for, inside it a message is lost.
+#pragma once
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <vector>
+
+namespace mmix {
+
+inline void check_permutation(const int64_t *perm, int64_t n) {
+  std::vector<bool> seen(n, false);
+  for (int64_t i = 0; i < n; ++i) {
+    if (perm[i] >= 0 && perm[i] < n && !seen[perm[i]]) {
+      seen[perm[i]] = true;
+      continue;
+    }
+    std::ostringstream text;
+    text << "perm must be a permutation of 0.." << n - 1 << ", got [";
+    for (int64_t k = 0; k < n && k < 8; ++k) text << (k ? ", " : "") << perm[k];
+    text << (n > 8 ? ", ...]" : "]");
+    throw std::invalid_argument(text.str());
+  }
+}
+
+inline void check_label(const char *name, int64_t y, int64_t classes, int64_t ignore_index) {
+  if (y == ignore_index || (y >= 0 && y < classes)) return;
+  std::ostringstream text;
+  text << name << " must hold labels in [0, " << classes - 1 << "] or ignore_index=" << ignore_index
+       << ", got " << y;
+  throw std::out_of_range(text.str());
+}
+
+} // namespace mmix

@@ -1,0 +1,207 @@
+"""Autograd for the kernels. A Function is told the torch.ops namespace; it knows no backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from . import reference
+from .ops import kernel
+
+_functorch_active = torch._C._are_functorch_transforms_active
+
+
+def _lam_grad(grad: Tensor, x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> Tensor:
+    """d/dlam of lam*x + (1-lam)*x[perm]: the inner product of grad with x - x[perm], per row."""
+    acc = lam.dtype
+    product = grad.to(acc) * (x.to(acc) - x.index_select(dim, perm).to(acc))
+    return product.movedim(dim, 0).flatten(1).sum(1) if lam.ndim else product.sum()
+
+
+class MixFn(Function):
+    """out = mix(x); adjoint=True is the transpose, which is the backward of the other."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str
+    ) -> Tensor:
+        out = kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
+        _save_mix(ctx, (x, perm, lam, dim, adjoint, namespace))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, perm, lam = ctx.saved_tensors
+        grad_x = grad_lam = None
+        if ctx.needs_input_grad[0]:
+            grad_x = mix(grad, perm, lam, ctx.dim, not ctx.adjoint, ctx.namespace)
+        if ctx.needs_input_grad[2]:
+            # <grad, M(x)> with M the mix; for the adjoint, <M(grad), x>: the roles swap.
+            left, right = (x, grad) if ctx.adjoint else (grad, x)
+            grad_lam = _lam_grad(left, right, perm, lam, ctx.dim)
+        return grad_x, None, grad_lam, None, None, None
+
+
+def _save_mix(ctx: Any, inputs: tuple[Any, ...]) -> None:
+    x, perm, lam, ctx.dim, ctx.adjoint, ctx.namespace = inputs
+    # The activation is kept only where lam wants its gradient.
+    ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, perm, lam)
+
+
+class MixTransformFn(Function):
+    """MixFn for torch.func, which wants setup_context; that costs 30 us a call, so only there."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str
+    ) -> Tensor:
+        return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save_mix(ctx, inputs)
+
+    backward = staticmethod(MixFn.backward)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        perm: Tensor,
+        lam: Tensor,
+        dim: int,
+        adjoint: bool,
+        namespace: str,
+    ) -> tuple[Tensor, int]:
+        if in_dims[0] is None or any(d is not None for d in in_dims[1:]):
+            raise NotImplementedError("mix under vmap: only x may be mapped, not perm or lam")
+        return mix(x.movedim(in_dims[0], 0), perm, lam, dim + 1, adjoint, namespace), 0
+
+
+def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
+    transformed = not torch.compiler.is_compiling() and _functorch_active()
+    function = MixTransformFn if transformed else MixFn
+    return function.apply(x, perm, lam, dim, adjoint, namespace)
+
+
+class MixInplaceFn(Function):
+    """Eager only: mark_dirty on a mutated graph input compiles to wrong gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(perm, lam)
+        ctx.dim, ctx.namespace = dim, namespace
+        kernel(namespace, "mix_")(x, perm, lam, dim)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        perm, lam = ctx.saved_tensors
+        grad_x = mix(grad, perm, lam, ctx.dim, True, ctx.namespace)
+        return grad_x, None, None, None, None
+
+
+def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) -> Tensor:
+    if torch.compiler.is_compiling():
+        # AOTAutograd and inductor remove the copies.
+        return x.copy_(mix(x, perm, lam, dim, False, namespace))
+    return MixInplaceFn.apply(x, perm, lam, dim, namespace)
+
+
+class CrossEntropyFn(Function):
+    """options: the op's arguments after weight, in the order of its schema."""
+
+    # One forward instead of setup_context, which costs 30 us a call; torch.func raises here.
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        perm: Tensor | None,
+        target_b: Tensor | None,
+        lam: Tensor,
+        weight: Tensor | None,
+        options: tuple[Any, ...],
+        inplace_backward: bool,
+        namespace: str,
+    ) -> Tensor:
+        tensors = (logits, target, perm, target_b, lam, weight)
+        loss, stats = kernel(namespace, "cross_entropy")(*tensors, *options)
+        ctx.options, ctx.inplace, ctx.namespace = options, inplace_backward, namespace
+        ctx.save_for_backward(stats, *tensors)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        stats, logits, *rest = ctx.saved_tensors
+        if ctx.inplace:
+            out = _gradient_inplace(grad, stats, logits, rest, ctx.options, ctx.namespace)
+        elif torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            out = CrossEntropyGradFn.apply(grad, stats, logits, *rest, ctx.options, ctx.namespace)
+        else:
+            out = _gradient(grad, stats, logits, rest, ctx.options, ctx.namespace)
+        return (out, *[None] * 8)
+
+
+def _gradient(
+    grad: Tensor, stats: Tensor, logits: Tensor, rest: Any, options: Any, namespace: str
+) -> Tensor:
+    return kernel(namespace, "cross_entropy_backward")(
+        grad.contiguous(), stats, logits, *rest, *options
+    )
+
+
+def _gradient_inplace(
+    grad: Tensor, stats: Tensor, logits: Tensor, rest: Any, options: Any, namespace: str
+) -> Tensor:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "inplace_backward=True overwrites the logits and so allows no double backward; "
+            "call mixed_cross_entropy with inplace_backward=False"
+        )
+    out = logits.detach()  # shares storage and version counter
+    kernel(namespace, "cross_entropy_backward_")(grad.contiguous(), stats, out, *rest, *options)
+    # Whoever saved the logits, a second backward included, must notice.
+    torch.autograd.graph.increment_version(logits)
+    return out
+
+
+class CrossEntropyGradFn(Function):
+    """The gradient as a function of (grad, logits): its own backward is the reference's."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
+        *rest, ctx.options, namespace = inputs
+        ctx.save_for_backward(grad, logits, *rest)
+        return _gradient(grad, stats, logits, rest, ctx.options, namespace)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
+        grad, logits, target, perm, target_b, lam, weight = ctx.saved_tensors
+        ignore_index, reduction, label_smoothing, z_loss, softcap = ctx.options
+        with torch.enable_grad():
+            z = logits.detach().requires_grad_()
+            g = grad.detach().requires_grad_()
+            loss = reference.mixed_cross_entropy(
+                z,
+                target,
+                perm,
+                lam,
+                target_b=target_b,
+                weight=weight,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                label_smoothing=label_smoothing,
+                z_loss=z_loss,
+                softcap=softcap or None,
+            )
+            (first,) = torch.autograd.grad(loss, z, g, create_graph=True)
+            grad_g, grad_z = torch.autograd.grad(first, (g, z), grad_grad, allow_unused=True)
+        return (grad_g, None, grad_z, *[None] * 7)

@@ -1,0 +1,125 @@
+"""Which backend serves a call: an ordered tuple, and nothing but metadata decides."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from . import ops
+
+BUILD_ADVICE = "build it with: pip install -e . --no-build-isolation"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a backend needs to know of a call to say whether it can serve it."""
+
+    device: str
+    extra_grad: str = ""  # arguments besides x or logits that require grad, by name
+
+
+@dataclass(frozen=True)
+class Status:
+    usable: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch."""
+
+    name: str
+    namespace: str
+    missing: Callable[[], tuple[str, ...]]
+    device: str | None = None  # the only device type it serves; None serves all
+
+    def unsupported_reasons(self, problem: Problem) -> tuple[str, ...]:
+        reasons = self.missing()
+        if self.device is not None and problem.device != self.device:
+            reasons += (f"it serves {self.device} tensors, got {problem.device}",)
+        if self.namespace and problem.extra_grad:
+            reasons += (f"it has no gradient for {problem.extra_grad}",)
+        return reasons
+
+
+def _cpp_missing() -> tuple[str, ...]:
+    if ops.LOAD_ERROR is None:
+        return ()
+    return (f"the compiled extension is missing ({ops.LOAD_ERROR}); {BUILD_ADVICE}",)
+
+
+def _never_missing() -> tuple[str, ...]:
+    return ()
+
+
+CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu")
+REFERENCE = Backend("reference", "", _never_missing)
+BACKENDS: tuple[Backend, ...] = (CPP, REFERENCE)  # in order of preference
+
+# Process-wide, as torch.backends' flags are: the autograd engine's threads must see it too.
+_forced: str | None = os.environ.get("MMIX_FAST_BACKEND") or None
+_warned = False
+
+
+def _by_name(name: str) -> Backend:
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    known = ", ".join(b.name for b in BACKENDS)
+    raise ValueError(f"backend must be one of {known}, got {name!r}")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force one backend inside the ``with`` block, for the whole process.
+
+    Raises ValueError on entry for an unknown name; RuntimeError at a call it cannot serve.
+
+    >>> with mmix_fast.use_backend("reference"):
+    ...     y = mmix_fast.mix(x, perm, 0.3)
+    """
+    global _forced
+    backend = _by_name(name)
+    before, _forced = _forced, backend.name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def backends() -> dict[str, Status]:
+    """Each backend, whether it is usable here, and the reasons where it is not."""
+    return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
+
+
+def select(problem: Problem) -> Backend:
+    """The forced backend, or the first that can serve the problem."""
+    if _forced is not None:
+        backend = _by_name(_forced)
+        reasons = backend.unsupported_reasons(problem)
+        if reasons:
+            raise RuntimeError(f"backend {_forced!r} cannot serve this call: {'; '.join(reasons)}")
+        return backend
+    if ops.LOAD_ERROR is not None and not torch.compiler.is_compiling():
+        _warn_once()
+    for backend in BACKENDS:
+        if not backend.unsupported_reasons(problem):
+            return backend
+    raise RuntimeError("no backend can serve this call")  # reference always can
+
+
+def _warn_once() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"mmix_fast: the compiled extension is missing ({ops.LOAD_ERROR}), plain PyTorch "
+            f"is used instead; {BUILD_ADVICE}",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,66 @@
+"""Loads the compiled extension, in this one place, and tells torch.compile its output shapes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOAD_ERROR: str | None = None
+try:
+    importlib.import_module("mmix_fast._C")
+except ImportError as error:  # explained at the first use, by dispatch.py
+    LOAD_ERROR = str(error)
+
+
+def kernel(namespace: str, name: str) -> Any:
+    return getattr(getattr(torch.ops, namespace), name).default
+
+
+def _fake_mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _fake_nothing(*args: Any) -> None:
+    return None
+
+
+def _fake_mix_targets(
+    target: Tensor,
+    perm: Tensor,
+    lam: Tensor,
+    num_classes: int,
+    label_smoothing: float,
+    ignore_index: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    inner = target.shape[1:] if target.dtype == torch.int64 else target.shape[2:]
+    return target.new_empty((target.shape[0], num_classes, *inner), dtype=dtype)
+
+
+def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    reduction = args[6]
+    acc = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    rows = logits.shape[:1] + logits.shape[2:]
+    loss = logits.new_empty(rows if reduction == "none" else (), dtype=acc)
+    return loss, logits.new_empty((rows.numel(), 2), dtype=acc)
+
+
+def _fake_cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(logits)
+
+
+_FAKES: dict[str, Any] = {
+    "mix": _fake_mix,
+    "mix_": _fake_nothing,
+    "mix_targets": _fake_mix_targets,
+    "cross_entropy": _fake_cross_entropy,
+    "cross_entropy_backward": _fake_cross_entropy_backward,
+    "cross_entropy_backward_": _fake_nothing,
+}
+
+if LOAD_ERROR is None:
+    for _name, _fake in _FAKES.items():
+        torch.library.register_fake(f"mmix_fast::{_name}", _fake)

@@ -1,0 +1,216 @@
+"""Every op in plain PyTorch: the fallback on any device, and the executable form of the contract.
+
+Nothing here is fused or in place beyond the final write; clarity and float64-checked correctness
+come first. Arguments are taken as already validated by :mod:`mmix_fast.functional`, whose
+docstrings describe them. A row whose index is out of range becomes NaN instead of reading out of
+bounds (on a GPU and in compiled graphs nothing may be checked on the host).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .validation import as_lam, compute_dtype
+
+Lam = float | Tensor
+
+
+def _partner(perm: Tensor) -> tuple[Tensor, Tensor]:
+    """A safe index and the mask of rows whose entry is out of range or used twice."""
+    n = perm.shape[0]
+    bad = (perm < 0) | (perm >= n)
+    safe = perm.clamp(0, max(n - 1, 0))
+    uses = torch.zeros_like(perm).scatter_add(0, safe, torch.ones_like(perm))
+    return safe, bad | (uses.gather(0, safe) != 1)
+
+
+def _per_row(lam: Tensor, like: Tensor, dim: int) -> Tensor:
+    """lam () or (B,) -> a shape that broadcasts along ``dim`` of ``like``."""
+    if lam.ndim == 0:
+        return lam
+    return lam.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
+
+
+def _blend(lam: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is absent.
+
+    The value at 0 and 1 is one side bit for bit (even -0.0, with inf or NaN on the absent side),
+    yet the gradient to lam stays the formula's: ``side - (t.detach() - t)`` adds +0 to the value
+    and dt to the gradient.
+    """
+    rest = 1 - lam
+    # A zero coefficient times inf is NaN: replace only the values that would leak.
+    a = lam * torch.where((lam == 0) & ~own.isfinite(), 0, own)
+    b = rest * torch.where((rest == 0) & ~other.isfinite(), 0, other)
+    alone_b = b - (a.detach() - a)
+    alone_a = a - (b.detach() - b)
+    return torch.where(lam == 0, alone_b, torch.where(rest == 0, alone_a, a + b))
+
+
+def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+    dim = dim % x.ndim
+    dtype = compute_dtype(x.dtype)
+    index, bad = _partner(perm)
+    coef = _per_row(as_lam(lam, dtype, x.device), x, dim)
+    out = _blend(coef, x.to(dtype), x.index_select(dim, index).to(dtype))
+    out = out.masked_fill(_per_row(bad, x, dim), float("nan")).to(x.dtype)
+    return torch.empty_like(x).copy_(out) if out.stride() != x.stride() else out
+
+
+def mix_(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+    return x.copy_(mix(x, perm, lam, dim=dim))
+
+
+def _soft(
+    target: Tensor, classes: int, eps: float, ignore_index: int, dtype: torch.dtype
+) -> Tensor:
+    """q(y) as (B, C, ...), zero where ignored, NaN where the label is out of range."""
+    valid = target != ignore_index
+    bad = valid & ((target < 0) | (target >= classes))
+    hot = torch.arange(classes, device=target.device).reshape(-1, *[1] * (target.ndim - 1))
+    onehot = (hot == target.unsqueeze(1)).to(dtype)
+    q = ((1 - eps) * onehot + eps / classes) * valid.unsqueeze(1)
+    return q.masked_fill(bad.unsqueeze(1), float("nan"))
+
+
+def mix_targets(
+    target: Tensor,
+    perm: Tensor,
+    lam: Lam,
+    *,
+    num_classes: int | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    wide = torch.float64 in (target.dtype, dtype)
+    acc = torch.float64 if wide else torch.float32
+    if target.is_floating_point():
+        q = (1 - label_smoothing) * target.to(acc) + label_smoothing / target.shape[1]
+    else:
+        assert num_classes is not None  # functional.py has raised otherwise
+        q = _soft(target, num_classes, label_smoothing, ignore_index, acc)
+    index, bad = _partner(perm)
+    out = _blend(_per_row(as_lam(lam, acc, target.device), q, 0), q, q.index_select(0, index))
+    return out.masked_fill(_per_row(bad, q, 0), float("nan")).to(dtype)
+
+
+def mix_batch_(
+    x: Tensor,
+    target: Tensor,
+    perm: Tensor,
+    lam: Lam,
+    *,
+    num_classes: int | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    soft = mix_targets(
+        target,
+        perm,
+        lam,
+        num_classes=num_classes,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        dtype=dtype,
+    )
+    return mix_(x, perm, lam), soft
+
+
+def _rows(t: Tensor) -> Tensor:
+    """(B, C, d1, ...) -> (B*d1*..., C)."""
+    return t.movedim(1, -1).reshape(-1, t.shape[1])
+
+
+def _term(coef: Tensor, value: Tensor) -> Tensor:
+    """``coef*value``, absent (0) where coef is exactly 0 and value is not finite."""
+    return coef * torch.where((coef == 0) & ~value.isfinite(), 0, value)
+
+
+def _row_losses(logp: Tensor, q: Tensor) -> Tensor:
+    # A probability of exactly 0 at logp = -inf is absent; 0 * -inf would be NaN.
+    return -torch.where(q == 0, 0, q * torch.where(q == 0, 0, logp)).sum(-1)
+
+
+def mixed_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    perm: Tensor | None,
+    lam: Lam,
+    *,
+    target_b: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    inplace_backward: bool = False,
+) -> Tensor:
+    acc = compute_dtype(logits.dtype)
+    classes, shape = logits.shape[1], logits.shape[:1] + logits.shape[2:]
+    lam_t = as_lam(lam, acc, logits.device)
+    own = _per_row(lam_t, torch.empty(shape, device="meta"), 0).expand(shape).reshape(-1)
+    other = 1 - own
+    bad = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+    if perm is not None:
+        index, bad_perm = _partner(perm)
+        target_b = target.index_select(0, index)
+        bad = bad | _per_row(bad_perm, bad, 0)
+    assert target_b is not None  # functional.py has raised otherwise
+    bad = bad.reshape(-1)
+    w = torch.ones(classes, dtype=acc, device=logits.device) if weight is None else weight.to(acc)
+
+    if target.is_floating_point():
+        t = _blend(own.unsqueeze(1), _rows(target.to(acc)), _rows(target_b.to(acc)))
+        # Smoothing is affine and lam + (1-lam) = 1: smoothing the mix is mixing the smoothed.
+        q_own = w * ((1 - label_smoothing) * t + label_smoothing / classes)
+        q_other = torch.zeros_like(q_own)
+        valid = other_valid = torch.ones_like(bad)
+        divisors = (own.new_tensor(own.shape[0]),) * 2
+        own_loss, other_loss = torch.ones_like(own), torch.zeros_like(own)
+    else:
+        pair = []
+        for y in (target.reshape(-1), target_b.reshape(-1)):
+            mask = y != ignore_index
+            bad = bad | (mask & ((y < 0) | (y >= classes)))
+            hard = w[y.clamp(0, classes - 1)] * mask
+            q = torch.nn.functional.one_hot(y.clamp(0, classes - 1), classes) * hard.unsqueeze(1)
+            q = (1 - label_smoothing) * q + label_smoothing / classes * w * mask.unsqueeze(1)
+            pair.append((q, mask, hard))
+        (q_own, valid, hard_own), (q_other, other_valid, hard_other) = pair
+        if lam_t.ndim:
+            divisors = ((_term(own, hard_own) + _term(other, hard_other)).sum(),) * 2
+        else:
+            divisors = hard_own.sum(), hard_other.sum()
+        own_loss, other_loss = own, other
+
+    # A row that counts for nothing has zero gradient whatever it holds: cut it off here, since
+    # softmax's own backward would turn its NaN into NaN.
+    live = (valid & (own != 0)) | (other_valid & (other != 0))
+    z = torch.where(live.unsqueeze(1), _rows(logits).to(acc), 0)
+    if softcap is not None:
+        # A masked class (-inf) stays masked.
+        capped = softcap * torch.tanh(torch.where(z.isneginf(), 0, z) / softcap)
+        z = torch.where(z.isneginf(), z, capped)
+    logp = z.log_softmax(-1)
+    a, b = _row_losses(logp, q_own), _row_losses(logp, q_other)
+    a = a.masked_fill(bad, float("nan"))
+    if z_loss:
+        count = own * valid + other * other_valid
+        extra = _term(count * z_loss, z.logsumexp(-1).square())
+
+    if reduction == "mean" and not lam_t.ndim and not target.is_floating_point():
+        loss = _term(lam_t, a.sum() / divisors[0]) + _term(1 - lam_t, b.sum() / divisors[1])
+    else:
+        loss = _term(own_loss, a) + _term(other_loss, b)
+        if reduction != "none":
+            loss = loss.sum() / divisors[0] if reduction == "mean" else loss.sum()
+    if z_loss:
+        if reduction == "none":
+            loss = loss + extra
+        else:
+            loss = loss + (extra.sum() / count.sum() if reduction == "mean" else extra.sum())
+    return loss.reshape(shape) if reduction == "none" else loss

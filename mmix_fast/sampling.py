@@ -1,0 +1,160 @@
+"""Drawing λ and the pairing, on the device, without making the host wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .validation import check_index, what
+
+PAIRINGS = ("random", "flip", "roll", "derangement")
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """One draw: ``perm`` int64 ``(B,)`` and ``lam`` float32 0-dim or ``(B,)``.
+
+    >>> perm, lam = mix = sample_mix(8, alpha=2.0)
+    >>> loss = mix.cross_entropy(model(mix.mix(x)), y)
+    """
+
+    perm: Tensor
+    lam: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self.perm
+        yield self.lam
+
+    @staticmethod
+    def identity(batch_size: int, device: torch.device | str | None = None) -> Mix:
+        """The draw that mixes nothing: λ = 1, every sample its own partner."""
+        return Mix(torch.arange(batch_size, device=device), torch.ones((), device=device))
+
+    @property
+    def inverse(self) -> Tensor:
+        """The inverse permutation: ``inverse[perm[i]] == i``."""
+        rows = torch.arange(self.perm.shape[0], device=self.perm.device)
+        return torch.empty_like(self.perm).scatter_(0, self.perm, rows)
+
+    def mix(self, x: Tensor, *, dim: int = 0) -> Tensor:
+        return functional.mix(x, self.perm, self.lam, dim=dim)
+
+    def mix_(self, x: Tensor, *, dim: int = 0) -> Tensor:
+        return functional.mix_(x, self.perm, self.lam, dim=dim)
+
+    def targets(self, target: Tensor, **options: Any) -> Tensor:
+        """:func:`mmix_fast.mix_targets` of this draw."""
+        return functional.mix_targets(target, self.perm, self.lam, **options)
+
+    def cross_entropy(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        """:func:`mmix_fast.mixed_cross_entropy` of this draw."""
+        return functional.mixed_cross_entropy(logits, target, self.perm, self.lam, **options)
+
+    def accuracy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """λ-weighted fraction in [0, 1] of right predictions, a 0-dim float32 tensor.
+
+        logits ``(B, C, ...)``; target int64 ``(B, ...)`` or probabilities of the logits' shape.
+        """
+        if target.is_floating_point():
+            target = target.argmax(1)
+        right = logits.argmax(1)
+        rows = [-1] + [1] * (target.ndim - 1)
+        lam = self.lam.reshape(rows) if self.lam.ndim else self.lam
+        own = (right == target).float()
+        other = (right == target.index_select(0, self.perm)).float()
+        return (lam * own + (1 - lam) * other).mean()
+
+
+def sample_mix(
+    batch_size: int,
+    alpha: float,
+    *,
+    device: torch.device | str | None = None,
+    per_sample: bool = False,
+    pairing: str = "random",
+    generator: torch.Generator | None = None,
+) -> Mix:
+    """Draw λ ~ Beta(alpha, alpha) and a pairing.
+
+    Args:
+        batch_size: B >= 0.
+        alpha: >= 0, right from 1e-3 to 1e3; 0 gives λ = 1.
+        device: of the result; default the generator's, else torch's default device. A CPU
+            generator with a CUDA device draws on the CPU and copies without blocking.
+        per_sample: one λ for each sample, ``(B,)``, instead of one for all, ``()``.
+        pairing: "random"; "flip" (reversed); "roll" (``arange(B).roll(1)``, torchvision's);
+            "derangement" (a random single cycle: no sample meets itself; B = 1 is the identity).
+        generator: the source of the draw; the same state gives the same draw.
+
+    Raises:
+        TypeError, ValueError: wrong type or value. RuntimeError: generator in a compiled graph.
+
+    Equivalent PyTorch: ``torch.distributions.Beta(alpha, alpha).sample()``, ``torch.randperm(B)``.
+    Source: Zhang et al., mixup, ICLR 2018, section 2.
+
+    >>> perm, lam = sample_mix(4, alpha=2.0)
+    """
+    check_index("batch_size", batch_size)
+    if batch_size < 0:
+        raise ValueError(f"batch_size must be at least 0, got {batch_size}")
+    if isinstance(alpha, bool) or not isinstance(alpha, float | int):
+        raise TypeError(f"alpha must be a float, got {what(alpha)}")
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be finite and at least 0, got {alpha}")
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
+    if generator is not None:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("generator= cannot be used inside a compiled graph; pass None there")
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {what(generator)}")
+    where = generator.device if generator is not None else torch.get_default_device()
+    wanted = where if device is None else torch.device(device)
+    source = wanted if generator is None else generator.device
+    if source.type != "cpu" and source.type != wanted.type:
+        raise ValueError(f"generator must be on cpu or {wanted}, got {source}")
+    lam = _draw_lam(batch_size if per_sample else 1, float(alpha), source, generator)
+    perm = _draw_perm(batch_size, pairing, source, generator)
+    if not per_sample:
+        lam = lam.reshape(())
+    return Mix(_to(perm, wanted), _to(lam, wanted))
+
+
+def _to(t: Tensor, device: torch.device) -> Tensor:
+    if t.device.type == "cpu" and device.type == "cuda":
+        return t.pin_memory().to(device, non_blocking=True)  # pageable memory would block
+    return t.to(device)
+
+
+def _draw_lam(
+    count: int, alpha: float, device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    if alpha == 0:
+        return torch.ones(count, device=device)
+    # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
+    # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
+    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
+    gamma = torch._standard_gamma(shape, generator=generator)
+    exponential = torch.empty_like(shape).exponential_(generator=generator)
+    log_gamma = gamma.log() - exponential / alpha
+    return torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
+
+
+def _draw_perm(
+    batch: int, pairing: str, device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    rows = torch.arange(batch, device=device)
+    if pairing == "flip":
+        return rows.flip(0)
+    if pairing == "roll":
+        return rows.roll(1)
+    # Not randperm: inductor cannot index by a randperm of the same graph.
+    order = torch.rand(batch, dtype=torch.float64, device=device, generator=generator).argsort()
+    if pairing == "random":
+        return order
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))

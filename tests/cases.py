@@ -1,0 +1,66 @@
+"""Shapes, permutations, layouts and the one tolerance table, shared by every test."""
+
+import torch
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Gradients are rounded once to the dtype: half an ulp of the largest entry, doubled.
+TOLERANCE = {
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+    torch.float32: 3e-6,
+    torch.float64: 1e-12,
+}
+
+
+def _long_cycle(n):
+    return torch.arange(n).roll(-1)
+
+
+def _two_cycles(n):
+    p = torch.arange(n)
+    p[: n // 2 * 2] = p[: n // 2 * 2].reshape(-1, 2).flip(1).reshape(-1)
+    return p
+
+
+PERMS = {
+    "identity": torch.arange,
+    "flip": lambda n: torch.arange(n).flip(0),
+    "roll": lambda n: torch.arange(n).roll(1),
+    "long_cycle": _long_cycle,
+    "two_cycles": _two_cycles,
+    "random": torch.randperm,
+}
+
+# name -> (make a tensor of a dtype, batch dimension)
+LAYOUTS = {
+    "contiguous": (lambda dt: torch.randn(7, 3, 5).to(dt), 0),
+    "wide": (lambda dt: torch.randn(5, 70, 41).to(dt), 0),
+    "one_row": (lambda dt: torch.randn(1, 9).to(dt), 0),
+    "vector": (lambda dt: torch.randn(13).to(dt), 0),
+    "channels_last": (
+        lambda dt: torch.randn(6, 3, 4, 5).to(dt).contiguous(memory_format=torch.channels_last),
+        0,
+    ),
+    "channels_last_3d": (
+        lambda dt: (
+            torch.randn(4, 3, 2, 4, 5).to(dt).contiguous(memory_format=torch.channels_last_3d)
+        ),
+        0,
+    ),
+    "sliced": (lambda dt: torch.randn(16, 33).to(dt)[::2], 0),
+    "columns": (lambda dt: torch.randn(8, 33).to(dt)[:, ::2], 0),
+    "transposed": (lambda dt: torch.randn(33, 8).to(dt).t(), 0),
+    "sequence_first": (lambda dt: torch.randn(5, 8, 17).to(dt), 1),
+    "last_dim": (lambda dt: torch.randn(3, 4, 6).to(dt), -1),
+    "empty_batch": (lambda dt: torch.randn(0, 4).to(dt), 0),
+    "empty_sample": (lambda dt: torch.randn(4, 0, 3).to(dt), 0),
+}
+
+
+def expected_mix(x, perm, lam, dim=0):
+    """The formula in the arithmetic's dtype, every operation rounded once."""
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    lam = torch.as_tensor(lam, dtype=acc)
+    if lam.ndim:
+        lam = lam.reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
+    return (lam * x.to(acc) + (1 - lam) * x.index_select(dim, perm).to(acc)).to(x.dtype)
