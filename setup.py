@@ -21,6 +21,8 @@ except ImportError as error:
     ) from error
 
 ROOT = Path(__file__).resolve().parent
+# ninja is looked for on PATH, where an environment that was not activated does not have it.
+os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
 CXX_FLAGS = [
     "-O3",
     "-std=c++20",

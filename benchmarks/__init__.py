@@ -1,0 +1,1 @@
+"""`python -m benchmarks mix | cross_entropy | training | demo`: measurements, not tests."""
