@@ -2,7 +2,7 @@
 #include "cpu/kernels.h"
 #ifdef MMIX_X86_KERNELS
 #include <immintrin.h>
-#pragma GCC target("avx2,f16c")
+#pragma GCC target("avx2,fma,f16c")
 #define MMIX_ISA "avx2"
 #define MMIX_TABLE kAvx2
 #define MMIX_BYTES 32
