@@ -166,3 +166,182 @@ def test_extra_gradients_are_never_dropped():
     torch.testing.assert_close(got, F.cross_entropy(z, y) - F.cross_entropy(z, y[perm]))
     with m.use_backend("cpp"), pytest.raises(RuntimeError, match="no gradient for lam"):
         m.mixed_cross_entropy(z, y, perm, lam)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_option_at_once(backend, weighted, per_sample, reduction, inplace):
+    """Labels, spatial logits, target_b, weight, ignored labels, smoothing, z_loss and softcap."""
+    z = (4 * torch.randn(5, 6, 3)).double()
+    y, b = torch.randint(0, 6, (5, 3)), torch.randint(0, 6, (5, 3))
+    y[0, 0] = b[1, 1] = y[2] = b[2] = -100
+    w = torch.rand(6).double() if weighted else None
+    lam = torch.rand(5).double() if per_sample else torch.tensor(0.3).double()
+    kw = {"weight": w, "label_smoothing": 0.1, "reduction": reduction}
+    leaf = z.clone().requires_grad_()
+    capped = 3 * torch.tanh(leaf / 3)
+    own = (lam.unsqueeze(1) if per_sample else lam).expand(5, 3)
+    rows = own * F.cross_entropy(capped, y, **{**kw, "reduction": "none"})
+    rows = rows + (1 - own) * F.cross_entropy(capped, b, **{**kw, "reduction": "none"})
+    count = own * (y >= 0) + (1 - own) * (b >= 0)
+    extra = count * 0.1 * capped.logsumexp(1).square()
+    if reduction == "none":
+        want = rows + extra
+    elif reduction == "sum":
+        want = rows.sum() + extra.sum()
+    elif per_sample:
+        ones = torch.ones(6).double() if w is None else w
+        mass = own * ones[y.clamp(0)] * (y >= 0) + (1 - own) * ones[b.clamp(0)] * (b >= 0)
+        want = rows.sum() / mass.sum() + extra.sum() / count.sum()
+    else:
+        want = naive(capped, y, b, lam, **kw) + extra.sum() / count.sum()
+    up = torch.randn_like(want)
+    (grad,) = torch.autograd.grad(want, leaf, up)
+    leaf = z.clone().requires_grad_()
+    got = m.mixed_cross_entropy(
+        leaf, y, None, lam, target_b=b, z_loss=0.1, softcap=3.0, inplace_backward=inplace, **kw
+    )
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.autograd.grad(got, leaf, up)[0], grad)
+
+
+@pytest.mark.parametrize("lam", [-0.5, 0.0, 1.0, 1.5])
+def test_any_lam_and_equal_partners(backend, lam):
+    z, perm = torch.randn(6, 5).double().requires_grad_(), torch.randperm(6)
+    for y in (torch.randint(0, 5, (6,)), torch.full((6,), 3)):
+        want = naive(z, y, y[perm], lam)
+        got = m.mixed_cross_entropy(z, y, perm, lam)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got, z), torch.autograd.grad(want, z))
+
+
+def test_nan_lam(backend):
+    z, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    perm = torch.tensor([1, 2, 0])
+    assert m.mixed_cross_entropy(z, y, perm, float("nan")).isnan()
+    lam = torch.tensor([0.5, float("nan"), 0.5])
+    rows = m.mixed_cross_entropy(z, y, perm, lam, reduction="none")
+    assert rows.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("shape", ["expand", "transposed"])
+def test_strided_upstream(backend, shape):
+    z = torch.randn(4, 5, 3, requires_grad=True)
+    y, perm = torch.randint(0, 5, (4, 3)), torch.randperm(4)
+    up = torch.tensor(1.5).expand(4, 3) if shape == "expand" else torch.randn(3, 4).t()
+    want = naive(z, y, y[perm], 0.3, reduction="none")
+    got = m.mixed_cross_entropy(z, y, perm, 0.3, reduction="none")
+    torch.testing.assert_close(
+        torch.autograd.grad(got, z, up), torch.autograd.grad(want, z, up), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_ignored_rows_hide_anything(backend):
+    inf = float("inf")
+    for inplace in (False, True):
+        for bad in (inf, -inf, float("nan")):
+            z = torch.randn(4, 3)
+            z[0] = bad
+            z.requires_grad_()
+            y, perm = torch.tensor([-100, 1, -100, 2]), torch.tensor([2, 3, 0, 1])
+            got = m.mixed_cross_entropy(z, y, perm, 0.3, z_loss=0.1, inplace_backward=inplace)
+            (grad,) = torch.autograd.grad(got, z)
+            assert got.isfinite() and (grad[[0, 2]] == 0).all() and grad[[1, 3]].isfinite().all()
+
+
+def test_zero_weight_and_probability_are_absent_at_a_masked_class(backend):
+    z = torch.randn(3, 4)
+    z[:, 3] = -float("inf")
+    z.requires_grad_()
+    perm = torch.tensor([1, 2, 0])
+    t = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.2, 0.3, 0.5, 0.0]])
+    got = m.mixed_cross_entropy(z, t, perm, 0.3)
+    want = -((0.3 * t + 0.7 * t[perm])[:, :3] * z[:, :3].log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(got, want)
+    (grad,) = torch.autograd.grad(got, z)
+    assert grad.isfinite().all() and (grad[:, 3] == 0).all()
+    w = torch.tensor([1.0, 2.0, 0.5, 0.0])
+    y = torch.tensor([0, 1, 2])
+    got = m.mixed_cross_entropy(z, y, perm, 0.3, weight=w, label_smoothing=0.1)
+    rows = z[:, :3].log_softmax(1)
+    smooth = -(rows * w[:3]).sum(1)
+    want = 0.0
+    for share, label in ((0.3, y), (0.7, y[perm])):
+        hard = -(w[label] * rows.gather(1, label[:, None])[:, 0])
+        want += share * (0.9 * hard + 0.1 / 4 * smooth).sum() / w[label].sum()
+    torch.testing.assert_close(got, want)
+
+
+def test_extreme_logits(backend):
+    z = torch.tensor([[1e4, -1e4, 0.0], [3e38, 1.0, 2.0], [-3e38, -3e38, -3e38]])
+    z.requires_grad_()
+    y, perm = torch.tensor([0, 0, 1]), torch.arange(3)
+    got = m.mixed_cross_entropy(z, y, perm, 0.3, reduction="none")
+    torch.testing.assert_close(got, F.cross_entropy(z, y, reduction="none"))
+    assert torch.autograd.grad(got.sum(), z)[0].isfinite().all()
+
+
+def test_gradcheck_of_float_targets_and_inplace(backend):
+    z = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    t, perm = torch.rand(3, 4).double() - 0.2, torch.tensor([2, 0, 1])
+    w, lam = torch.rand(4).double(), torch.rand(3).double()
+    y = torch.tensor([1, -100, 3])
+
+    def soft(z):
+        return m.mixed_cross_entropy(z, t, perm, lam, weight=w, label_smoothing=0.1)
+
+    def hard(z):
+        return m.mixed_cross_entropy(z, y, perm, lam, weight=w, reduction="none")
+
+    for loss in (soft, hard):
+        assert torch.autograd.gradcheck(loss, z)
+        assert torch.autograd.gradgradcheck(loss, z)
+
+    # gradcheck runs backward twice, which inplace_backward refuses: compare with the other instead.
+    grads = [
+        torch.autograd.grad(m.mixed_cross_entropy(z * 1, t, perm, lam, inplace_backward=over), z)
+        for over in (False, True)
+    ]
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_targets_and_weights_that_want_gradients(backend):
+    z, perm = torch.randn(3, 4), torch.tensor([2, 0, 1])
+    t = torch.rand(3, 4, requires_grad=True)
+    w = torch.rand(4, requires_grad=True)
+    y = torch.tensor([1, 0, 3])
+
+    def weighted(z, y):  # F.cross_entropy has no gradient for class weights
+        return -(w[y] * z.log_softmax(1).gather(1, y[:, None])[:, 0]).sum() / w[y].sum()
+
+    calls = [
+        (t, lambda: m.mixed_cross_entropy(z, t, perm, 0.3), lambda: naive(z, t, t[perm], 0.3)),
+        (
+            w,
+            lambda: m.mixed_cross_entropy(z, y, perm, 0.3, weight=w),
+            lambda: 0.3 * weighted(z, y) + 0.7 * weighted(z, y[perm]),
+        ),
+    ]
+    for leaf, call, plain in calls:
+        try:
+            got = torch.autograd.grad(call(), leaf)
+        except RuntimeError:
+            assert backend != "reference"
+            continue
+        torch.testing.assert_close(got, torch.autograd.grad(plain(), leaf))
+
+
+def test_autocast_and_functional_grad(backend):
+    z, y, perm = torch.randn(4, 3), torch.randint(0, 3, (4,)), torch.randperm(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = m.mixed_cross_entropy(z.bfloat16(), y, perm, 0.3)
+    assert got.dtype == torch.float32
+    leaf = z.clone().requires_grad_()
+    (want,) = torch.autograd.grad(naive(leaf, y, y[perm], 0.3), leaf)
+    try:
+        grad = torch.func.grad(lambda a: m.mixed_cross_entropy(a, y, perm, 0.3))(z)
+    except (RuntimeError, NotImplementedError):
+        return
+    torch.testing.assert_close(grad, want)
