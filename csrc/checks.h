@@ -8,18 +8,19 @@
 
 namespace mmix {
 
+[[noreturn]] inline void refuse_permutation(const int64_t *perm, int64_t n) {
+  std::ostringstream text;
+  text << "perm must be a permutation of 0.." << n - 1 << ", got [";
+  for (int64_t k = 0; k < n && k < 8; ++k) text << (k ? ", " : "") << perm[k];
+  text << (n > 8 ? ", ...]" : "]");
+  throw std::invalid_argument(text.str());
+}
+
 inline void check_permutation(const int64_t *perm, int64_t n) {
   std::vector<bool> seen(n, false);
   for (int64_t i = 0; i < n; ++i) {
-    if (perm[i] >= 0 && perm[i] < n && !seen[perm[i]]) {
-      seen[perm[i]] = true;
-      continue;
-    }
-    std::ostringstream text;
-    text << "perm must be a permutation of 0.." << n - 1 << ", got [";
-    for (int64_t k = 0; k < n && k < 8; ++k) text << (k ? ", " : "") << perm[k];
-    text << (n > 8 ? ", ...]" : "]");
-    throw std::invalid_argument(text.str());
+    if (perm[i] < 0 || perm[i] >= n || seen[perm[i]]) refuse_permutation(perm, n);
+    seen[perm[i]] = true;
   }
 }
 

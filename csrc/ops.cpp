@@ -15,12 +15,21 @@ STABLE_TORCH_LIBRARY(mmix_fast, m) {
   m.def(
       "mix_targets(Tensor target, Tensor perm, Tensor lam, int num_classes, float label_smoothing, "
       "int ignore_index, ScalarType dtype) -> Tensor");
-  // stats: (rows, 2), the max and the log of the sum of exponentials of each row
-  m.def("cross_entropy(Tensor logits, " MMIX_CE_ARGS ") -> (Tensor, Tensor)");
+  // mix_ of x and mix_targets of target; nothing is written before every value was checked.
+  m.def("mix_batch_(Tensor(a!) x, Tensor target, Tensor perm, Tensor lam, int num_classes, "
+        "float label_smoothing, int ignore_index, ScalarType dtype) -> Tensor");
+  // stats: (rows, 2), the max and the log of the sum of exponentials of each row. gradient: of the
+  // loss, for an upstream gradient of 1, written in the same pass; empty where it is not wanted.
+  m.def("cross_entropy(Tensor logits, " MMIX_CE_ARGS
+        ", bool with_gradient) -> (Tensor loss, Tensor stats, Tensor gradient)");
   m.def("cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, " MMIX_CE_ARGS
         ") -> Tensor");
   m.def("cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, " MMIX_CE_ARGS
         ") -> ()");
+  // Makes the gradient that cross_entropy wrote right for `grad`: rows whose upstream is exactly 1
+  // stay, the others are made anew from the logits.
+  m.def("cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
+        MMIX_CE_ARGS ") -> ()");
   m.def("cpu_isa() -> str");
 }
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import once_differentiable
 
 from . import reference
 from .ops import kernel
 
 _functorch_active = torch._C._are_functorch_transforms_active
+
+
+def _recorded(x: Tensor, lam: Tensor) -> bool:
+    """Whether a transform or autograd must see the call; a Function costs 6 us, so not otherwise."""
+    return (
+        (torch.is_grad_enabled() and (x.requires_grad or lam.requires_grad))
+        or torch.compiler.is_compiling()
+        or _functorch_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 def _lam_grad(grad: Tensor, x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> Tensor:
@@ -84,6 +94,8 @@ class MixTransformFn(Function):
 
 
 def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
+    if not _recorded(x, lam):
+        return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
     transformed = not torch.compiler.is_compiling() and _functorch_active()
     function = MixTransformFn if transformed else MixFn
     return function.apply(x, perm, lam, dim, adjoint, namespace)
@@ -111,62 +123,98 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) 
     if torch.compiler.is_compiling():
         # AOTAutograd and inductor remove the copies.
         return x.copy_(mix(x, perm, lam, dim, False, namespace))
+    if not _recorded(x, lam):
+        kernel(namespace, "mix_")(x, perm, lam, dim)
+        torch.autograd.graph.increment_version(x)  # x may be saved by an operation of other tensors
+        return x
     return MixInplaceFn.apply(x, perm, lam, dim, namespace)
 
 
-class CrossEntropyFn(Function):
-    """options: the op's arguments after weight, in the order of its schema."""
+class MixBatchFn(Function):
+    """mix_ of x and the soft targets, in one launch on a GPU. Eager only, as MixInplaceFn."""
 
-    # One forward instead of setup_context, which costs 30 us a call; torch.func raises here.
     @staticmethod
     def forward(
-        ctx: Any,
-        logits: Tensor,
-        target: Tensor,
-        perm: Tensor | None,
-        target_b: Tensor | None,
-        lam: Tensor,
-        weight: Tensor | None,
-        options: tuple[Any, ...],
-        inplace_backward: bool,
-        namespace: str,
-    ) -> Tensor:
-        tensors = (logits, target, perm, target_b, lam, weight)
-        loss, stats = kernel(namespace, "cross_entropy")(*tensors, *options)
-        ctx.options, ctx.inplace, ctx.namespace = options, inplace_backward, namespace
-        ctx.save_for_backward(stats, *tensors)
+        ctx: Any, x: Tensor, perm: Tensor, lam: Tensor, targets: tuple[Any, ...], namespace: str
+    ) -> tuple[Tensor, Tensor]:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(perm, lam)
+        ctx.dim, ctx.namespace = 0, namespace
+        target, *options = targets
+        soft = kernel(namespace, "mix_batch_")(x, target, perm, lam, *options)
+        ctx.mark_non_differentiable(soft)
+        return x, soft
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+        return MixInplaceFn.backward(ctx, grad)
+
+
+class LossCall(NamedTuple):
+    """A mixed cross-entropy but for its logits."""
+
+    tensors: tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
+    options: tuple[Any, ...]  # the op's arguments after weight, in the order of its schema
+    namespace: str
+    inplace: bool  # the gradient takes the logits' storage
+
+
+class CrossEntropyFn(Function):
+    # One forward instead of setup_context, which costs 30 us a call; torch.func raises here. The
+    # tensors that get no gradient come in a tuple: as arguments of their own they cost 2 us.
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, call: LossCall) -> Tensor:
+        # The upstream gradient of a mean or a sum is most often 1: made for that, the gradient
+        # takes no second pass over the logits. In place it must wait: the logits are still in use.
+        with_gradient = (
+            ctx.needs_input_grad[0]
+            and not call.inplace
+            and call.options[1] != "none"
+            and not torch.compiler.is_compiling()
+        )
+        loss, stats, gradient = kernel(call.namespace, "cross_entropy")(
+            logits, *call.tensors, *call.options, with_gradient
+        )
+        ctx.save_for_backward(stats, logits, *call.tensors)
+        ctx.call = call._replace(tensors=())  # or they would live as long as the loss does
+        ctx.gradient = gradient if with_gradient else None
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        stats, logits, *rest = ctx.saved_tensors
-        if ctx.inplace:
-            out = _gradient_inplace(grad, stats, logits, rest, ctx.options, ctx.namespace)
-        elif torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            out = CrossEntropyGradFn.apply(grad, stats, logits, *rest, ctx.options, ctx.namespace)
-        else:
-            out = _gradient(grad, stats, logits, rest, ctx.options, ctx.namespace)
-        return (out, *[None] * 8)
+        stats, logits, *tensors = ctx.saved_tensors
+        call = ctx.call._replace(tensors=tensors)
+        if call.inplace:
+            return _gradient_inplace(grad, stats, logits, call), None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return CrossEntropyGradFn.apply(grad, stats, logits, call), None
+        if ctx.gradient is None:
+            return _gradient(grad, stats, logits, call), None
+        # Handed over: a second backward makes its own, since the caller may write to this one.
+        gradient, ctx.gradient = ctx.gradient, None
+        if not (grad.is_cpu and grad.item() == 1):  # read on the CPU only, where it waits for none
+            kernel(call.namespace, "cross_entropy_rescale_")(
+                gradient, grad.contiguous(), stats, logits, *call.tensors, *call.options
+            )
+        return gradient, None
 
 
-def _gradient(
-    grad: Tensor, stats: Tensor, logits: Tensor, rest: Any, options: Any, namespace: str
-) -> Tensor:
-    return kernel(namespace, "cross_entropy_backward")(
-        grad.contiguous(), stats, logits, *rest, *options
+def _gradient(grad: Tensor, stats: Tensor, logits: Tensor, call: LossCall) -> Tensor:
+    return kernel(call.namespace, "cross_entropy_backward")(
+        grad.contiguous(), stats, logits, *call.tensors, *call.options
     )
 
 
-def _gradient_inplace(
-    grad: Tensor, stats: Tensor, logits: Tensor, rest: Any, options: Any, namespace: str
-) -> Tensor:
+def _gradient_inplace(grad: Tensor, stats: Tensor, logits: Tensor, call: LossCall) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "inplace_backward=True overwrites the logits and so allows no double backward; "
             "call mixed_cross_entropy with inplace_backward=False"
         )
     out = logits.detach()  # shares storage and version counter
-    kernel(namespace, "cross_entropy_backward_")(grad.contiguous(), stats, out, *rest, *options)
+    kernel(call.namespace, "cross_entropy_backward_")(
+        grad.contiguous(), stats, out, *call.tensors, *call.options
+    )
     # Whoever saved the logits, a second backward included, must notice.
     torch.autograd.graph.increment_version(logits)
     return out
@@ -176,16 +224,16 @@ class CrossEntropyGradFn(Function):
     """The gradient as a function of (grad, logits): its own backward is the reference's."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
-        *rest, ctx.options, namespace = inputs
-        ctx.save_for_backward(grad, logits, *rest)
-        return _gradient(grad, stats, logits, rest, ctx.options, namespace)
+    def forward(ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, call: LossCall) -> Tensor:
+        ctx.save_for_backward(grad, logits, *call.tensors)
+        ctx.call = call._replace(tensors=())
+        return _gradient(grad, stats, logits, call)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
         grad, logits, target, perm, target_b, lam, weight = ctx.saved_tensors
-        ignore_index, reduction, label_smoothing, z_loss, softcap = ctx.options
+        ignore_index, reduction, label_smoothing, z_loss, softcap = ctx.call.options
         with torch.enable_grad():
             z = logits.detach().requires_grad_()
             g = grad.detach().requires_grad_()
@@ -204,4 +252,4 @@ class CrossEntropyGradFn(Function):
             )
             (first,) = torch.autograd.grad(loss, z, g, create_graph=True)
             grad_g, grad_z = torch.autograd.grad(first, (g, z), grad_grad, allow_unused=True)
-        return (grad_g, None, grad_z, *[None] * 7)
+        return grad_g, None, grad_z, None

@@ -16,14 +16,6 @@ BUILD_ADVICE = "build it with: pip install -e . --no-build-isolation"
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What a backend needs to know of a call to say whether it can serve it."""
-
-    device: str
-    extra_grad: str = ""  # arguments besides x or logits that require grad, by name
-
-
-@dataclass(frozen=True)
 class Status:
     usable: bool
     reasons: tuple[str, ...]
@@ -38,13 +30,15 @@ class Backend:
     missing: Callable[[], tuple[str, ...]]
     device: str | None = None  # the only device type it serves; None serves all
 
-    def unsupported_reasons(self, problem: Problem) -> tuple[str, ...]:
-        reasons = self.missing()
-        if self.device is not None and problem.device != self.device:
-            reasons += (f"it serves {self.device} tensors, got {problem.device}",)
-        if self.namespace and problem.extra_grad:
-            reasons += (f"it has no gradient for {problem.extra_grad}",)
-        return reasons
+    def unsupported_reasons(self, device: str, extra_grad: str) -> tuple[str, ...]:
+        """``device``: type of the call's tensors; ``extra_grad``: names of the arguments besides x
+        or logits that require grad."""
+        reasons: tuple[str, ...] = ()
+        if self.device is not None and device != self.device:
+            reasons += (f"it serves {self.device} tensors, got {device}",)
+        if self.namespace and extra_grad:
+            reasons += (f"it has no gradient for {extra_grad}",)
+        return self.missing() + reasons
 
 
 def _cpp_missing() -> tuple[str, ...]:
@@ -97,18 +91,18 @@ def backends() -> dict[str, Status]:
     return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
 
 
-def select(problem: Problem) -> Backend:
-    """The forced backend, or the first that can serve the problem."""
+def select(device: str, extra_grad: str = "") -> Backend:
+    """The forced backend, or the first that can serve the call; small calls feel its time."""
     if _forced is not None:
         backend = _by_name(_forced)
-        reasons = backend.unsupported_reasons(problem)
+        reasons = backend.unsupported_reasons(device, extra_grad)
         if reasons:
             raise RuntimeError(f"backend {_forced!r} cannot serve this call: {'; '.join(reasons)}")
         return backend
     if ops.LOAD_ERROR is not None and not torch.compiler.is_compiling():
         _warn_once()
     for backend in BACKENDS:
-        if not backend.unsupported_reasons(problem):
+        if not backend.unsupported_reasons(device, extra_grad):
             return backend
     raise RuntimeError("no backend can serve this call")  # reference always can
 

@@ -7,22 +7,22 @@ from torch import Tensor
 
 from . import autograd, reference
 from . import validation as v
-from .dispatch import Backend, Problem, select
+from .dispatch import Backend, select
 from .ops import kernel
 
 
 def _choose(x: Tensor, **may_require_grad: object) -> Backend:
     wanting = ""
     if torch.is_grad_enabled():
-        wanting = ", ".join(
-            n for n, t in may_require_grad.items() if isinstance(t, Tensor) and t.requires_grad
-        )
-    return select(Problem(x.device.type, wanting))
+        for name, t in may_require_grad.items():
+            if isinstance(t, Tensor) and t.requires_grad:
+                wanting += f", {name}" if wanting else name
+    return select(x.device.type, wanting)
 
 
 def _checks_here(backend: Backend, x: Tensor) -> bool:
     """The kernels of the CPU extension check values themselves; everything else is checked here."""
-    return v.must_check_values(x.device) and not (backend.namespace and x.device.type == "cpu")
+    return not (backend.namespace and x.is_cpu) and v.must_check_values(x.device)
 
 
 def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
@@ -152,16 +152,19 @@ def mix_targets(
             ignore_index=ignore_index,
             dtype=dtype,
         )
-    acc = torch.float64 if torch.float64 in (target.dtype, dtype) else torch.float32
     return kernel(backend.namespace, "mix_targets")(
         target.contiguous(),
         perm.contiguous(),
-        v.as_lam(lam, acc, target.device),
+        v.as_lam(lam, _targets_arithmetic(target, dtype), target.device),
         classes,
         float(label_smoothing),
         ignore_index,
         dtype,
     )
+
+
+def _targets_arithmetic(target: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if torch.float64 in (target.dtype, dtype) else torch.float32
 
 
 def mix_batch_(
@@ -187,17 +190,32 @@ def mix_batch_(
     """
     _check_mix(x, perm, lam, 0)
     v.check_inplace(x, lam)
-    # The targets first: their value checks come before x is touched.
-    soft = mix_targets(
-        target,
-        perm,
-        lam,
-        num_classes=num_classes,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
-        dtype=dtype,
+    classes = v.check_targets(target, num_classes, label_smoothing, ignore_index, dtype)
+    v.check_perm(perm, target.shape[0], target.device)
+    backend = _choose(x, target=target, lam=lam)
+    options = (classes, float(label_smoothing), ignore_index, dtype)
+    if not backend.namespace or torch.compiler.is_compiling():
+        # The targets first: their value checks come before x is touched.
+        soft = mix_targets(
+            target,
+            perm,
+            lam,
+            num_classes=classes,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            dtype=dtype,
+        )
+        return mix_(x, perm, lam), soft
+    if _checks_here(backend, x):
+        v.check_permutation_values(perm)
+        if target.dtype == torch.int64:
+            v.check_label_values("target", target, classes, ignore_index)
+    # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
+    wide = torch.float64 in (v.compute_dtype(x.dtype), _targets_arithmetic(target, dtype))
+    lam_tensor = v.as_lam(lam, torch.float64 if wide else torch.float32, x.device)
+    return autograd.MixBatchFn.apply(
+        x, perm.contiguous(), lam_tensor, (target.contiguous(), *options), backend.namespace
     )
-    return mix_(x, perm, lam), soft
 
 
 def mixed_cross_entropy(
@@ -277,17 +295,16 @@ def mixed_cross_entropy(
     if labels:
         target = target.contiguous()
         target_b = None if target_b is None else target_b.contiguous()
-    # In a compiled graph the buffers are the compiler's own; overlapping memory cannot be reused.
-    inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
-    loss: Tensor = autograd.CrossEntropyFn.apply(
-        logits,
+    tensors = (
         target,
         None if perm is None else perm.contiguous(),
         target_b,
         v.as_lam(lam, v.compute_dtype(logits.dtype), logits.device),
         None if weight is None else weight.contiguous(),
-        (ignore_index, reduction, float(label_smoothing), float(z_loss), float(softcap or 0)),
-        inplace,
-        backend.namespace,
     )
+    options = (ignore_index, reduction, float(label_smoothing), float(z_loss), float(softcap or 0))
+    # In a compiled graph the buffers are the compiler's own; overlapping memory cannot be reused.
+    inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
+    call = autograd.LossCall(tensors, options, backend.namespace, inplace)
+    loss: Tensor = autograd.CrossEntropyFn.apply(logits, call)
     return loss

@@ -40,12 +40,18 @@ def _fake_mix_targets(
     return target.new_empty((target.shape[0], num_classes, *inner), dtype=dtype)
 
 
-def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    reduction = args[6]
+def _fake_mix_batch(x: Tensor, *args: Any) -> Tensor:
+    target, _, _, *rest = args
+    return _fake_mix_targets(target, target, target, *rest)
+
+
+def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    reduction, with_gradient = args[6], args[-1]
     acc = torch.float64 if logits.dtype == torch.float64 else torch.float32
     rows = logits.shape[:1] + logits.shape[2:]
     loss = logits.new_empty(rows if reduction == "none" else (), dtype=acc)
-    return loss, logits.new_empty((rows.numel(), 2), dtype=acc)
+    gradient = torch.empty_like(logits) if with_gradient else logits.new_empty(0)
+    return loss, logits.new_empty((rows.numel(), 2), dtype=acc), gradient
 
 
 def _fake_cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *args: Any) -> Tensor:
@@ -56,9 +62,11 @@ _FAKES: dict[str, Any] = {
     "mix": _fake_mix,
     "mix_": _fake_nothing,
     "mix_targets": _fake_mix_targets,
+    "mix_batch_": _fake_mix_batch,
     "cross_entropy": _fake_cross_entropy,
     "cross_entropy_backward": _fake_cross_entropy_backward,
     "cross_entropy_backward_": _fake_nothing,
+    "cross_entropy_rescale_": _fake_nothing,
 }
 
 if LOAD_ERROR is None:

@@ -31,11 +31,14 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """λ as a tensor of the arithmetic's dtype, on ``device``, without making the host wait."""
     if isinstance(lam, Tensor):
+        if lam.dtype == dtype and lam.device == device:
+            return lam
         return lam.to(device=device, dtype=dtype, non_blocking=True)
     if torch.compiler.is_compiling():
         # as_tensor, full and tensor would specialise the graph on the value.
         return torch.ones((), dtype=dtype, device=device) * lam
-    return torch.tensor(lam, dtype=dtype).to(device, non_blocking=True)
+    made = torch.tensor(lam, dtype=dtype)
+    return made if device.type == "cpu" else made.to(device, non_blocking=True)
 
 
 def what(value: object) -> str:
@@ -62,9 +65,7 @@ def check_dim(x: Tensor, dim: int) -> int:
 
 
 def check_perm(perm: Any, batch: int, device: torch.device) -> None:
-    if not isinstance(perm, Tensor):
-        raise TypeError(f"perm must be int64 of shape ({batch},), got {what(perm)}")
-    if perm.dtype != torch.int64:
+    if not isinstance(perm, Tensor) or perm.dtype != torch.int64:
         raise TypeError(f"perm must be int64 of shape ({batch},), got {what(perm)}")
     if perm.shape != (batch,):
         raise ValueError(f"perm must be int64 of shape ({batch},), got {what(perm)}")
@@ -100,6 +101,14 @@ def check_inplace(x: Tensor, lam: Any) -> None:
         if base is not None and base.is_leaf and base.requires_grad:
             raise RuntimeError(
                 "x must not be a leaf that requires grad, nor a view of one, to be mixed in place"
+            )
+        # Autograd itself refuses such views only after the write.
+        meta = torch._C._autograd.CreationMeta
+        made = torch._C._autograd._get_creation_meta(x) if x._is_view() else meta.DEFAULT
+        if made != meta.DEFAULT:
+            raise RuntimeError(
+                "x must not be one of several views of a tensor (chunk, split, unbind) nor a view "
+                f"made without grad, to be mixed in place, got a view of kind {made.name}; use mix"
             )
     if overlaps(x):
         raise RuntimeError(
@@ -202,12 +211,13 @@ def check_loss(
     if (perm is None) == (target_b is None):
         came = "neither" if perm is None else "both"
         raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
-    for name, t in (("target", target), ("target_b", target_b)):
-        if t is not None or name == "target":
-            _check_loss_target(name, t, logits)
-    if target_b is not None and target.is_floating_point() != target_b.is_floating_point():
-        raise TypeError(f"target_b must be of target's kind, {what(target)}, got {what(target_b)}")
-    if target.is_floating_point() and ignore_index >= 0:
+    _check_loss_target("target", target, logits)
+    if target_b is not None:
+        _check_loss_target("target_b", target_b, logits)
+        if target.is_floating_point() != target_b.is_floating_point():
+            kind = what(target)
+            raise TypeError(f"target_b must be of target's kind, {kind}, got {what(target_b)}")
+    if ignore_index >= 0 and target.is_floating_point():
         raise ValueError(f"ignore_index must be negative with float targets, got {ignore_index}")
     if perm is not None:
         check_perm(perm, batch, logits.device)
@@ -224,8 +234,9 @@ def check_loss(
 def _check_loss_target(name: str, target: Any, logits: Tensor) -> None:
     if not isinstance(target, Tensor) or target.dtype not in (torch.int64, *FLOATS):
         raise TypeError(f"{name} must be int64 labels or floating, got {what(target)}")
-    rows = logits.shape[:1] + logits.shape[2:]
-    expected = logits.shape if target.is_floating_point() else rows
+    expected = logits.shape
+    if target.dtype == torch.int64:
+        expected = expected[:1] + expected[2:]
     if target.shape != expected:
         raise ValueError(f"{name} must have shape {tuple(expected)}, got {what(target)}")
     if target.device != logits.device:

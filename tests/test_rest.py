@@ -200,12 +200,18 @@ def test_opcheck():
     op = torch.ops.mmix_fast
     x, lam, y = torch.randn(3, 4), torch.tensor(0.3), torch.tensor([0, 1, 3])
     tail = (y, PERM, None, lam, None, -100, "mean", 0.1, 0.0, 0.0)
-    stats = op.cross_entropy(x, *tail)[1]
+    _, stats, gradient = op.cross_entropy(x, *tail, True)
+    targets = (4, 0.1, -100, torch.float32)
     torch.library.opcheck(op.mix.default, (x, PERM, lam, 0, False))
     torch.library.opcheck(op.mix_.default, (x.clone(), PERM, lam, 0))
-    torch.library.opcheck(op.mix_targets.default, (y, PERM, lam, 4, 0.1, -100, torch.float32))
-    torch.library.opcheck(op.cross_entropy.default, (x, *tail))
-    torch.library.opcheck(op.cross_entropy_backward.default, (torch.ones(()), stats, x, *tail))
+    torch.library.opcheck(op.mix_targets.default, (y, PERM, lam, *targets))
+    torch.library.opcheck(op.mix_batch_.default, (x.clone(), y, PERM, lam, *targets))
+    up = torch.tensor(2.0)
+    for with_gradient in (False, True):
+        torch.library.opcheck(op.cross_entropy.default, (x, *tail, with_gradient))
+    torch.library.opcheck(op.cross_entropy_backward.default, (up, stats, x, *tail))
+    torch.library.opcheck(op.cross_entropy_backward_.default, (up, stats, x.clone(), *tail))
+    torch.library.opcheck(op.cross_entropy_rescale_.default, (gradient, up, stats, x, *tail))
 
 
 # Integers, since torch's own randn and sums differ between instruction sets.

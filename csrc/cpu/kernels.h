@@ -8,21 +8,24 @@ namespace mmix {
 
 enum DType { kHalf = 0, kBFloat16 = 1, kFloat = 2, kDouble = 3, kDTypes = 4 };
 
-// Softmax statistics of a row z: max, log(sum(exp(z - max))), sum(z - max).
+// Of a row z: max, sum(exp(z - max)), and sum(z - max) where it was asked for.
 struct RowStats {
-  double max, log_sum, shifted_sum;
+  double max, sum, shifted_sum;
 };
 
 // Arithmetic is float32 (float64 for kDouble); coefficients come as double and are narrowed first.
+// `stream` writes past the caches: for a destination too large to be found there by its next reader.
 struct RowKernels {
   const char *isa;
-  // dst = a*own + b*other, each product and the sum rounded once; dst may be own.
-  void (*mix[kDTypes])(void *dst, const void *own, const void *other, int64_t n, double a,
-                       double b);
-  RowStats (*stats[kDTypes])(const void *z, int64_t n);
-  // out = p*softmax(z) - base - t; t (arithmetic dtype) may be null; out may be z.
+  // dst = a*own + b*other, each product and the sum rounded once; dst may be own, if not streamed.
+  // The n elements at `ahead` are prefetched on the way; any readable or unreadable address will do.
+  void (*mix[kDTypes])(void *dst, const void *own, const void *other, const void *ahead, int64_t n,
+                       double a, double b, bool stream);
+  RowStats (*stats[kDTypes])(const void *z, int64_t n, bool shifted);
+  // out = scale*exp(z - max) - base - t; out may be z; t may be null and, where the
+  // logits are 16 bits wide, must be.
   void (*grad[kDTypes])(void *out, const void *z, const void *t, int64_t n, double max,
-                        double log_sum, double p, double base);
+                        double scale, double base, bool stream);
 };
 
 extern const RowKernels kPortable;
@@ -34,5 +37,12 @@ extern const RowKernels kAvx512;
 
 // The best set this CPU has, or the one ATEN_CPU_CAPABILITY asks for.
 const RowKernels &row_kernels();
+
+// After streamed stores and before another thread may read what they wrote.
+inline void publish_streamed() {
+#ifdef MMIX_X86_KERNELS
+  __builtin_ia32_sfence();
+#endif
+}
 
 } // namespace mmix

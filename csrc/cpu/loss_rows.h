@@ -33,6 +33,7 @@ struct RowView {
   }
   // Offset of the first class of row r.
   int64_t offset(int64_t r) const {
+    if (sizes.empty()) return r * batch_stride;
     int64_t at = 0;
     for (size_t d = 0; d < sizes.size(); ++d) {
       at += r % sizes[d] * strides[d];
@@ -60,6 +61,10 @@ struct LossRow {
 struct LossRows {
   explicit LossRows(const LossArgs &a);
   LossRow row(int64_t r) const;
+  int64_t batch_of(int64_t r) const { return inner == 1 ? r : r / inner; }
+  int64_t partner_of(int64_t r) const {
+    return inner == 1 ? perm[r] : perm[r / inner] * inner + r % inner;
+  }
   double weight_of(int64_t c) const { return weight ? read(weight, weight_type, c) : 1.0; }
 
   const LossArgs &args;
@@ -79,7 +84,7 @@ struct LossRows {
 inline LossRows::LossRows(const LossArgs &a)
     : args(a), batch(a.logits.size(0)), classes(a.logits.size(1)), logits(a.logits),
       labels(a.target.scalar_type() == ScalarType::Long), mean(a.reduction == "mean"),
-      per_row(a.reduction == "none"), lam(a.lam) {
+      per_row(a.reduction == "none"), lam(a.lam, logits.type == kDouble) {
   for (int64_t d = 2; d < a.logits.dim(); ++d) inner *= a.logits.size(d);
   count = batch * inner;
   if (a.perm) {
@@ -105,8 +110,7 @@ inline LossRows::LossRows(const LossArgs &a)
   if (!mean) return;
   double own_div = 0, other_div = 0, joint_div = 0, z_div = 0;
   for (int64_t r = 0; r < count; ++r) {
-    const int64_t b = r / inner;
-    const int64_t mine = y[r], theirs = y_b ? y_b[r] : y[perm[b] * inner + r % inner];
+    const int64_t b = batch_of(r), mine = y[r], theirs = y_b ? y_b[r] : y[partner_of(r)];
     const double l = lam.own(b), k = lam.other(b);
     if (mine != a.ignore_index) {
       own_div += weight_of(mine);
@@ -130,18 +134,18 @@ inline LossRows::LossRows(const LossArgs &a)
 
 inline LossRow LossRows::row(int64_t r) const {
   LossRow row;
-  const int64_t b = r / inner;
+  const int64_t b = batch_of(r);
   const double eps = args.label_smoothing;
   row.own = lam.own(b);
   row.other = lam.other(b);
   if (!labels) {
-    row.partner = perm ? perm[b] * inner + r % inner : r;
+    row.partner = perm ? partner_of(r) : r;
     row.scale = own_scale;
     row.base = eps / classes;
     row.z_coef = args.z_loss * z_scale;
     return row;
   }
-  const int64_t mine = y[r], theirs = y_b ? y_b[r] : y[perm[b] * inner + r % inner];
+  const int64_t mine = y[r], theirs = y_b ? y_b[r] : y[partner_of(r)];
   const bool has_own = mine != args.ignore_index && row.own != 0;
   const bool has_other = theirs != args.ignore_index && row.other != 0;
   row.live = has_own || has_other;

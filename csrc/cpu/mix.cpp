@@ -1,5 +1,4 @@
-// mix and mix_ on strided CPU tensors. Columns are independent, so the work is split over column
-// tiles; in place, each tile walks the cycles of perm with only the head row saved.
+// mix and mix_ on strided CPU tensors: one walk along the cycles of perm serves both.
 #include "checks.h"
 #include "cpu/tensors.h"
 #include <algorithm>
@@ -9,11 +8,13 @@
 namespace mmix {
 namespace {
 
-// One tile of 8 KiB per row: long enough for the hardware prefetcher and the TLB, short enough
-// that the rows of one step (own, other, saved head) stay in a 32 KiB L1 cache.
-constexpr int64_t kTileBytes = 8192;
-// Rows prefetched ahead of the walk.
-constexpr size_t kRowsAhead = 2;
+// Bytes of a row that are mixed before the next row's turn: own, other, the saved head and the rows
+// prefetched stay in the L2 cache.
+constexpr int64_t kTileBytes = 32768;
+// Rows saved where the visit of an in-place mix is cut.
+constexpr int64_t kSavedPerThread = 65536;
+// How many visits before its own a row is prefetched.
+constexpr int64_t kRowsAhead = 2;
 // Below this many bytes a second thread costs more than it brings.
 constexpr int64_t kBytesPerThread = 32768;
 
@@ -61,125 +62,162 @@ struct Layout {
   }
 };
 
-// Calls body(x_offset, out_offset, columns) for tiles that cover every column once, in parallel.
-template <class Body> void for_each_tile(const Layout &l, int64_t elem, const Body &body) {
-  const int64_t widest = std::max<int64_t>(kTileBytes / elem, 1);
-  // Every thread should get a tile, in whole cache lines.
-  const int64_t line = 64 / elem, threads = torch::stable::get_num_threads();
-  const int64_t share = (l.run * l.runs + threads - 1) / threads;
-  const int64_t width = std::clamp((share + line - 1) / line * line, line, widest);
-  const int64_t per_run = (l.run + width - 1) / width;
-  const int64_t tile_bytes = std::min(width, l.run) * elem * l.batch;
-  const int64_t grain = std::max<int64_t>(1, kBytesPerThread / std::max<int64_t>(tile_bytes, 1));
-  torch::stable::parallel_for(0, l.runs * per_run, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      int64_t x_offset, out_offset;
-      l.offsets(t / per_run, x_offset, out_offset);
-      const int64_t column = t % per_run * width;
-      body(x_offset + column, out_offset + column, std::min(width, l.run - column));
+// The rows in the order in which cycles of the permutation meet them. Row i of the mix needs row
+// index[i], so that each row is read from memory once: as a partner, then, from cache, as itself.
+// 16 bytes a row at most; checks on the way that index is a permutation.
+struct Cycles {
+  Cycles(const int64_t *index, int64_t n) {
+    std::vector<bool> seen(n, false);
+    row.reserve(n);
+    for (int64_t i = 0; i < n; ++i) {
+      if (seen[i]) continue;
+      const int64_t first = static_cast<int64_t>(row.size());
+      for (int64_t j = i; j >= 0 && j < n && !seen[j]; j = index[j]) {
+        seen[j] = true;
+        row.push_back(j);
+        head.push_back(first);
+      }
+      if (index[row.back()] != i) refuse_permutation(index, n);
     }
-  });
-}
+  }
+  bool ends_cycle(int64_t k) const { return k + 1 == size() || head[k + 1] == k + 1; }
+  int64_t size() const { return static_cast<int64_t>(row.size()); }
 
-std::vector<int64_t> inverse(const int64_t *perm, int64_t n) {
-  std::vector<int64_t> inv(n);
-  for (int64_t i = 0; i < n; ++i) inv[perm[i]] = i;
-  return inv;
+  std::vector<int64_t> row;  // the k-th row to visit
+  std::vector<int64_t> head; // where the cycle of the k-th row begins in `row`
+};
+
+// How the work is cut. Stretches of the visit are independent once the rows that another stretch
+// overwrites were saved, and tiles of columns are independent as they are. Whole rows read fastest,
+// so the visit is cut, and the columns only where the rows to save would be large.
+struct Schedule {
+  Schedule(const Layout &l, int64_t elem, bool inplace) {
+    const int64_t row = l.run * l.runs * elem, bytes = row * l.batch;
+    const int64_t threads =
+        std::min<int64_t>(torch::stable::get_num_threads(), 1 + bytes / kBytesPerThread);
+    const bool cut_visit = !inplace || 2 * row * (threads - 1) <= kSavedPerThread * threads;
+    stretches = cut_visit ? std::min(l.batch, threads) : 1;
+    const int64_t line = std::max<int64_t>(64 / elem, 1), widest = kTileBytes / elem;
+    const int64_t share = cut_visit ? widest : l.run * l.runs / threads / line * line;
+    columns = std::min(std::clamp(share, line, widest), l.run);
+    per_run = (l.run + columns - 1) / columns;
+    tiles = per_run * l.runs;
+    grain = threads == 1 ? tiles * stretches : 1;
+  }
+  int64_t stretches, columns, per_run, tiles, grain;
+};
+
+template <class Row> // row(dst, own, other, ahead, columns, i)
+void walk(const Cycles &cycles, const Layout &l, int64_t elem, const char *src, char *dst,
+          const Row &row) {
+  const bool inplace = src == dst;
+  const Schedule plan(l, elem, inplace);
+  const int64_t n = cycles.size(), parts = plan.stretches, bytes = plan.columns * elem;
+  const auto begin_of = [&](int64_t part) { return part * n / parts; };
+  const auto row_at = [&](int64_t k, int64_t offset) {
+    return src + (offset + cycles.row[k] * l.x_stride) * elem;
+  };
+  // In place, a stretch ends by reading the first row of the next stretch, and may, inside a cycle
+  // that began before it, read that cycle's head: both are saved before any thread writes.
+  std::vector<char> saved(inplace ? plan.tiles * (parts - 1) * 2 * bytes : 0);
+  const auto saved_row = [&](int64_t tile, int64_t part, bool head) {
+    return saved.data() + ((tile * (parts - 1) + part - 1) * 2 + head) * bytes;
+  };
+  const auto place = [&](int64_t tile, int64_t &x_offset, int64_t &out_offset) {
+    l.offsets(tile / plan.per_run, x_offset, out_offset);
+    const int64_t column = tile % plan.per_run * plan.columns;
+    x_offset += column;
+    out_offset += column;
+    return std::min(plan.columns, l.run - column);
+  };
+  for (int64_t tile = 0; inplace && parts > 1 && tile < plan.tiles; ++tile) {
+    int64_t x_offset, out_offset;
+    const int64_t width = place(tile, x_offset, out_offset) * elem;
+    for (int64_t part = 1; part < parts; ++part) {
+      const int64_t k = begin_of(part);
+      std::memcpy(saved_row(tile, part, false), row_at(k, x_offset), width);
+      std::memcpy(saved_row(tile, part, true), row_at(cycles.head[k], x_offset), width);
+    }
+  }
+  torch::stable::parallel_for(0, plan.tiles * parts, plan.grain, [&](int64_t begin, int64_t end) {
+    alignas(64) char buffer[kTileBytes]; // the head of a cycle that began here
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t part = unit / plan.tiles, tile = unit % plan.tiles;
+      int64_t x_offset, out_offset;
+      const int64_t width = place(tile, x_offset, out_offset);
+      const int64_t first = begin_of(part), last = begin_of(part + 1);
+      const char *head = nullptr;
+      for (int64_t k = first; k < last; ++k) {
+        const char *own = row_at(k, x_offset), *other;
+        if (k == first || cycles.head[k] == k) {
+          head = row_at(cycles.head[k], x_offset);
+          if (inplace) {
+            const bool here = cycles.head[k] >= first;
+            if (here) std::memcpy(buffer, own, width * elem);
+            head = here ? buffer : saved_row(tile, part, true);
+          }
+        }
+        if (cycles.ends_cycle(k))
+          other = head;
+        else if (inplace && k + 1 == last)
+          other = saved_row(tile, part + 1, false);
+        else
+          other = row_at(k + 1, x_offset);
+        const int64_t i = cycles.row[k];
+        row(dst + (out_offset + i * l.out_stride) * elem, own, other,
+            row_at(std::min(k + kRowsAhead, n - 1), x_offset), width, i);
+      }
+    }
+    if (!inplace) publish_streamed();
+  });
 }
 
 Tensor mix(Tensor x, Tensor perm, Tensor lam_tensor, int64_t dim, bool adjoint) {
   const int64_t n = x.size(dim);
   const int64_t *index = static_cast<const int64_t *>(perm.const_data_ptr());
-  check_permutation(index, n);
+  std::vector<int64_t> inverse;
+  if (adjoint) {
+    check_permutation(index, n);
+    inverse.resize(n);
+    for (int64_t i = 0; i < n; ++i) inverse[index[i]] = i;
+    index = inverse.data();
+  }
+  const Cycles cycles(index, n);
   Tensor out = fresh_like(x);
   if (x.numel() == 0) return out;
-  std::vector<int64_t> inv;
-  if (adjoint) {
-    inv = inverse(index, n);
-    index = inv.data();
-  }
-  const Lam lam(lam_tensor);
   const DType type = dtype_of(x.scalar_type());
+  const Lam lam(lam_tensor, type == kDouble);
   const int64_t elem = element_size(type);
-  const Layout layout(x, out, dim);
-  const auto row = row_kernels().mix[type];
-  const char *src = static_cast<const char *>(x.const_data_ptr());
-  char *dst = static_cast<char *>(out.mutable_data_ptr());
-  for_each_tile(layout, elem, [&](int64_t x_offset, int64_t out_offset, int64_t columns) {
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t j = index[i];
-      row(dst + (out_offset + i * layout.out_stride) * elem,
-          src + (x_offset + i * layout.x_stride) * elem,
-          src + (x_offset + j * layout.x_stride) * elem, columns, lam.own(i),
-          lam.other(adjoint ? j : i));
-    }
-  });
+  const bool stream = streams(out);
+  const auto kernel = row_kernels().mix[type];
+  walk(cycles, Layout(x, out, dim), elem, static_cast<const char *>(x.const_data_ptr()),
+       static_cast<char *>(out.mutable_data_ptr()),
+       [&](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
+           int64_t i) {
+         kernel(dst, own, other, ahead, columns, lam.own(i), lam.other(adjoint ? index[i] : i),
+                stream);
+       });
   return out;
 }
 
-// The rows in cycle order; the last row of each cycle is stored as ~row. 8 bytes a row.
-std::vector<int64_t> cycle_order(const int64_t *perm, int64_t n) {
-  std::vector<bool> seen(n, false);
-  std::vector<int64_t> order;
-  order.reserve(n);
-  for (int64_t i = 0; i < n; ++i) {
-    if (seen[i]) continue;
-    for (int64_t j = i; !seen[j]; j = perm[j]) {
-      seen[j] = true;
-      order.push_back(j);
-    }
-    order.back() = ~order.back();
-  }
-  return order;
-}
+} // namespace
 
 void mix_(Tensor x, Tensor perm, Tensor lam_tensor, int64_t dim) {
-  const int64_t n = x.size(dim);
-  const int64_t *index = static_cast<const int64_t *>(perm.const_data_ptr());
-  check_permutation(index, n);
+  const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), x.size(dim));
   if (x.numel() == 0) return;
-  const std::vector<int64_t> order = cycle_order(index, n);
-  const Lam lam(lam_tensor);
   const DType type = dtype_of(x.scalar_type());
-  const int64_t elem = element_size(type);
-  const Layout layout(x, x, dim);
-  const auto row = row_kernels().mix[type];
+  const Lam lam(lam_tensor, type == kDouble);
+  const auto kernel = row_kernels().mix[type];
   char *data = static_cast<char *>(x.mutable_data_ptr());
-  for_each_tile(layout, elem, [&](int64_t offset, int64_t, int64_t columns) {
-    alignas(
-        64) char head[kTileBytes]; // the first row of the cycle, overwritten before its last use
-    bool starts = true;
-    char *p = nullptr;
-    const auto row_at = [&](size_t k) {
-      return data + (offset + (order[k] < 0 ? ~order[k] : order[k]) * layout.x_stride) * elem;
-    };
-    for (size_t k = 0; k < order.size(); ++k) {
-      const bool last = order[k] < 0;
-      const int64_t i = last ? ~order[k] : order[k];
-      // Rows come in random order, which no hardware prefetcher follows.
-      if (k + kRowsAhead < order.size()) {
-        const char *ahead = row_at(k + kRowsAhead);
-        for (int64_t byte = 0; byte < columns * elem; byte += 64)
-          __builtin_prefetch(ahead + byte, 1);
-      }
-      if (starts) {
-        p = row_at(k);
-        std::memcpy(head, p, columns * elem);
-      }
-      char *next = head;
-      if (!last) {
-        next = row_at(k + 1);
-      }
-      row(p, p, next, columns, lam.own(i), lam.other(i));
-      p = next;
-      starts = last;
-    }
-  });
+  walk(cycles, Layout(x, x, dim), element_size(type), data, data,
+       [&](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
+           int64_t i) {
+         kernel(dst, own, other, ahead, columns, lam.own(i), lam.other(i), false);
+       });
 }
 
-std::string cpu_isa() { return row_kernels().isa; }
+static std::string cpu_isa() { return row_kernels().isa; }
 
-} // namespace
 } // namespace mmix
 
 STABLE_TORCH_LIBRARY_IMPL(mmix_fast, CPU, m) {

@@ -1,4 +1,5 @@
-// mix_targets: soft targets written once, class-major within a sample as (B, C, d1, ...).
+// mix_targets: soft targets written once, class-major within a sample as (B, C, d1, ...); and
+// mix_batch_, which mixes the activations too.
 #include "checks.h"
 #include "cpu/tensors.h"
 #include <torch/csrc/stable/library.h>
@@ -6,15 +7,65 @@
 namespace mmix {
 namespace {
 
-struct Blend { // lam*a + (1-lam)*b in the arithmetic's dtype; a zero coefficient's side is absent
-  double own, other;
-  bool wide;
-  double operator()(double a, double b) const {
+// A thread should have at least this many entries to write.
+constexpr int64_t kEntriesPerThread = 16384;
+
+// lam*a + (1-lam)*b in the arithmetic's dtype A; a zero coefficient's side is absent.
+template <class A> struct Blend {
+  A own, other;
+  A operator()(A a, A b) const {
     if (other == 0) return a;
     if (own == 0) return b;
-    if (wide) return own * a + other * b;
-    return static_cast<float>(own) * static_cast<float>(a) +
-           static_cast<float>(other) * static_cast<float>(b);
+    return own * a + other * b;
+  }
+};
+
+template <class A, class T> struct TargetRows {
+  const Lam &lam;
+  const int64_t *perm;
+  int64_t classes, inner, batch;
+  double eps;
+  T *out;
+
+  // Rows of labels: few entries differ from what two smoothed, label-free targets give.
+  void from_labels(const int64_t *y, int64_t ignore_index) const {
+    const A base = static_cast<A>(eps / classes), hot = static_cast<A>(1.0 - eps + eps / classes);
+    each([&](const Blend<A> &blend, int64_t b) {
+      T *sample = out + b * classes * inner;
+      const int64_t *mine = y + b * inner, *theirs = y + perm[b] * inner;
+      const auto entry = [&](int64_t s, int64_t c) {
+        const auto q = [&](int64_t label) {
+          return label == ignore_index ? A(0) : label == c ? hot : base;
+        };
+        return static_cast<T>(blend(q(mine[s]), q(theirs[s])));
+      };
+      for (int64_t s = 0; s < inner; ++s) {
+        const T rest = entry(s, -1); // -1 is no class
+        for (int64_t c = 0; c < classes; ++c) sample[c * inner + s] = rest;
+        for (int64_t label : {mine[s], theirs[s]})
+          if (label != ignore_index) sample[label * inner + s] = entry(s, label);
+      }
+    });
+  }
+
+  template <class S> void from_probabilities(const S *target) const {
+    const A keep = static_cast<A>(1.0 - eps), base = static_cast<A>(eps / classes);
+    each([&](const Blend<A> &blend, int64_t b) {
+      const int64_t sample = classes * inner;
+      const S *mine = target + b * sample, *theirs = target + perm[b] * sample;
+      for (int64_t k = 0; k < sample; ++k)
+        out[b * sample + k] = static_cast<T>(blend(keep * static_cast<A>(mine[k]) + base,
+                                                   keep * static_cast<A>(theirs[k]) + base));
+    });
+  }
+
+private:
+  template <class Body> void each(const Body &body) const {
+    const int64_t grain = 1 + kEntriesPerThread / (classes * inner);
+    torch::stable::parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b)
+        body(Blend<A>{static_cast<A>(lam.own(b)), static_cast<A>(lam.other(b))}, b);
+    });
   }
 };
 
@@ -33,46 +84,34 @@ Tensor mix_targets(Tensor target, Tensor perm, Tensor lam_tensor, int64_t classe
   const int64_t *y = labels ? static_cast<const int64_t *>(target.const_data_ptr()) : nullptr;
   for (int64_t i = 0; labels && i < batch * inner; ++i)
     check_label("target", y[i], classes, ignore_index);
-  Tensor out = torch::stable::new_empty(target, sizes, dtype);
+  Tensor out = fresh(sizes, dtype);
   if (out.numel() == 0) return out;
-  const DType type = dtype_of(dtype);
-  const DType source_type = labels ? kFloat : dtype_of(target.scalar_type());
-  const Lam lam(lam_tensor);
-  const bool wide = lam.type == kDouble;
-  const auto narrow = [&](double v) {
-    return wide ? v : static_cast<double>(static_cast<float>(v));
+  const bool wide = dtype == ScalarType::Double || target.scalar_type() == ScalarType::Double;
+  const Lam lam(lam_tensor, wide);
+  const auto fill = [&](auto acc) {
+    using A = decltype(acc);
+    visit(dtype_of(dtype), [&](auto *o) {
+      using T = std::remove_pointer_t<decltype(o)>;
+      const TargetRows<A, T> rows{lam,   index, classes,
+                                  inner, batch, eps,
+                                  static_cast<T *>(out.mutable_data_ptr())};
+      if (labels) return rows.from_labels(y, ignore_index);
+      visit(dtype_of(target.scalar_type()), [&](auto *s) {
+        rows.from_probabilities(
+            static_cast<const std::remove_pointer_t<decltype(s)> *>(target.const_data_ptr()));
+      });
+    });
   };
-  const double base = narrow(eps / classes), keep = 1.0 - eps;
-  const double hot = narrow(keep + eps / classes);
-  const void *source = target.const_data_ptr();
-  void *dst = out.mutable_data_ptr();
-  const int64_t sample = classes * inner;
-  torch::stable::parallel_for(0, batch, 1 + 16384 / sample, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const Blend blend{lam.own(b), lam.other(b), wide};
-      const int64_t p = index[b];
-      for (int64_t k = 0; k < sample; ++k) {
-        double q_own, q_other;
-        if (labels) {
-          const int64_t c = k / inner, s = k % inner;
-          const int64_t mine = y[b * inner + s], theirs = y[p * inner + s];
-          q_own = mine == ignore_index ? 0 : mine == c ? hot : base;
-          q_other = theirs == ignore_index ? 0 : theirs == c ? hot : base;
-        } else {
-          const auto smooth = [&](int64_t i) {
-            const double t = read(source, source_type, i);
-            return wide ? keep * t + eps / classes
-                        : static_cast<double>(static_cast<float>(keep) * static_cast<float>(t) +
-                                              static_cast<float>(eps / classes));
-          };
-          q_own = smooth(b * sample + k);
-          q_other = smooth(p * sample + k);
-        }
-        write(dst, type, b * sample + k, blend(q_own, q_other));
-      }
-    }
-  });
+  wide ? fill(double{}) : fill(float{});
   return out;
+}
+
+Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t classes, double eps,
+                  int64_t ignore_index, ScalarType dtype) {
+  // The targets first: their value checks come before x is touched.
+  Tensor soft = mix_targets(target, perm, lam, classes, eps, ignore_index, dtype);
+  mix_(x, perm, lam, 0);
+  return soft;
 }
 
 } // namespace
@@ -80,4 +119,5 @@ Tensor mix_targets(Tensor target, Tensor perm, Tensor lam_tensor, int64_t classe
 
 STABLE_TORCH_LIBRARY_IMPL(mmix_fast, CPU, m) {
   m.impl("mix_targets", TORCH_BOX(&mmix::mix_targets));
+  m.impl("mix_batch_", TORCH_BOX(&mmix::mix_batch_));
 }

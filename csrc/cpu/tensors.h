@@ -1,11 +1,16 @@
 // What the CPU ops share: dtype numbers, λ, fresh buffers.
 #pragma once
 #include "cpu/kernels.h"
+#include <algorithm>
+#include <cstdint>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
+#include <type_traits>
+#include <vector>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -32,49 +37,57 @@ inline DType dtype_of(ScalarType type) {
 
 inline int64_t element_size(DType type) { return type == kDouble ? 8 : type == kFloat ? 4 : 2; }
 
-inline double read(const void *p, DType type, int64_t i) {
+// Calls f with a null pointer of the C++ type that `type` names.
+template <class F> decltype(auto) visit(DType type, const F &f) {
   switch (type) {
   case kHalf:
-    return static_cast<float>(static_cast<const c10::Half *>(p)[i]);
+    return f(static_cast<c10::Half *>(nullptr));
   case kBFloat16:
-    return static_cast<float>(static_cast<const c10::BFloat16 *>(p)[i]);
+    return f(static_cast<c10::BFloat16 *>(nullptr));
   case kFloat:
-    return static_cast<const float *>(p)[i];
+    return f(static_cast<float *>(nullptr));
   default:
-    return static_cast<const double *>(p)[i];
+    return f(static_cast<double *>(nullptr));
   }
+}
+
+inline double read(const void *p, DType type, int64_t i) {
+  return visit(type, [&](auto *t) {
+    return static_cast<double>(static_cast<const std::remove_pointer_t<decltype(t)> *>(p)[i]);
+  });
 }
 
 inline void write(void *p, DType type, int64_t i, double v) {
-  switch (type) {
-  case kHalf:
-    static_cast<c10::Half *>(p)[i] = static_cast<float>(v);
-    break;
-  case kBFloat16:
-    static_cast<c10::BFloat16 *>(p)[i] = static_cast<float>(v);
-    break;
-  case kFloat:
-    static_cast<float *>(p)[i] = static_cast<float>(v);
-    break;
-  default:
-    static_cast<double *>(p)[i] = v;
-  }
+  visit(type, [&](auto *t) {
+    using T = std::remove_pointer_t<decltype(t)>;
+    if constexpr (sizeof(T) == 2)
+      static_cast<T *>(p)[i] = static_cast<float>(v);
+    else
+      static_cast<T *>(p)[i] = static_cast<T>(v);
+  });
 }
 
-// λ of each row, 0-dim or (B,), and 1-λ rounded in the arithmetic's dtype as the formula says.
+// λ of each row, 0-dim or (B,), rounded to the arithmetic's dtype first, and 1-λ rounded in it.
 struct Lam {
-  Lam(const Tensor &lam)
-      : data(lam.const_data_ptr()), type(dtype_of(lam.scalar_type())), per_sample(lam.dim() == 1),
-        stride(per_sample ? lam.stride(0) : 0) {}
-  double own(int64_t i) const { return read(data, type, i * stride); }
+  Lam(const Tensor &lam, bool is_wide)
+      : data(lam.const_data_ptr()), type(dtype_of(lam.scalar_type())), wide(is_wide),
+        per_sample(lam.dim() == 1), stride(per_sample ? lam.stride(0) : 0) {
+    if (!per_sample) shared = rounded(0);
+  }
+  double own(int64_t i) const { return per_sample ? rounded(i * stride) : shared; }
   double other(int64_t i) const {
     const double l = own(i);
-    return type == kDouble ? 1.0 - l : static_cast<double>(1.0f - static_cast<float>(l));
+    return wide ? 1.0 - l : static_cast<double>(1.0f - static_cast<float>(l));
+  }
+  double rounded(int64_t at) const {
+    const double l = read(data, type, at);
+    return wide ? l : static_cast<float>(l);
   }
   const void *data;
   DType type;
-  bool per_sample;
+  bool wide, per_sample;
   int64_t stride;
+  double shared = 0;
 };
 
 // Large blocks come straight from the kernel: asking for huge pages before the first write saves
@@ -89,10 +102,40 @@ inline void expect_writes(void *p, int64_t bytes) {
 #endif
 }
 
+// A result from this size on is gone from the caches before it is read again: stored past them, it
+// costs no read of what it overwrites.
+constexpr int64_t kStreamBytes = 16 << 20;
+
+inline bool streams(const Tensor &out) {
+  return out.numel() * element_size(dtype_of(out.scalar_type())) >= kStreamBytes;
+}
+
+// An uninitialised contiguous CPU tensor, without the dispatcher: small losses feel its microsecond.
+inline Tensor fresh(const std::vector<int64_t> &sizes, ScalarType dtype) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t numel = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = numel;
+    numel *= std::max<int64_t>(sizes[d], 1);
+  }
+  AtenTensorHandle handle;
+  const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               type, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
 inline Tensor fresh_like(const Tensor &x) {
-  Tensor out = torch::stable::empty_like(x);
+  const auto sizes = x.sizes();
+  Tensor out = x.is_contiguous()
+                   ? fresh(std::vector<int64_t>(sizes.begin(), sizes.end()), x.scalar_type())
+                   : torch::stable::empty_like(x);
   expect_writes(out.mutable_data_ptr(), out.numel() * element_size(dtype_of(out.scalar_type())));
   return out;
 }
+
+// mix.cpp; also a part of mix_batch_.
+void mix_(Tensor x, Tensor perm, Tensor lam, int64_t dim);
 
 } // namespace mmix
