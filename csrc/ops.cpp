@@ -28,8 +28,8 @@ STABLE_TORCH_LIBRARY(mmix_fast, m) {
         ") -> ()");
   // Makes the gradient that cross_entropy wrote right for `grad`: rows whose upstream is exactly 1
   // stay, the others are made anew from the logits.
-  m.def("cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
-        MMIX_CE_ARGS ") -> ()");
+  m.def("cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor "
+        "logits, " MMIX_CE_ARGS ") -> ()");
   m.def("cpu_isa() -> str");
 }
 

@@ -15,10 +15,10 @@ from .ops import kernel
 _functorch_active = torch._C._are_functorch_transforms_active
 
 
-def _recorded(x: Tensor, lam: Tensor) -> bool:
-    """Whether a transform or autograd must see the call; a Function costs 6 us, so not otherwise."""
+def _recorded(*tensors: Tensor) -> bool:
+    """Whether autograd or a transform must see the call: a Function costs 6 us, so only then."""
     return (
-        (torch.is_grad_enabled() and (x.requires_grad or lam.requires_grad))
+        (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
         or torch.compiler.is_compiling()
         or _functorch_active()
         or forward_ad._current_level >= 0
@@ -151,19 +151,27 @@ class MixBatchFn(Function):
 
 
 class LossCall(NamedTuple):
-    """A mixed cross-entropy but for its logits."""
+    """A mixed cross-entropy but for its tensors."""
 
-    tensors: tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
     options: tuple[Any, ...]  # the op's arguments after weight, in the order of its schema
     namespace: str
     inplace: bool  # the gradient takes the logits' storage
+
+
+Rest = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
+
+
+def cross_entropy(logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
+    if _recorded(logits):
+        return CrossEntropyFn.apply(logits, rest, call)
+    return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, False)[0]
 
 
 class CrossEntropyFn(Function):
     # One forward instead of setup_context, which costs 30 us a call; torch.func raises here. The
     # tensors that get no gradient come in a tuple: as arguments of their own they cost 2 us.
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, call: LossCall) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
         # The upstream gradient of a mean or a sum is most often 1: made for that, the gradient
         # takes no second pass over the logits. In place it must wait: the logits are still in use.
         with_gradient = (
@@ -173,39 +181,41 @@ class CrossEntropyFn(Function):
             and not torch.compiler.is_compiling()
         )
         loss, stats, gradient = kernel(call.namespace, "cross_entropy")(
-            logits, *call.tensors, *call.options, with_gradient
+            logits, *rest, *call.options, with_gradient
         )
-        ctx.save_for_backward(stats, logits, *call.tensors)
-        ctx.call = call._replace(tensors=())  # or they would live as long as the loss does
-        ctx.gradient = gradient if with_gradient else None
+        ctx.save_for_backward(stats, logits, *rest)
+        ctx.call, ctx.gradient = call, gradient if with_gradient else None
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        stats, logits, *tensors = ctx.saved_tensors
-        call = ctx.call._replace(tensors=tensors)
-        if call.inplace:
-            return _gradient_inplace(grad, stats, logits, call), None
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return CrossEntropyGradFn.apply(grad, stats, logits, call), None
-        if ctx.gradient is None:
-            return _gradient(grad, stats, logits, call), None
-        # Handed over: a second backward makes its own, since the caller may write to this one.
+        # Handed over once: a second backward makes its own, since the caller may write to this one.
         gradient, ctx.gradient = ctx.gradient, None
-        if not (grad.is_cpu and grad.item() == 1):  # read on the CPU only, where it waits for none
-            kernel(call.namespace, "cross_entropy_rescale_")(
-                gradient, grad.contiguous(), stats, logits, *call.tensors, *call.options
-            )
-        return gradient, None
+        again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if gradient is not None and not again:
+            if not (grad.is_cpu and grad.item() == 1):  # read on the CPU only: no host waits there
+                stats, logits, *rest = ctx.saved_tensors
+                kernel(ctx.call.namespace, "cross_entropy_rescale_")(
+                    gradient, grad.contiguous(), stats, logits, *rest, *ctx.call.options
+                )
+            return gradient, None, None
+        stats, logits, *rest = ctx.saved_tensors
+        if ctx.call.inplace:
+            return _gradient_inplace(grad, stats, logits, rest, ctx.call), None, None
+        if again:
+            return CrossEntropyGradFn.apply(grad, stats, logits, rest, ctx.call), None, None
+        return _gradient(grad, stats, logits, rest, ctx.call), None, None
 
 
-def _gradient(grad: Tensor, stats: Tensor, logits: Tensor, call: LossCall) -> Tensor:
+def _gradient(grad: Tensor, stats: Tensor, logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
     return kernel(call.namespace, "cross_entropy_backward")(
-        grad.contiguous(), stats, logits, *call.tensors, *call.options
+        grad.contiguous(), stats, logits, *rest, *call.options
     )
 
 
-def _gradient_inplace(grad: Tensor, stats: Tensor, logits: Tensor, call: LossCall) -> Tensor:
+def _gradient_inplace(
+    grad: Tensor, stats: Tensor, logits: Tensor, rest: Rest, call: LossCall
+) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "inplace_backward=True overwrites the logits and so allows no double backward; "
@@ -213,7 +223,7 @@ def _gradient_inplace(grad: Tensor, stats: Tensor, logits: Tensor, call: LossCal
         )
     out = logits.detach()  # shares storage and version counter
     kernel(call.namespace, "cross_entropy_backward_")(
-        grad.contiguous(), stats, out, *call.tensors, *call.options
+        grad.contiguous(), stats, out, *rest, *call.options
     )
     # Whoever saved the logits, a second backward included, must notice.
     torch.autograd.graph.increment_version(logits)
@@ -224,10 +234,12 @@ class CrossEntropyGradFn(Function):
     """The gradient as a function of (grad, logits): its own backward is the reference's."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, call: LossCall) -> Tensor:
-        ctx.save_for_backward(grad, logits, *call.tensors)
-        ctx.call = call._replace(tensors=())
-        return _gradient(grad, stats, logits, call)
+    def forward(
+        ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, rest: Rest, call: LossCall
+    ) -> Tensor:
+        ctx.save_for_backward(grad, logits, *rest)
+        ctx.call = call
+        return _gradient(grad, stats, logits, rest, call)
 
     @staticmethod
     @once_differentiable
@@ -252,4 +264,4 @@ class CrossEntropyGradFn(Function):
             )
             (first,) = torch.autograd.grad(loss, z, g, create_graph=True)
             grad_g, grad_z = torch.autograd.grad(first, (g, z), grad_grad, allow_unused=True)
-        return grad_g, None, grad_z, None
+        return grad_g, None, grad_z, None, None

@@ -295,7 +295,7 @@ def mixed_cross_entropy(
     if labels:
         target = target.contiguous()
         target_b = None if target_b is None else target_b.contiguous()
-    tensors = (
+    rest = (
         target,
         None if perm is None else perm.contiguous(),
         target_b,
@@ -305,6 +305,6 @@ def mixed_cross_entropy(
     options = (ignore_index, reduction, float(label_smoothing), float(z_loss), float(softcap or 0))
     # In a compiled graph the buffers are the compiler's own; overlapping memory cannot be reused.
     inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
-    call = autograd.LossCall(tensors, options, backend.namespace, inplace)
-    loss: Tensor = autograd.CrossEntropyFn.apply(logits, call)
-    return loss
+    return autograd.cross_entropy(
+        logits, rest, autograd.LossCall(options, backend.namespace, inplace)
+    )

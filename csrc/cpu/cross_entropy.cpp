@@ -1,6 +1,6 @@
 // Mixed cross-entropy. The forward reads the logits once, keeps two numbers a row and can write the
-// gradient in the same pass; the backward makes the gradient from those numbers, into a fresh buffer
-// or over the logits themselves.
+// gradient in the same pass; the backward makes the gradient from those numbers, into a fresh
+// buffer or over the logits themselves.
 #include "cpu/loss_worker.h"
 #include <algorithm>
 #include <torch/csrc/stable/library.h>
@@ -81,8 +81,8 @@ template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_CE_PARAMETERS, bool with_gradient) {
   const LossArgs args = MMIX_CE_LOSS_ARGS;
   const LossRows rows(args);
-  const auto acc = logits.scalar_type() == ScalarType::Double ? ScalarType::Double
-                                                               : ScalarType::Float;
+  const auto acc =
+      logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   std::vector<int64_t> shape;
   for (int64_t d = 0; rows.per_row && d < logits.dim(); ++d)
     if (d != 1) shape.push_back(logits.size(d));

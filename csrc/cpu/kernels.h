@@ -13,19 +13,26 @@ struct RowStats {
   double max, sum, shifted_sum;
 };
 
+// Exponentials of rows up to this length can be kept: as many as sit in the L1 cache with the row.
+// A kernel may write up to 31 more, in whole vectors.
+constexpr int64_t kKeptExps = 4096, kKeptExcess = 31;
+
 // Arithmetic is float32 (float64 for kDouble); coefficients come as double and are narrowed first.
-// `stream` writes past the caches: for a destination too large to be found there by its next reader.
+// `stream` writes past the caches: for a destination too large to be found there by its next
+// reader.
 struct RowKernels {
   const char *isa;
   // dst = a*own + b*other, each product and the sum rounded once; dst may be own, if not streamed.
-  // The n elements at `ahead` are prefetched on the way; any readable or unreadable address will do.
+  // The n elements at `ahead` are prefetched on the way; any readable or unreadable address will
+  // do.
   void (*mix[kDTypes])(void *dst, const void *own, const void *other, const void *ahead, int64_t n,
                        double a, double b, bool stream);
-  RowStats (*stats[kDTypes])(const void *z, int64_t n, bool shifted);
-  // out = scale*exp(z - max) - base - t; out may be z; t may be null and, where the
-  // logits are 16 bits wide, must be.
-  void (*grad[kDTypes])(void *out, const void *z, const void *t, int64_t n, double max,
-                        double scale, double base, bool stream);
+  // Where exps is not null the exponentials are kept there, in an order of the kernels' own.
+  RowStats (*stats[kDTypes])(const void *z, int64_t n, bool shifted, float *exps);
+  // out = scale*exp(z - max) - base - t, from exps where that is not null; out may be z; t may be
+  // null and, where the logits are 16 bits wide, must be.
+  void (*grad[kDTypes])(void *out, const void *z, const void *t, const float *exps, int64_t n,
+                        double max, double scale, double base, bool stream);
 };
 
 extern const RowKernels kPortable;

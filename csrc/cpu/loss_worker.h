@@ -30,6 +30,8 @@ public:
                 !(dense_ && element_size(type_) == 2)) {
     if (!direct_) z_.resize(rows.classes), gradient_.resize(out ? rows.classes : 0);
     if (dense_) t_.resize(rows.classes);
+    if (out && !out->stream && !dense_ && sizeof(A) == 4 && rows.classes <= kKeptExps)
+      exps_.resize(rows.classes + kKeptExcess);
   }
 
   void load(int64_t r, const LossRow &row) {
@@ -39,8 +41,10 @@ public:
     if (dense_) fill_targets(r, row);
   }
 
-  Softmax<A> softmax(const LossRow &row) const {
-    const RowStats s = kernels_.stats[row_type()](row_, rows_.classes, !dense_ && row.base != 0);
+  Softmax<A> softmax(const LossRow &row) {
+    const RowStats s = kernels_.stats[row_type()](row_, rows_.classes, !dense_ && row.base != 0,
+                                                  exps_.empty() ? nullptr : exps_.data());
+    kept_ = !exps_.empty();
     const A sum = static_cast<A>(s.sum);
     return {static_cast<A>(s.max), std::log(sum), sum, s.shifted_sum};
   }
@@ -87,8 +91,9 @@ public:
       for (A &t : t_) t = static_cast<A>(t * g);
     }
     void *to = direct_ ? static_cast<void *>(dst) : gradient_.data();
-    kernels_.grad[row_type()](to, row_, dense_ ? t_.data() : nullptr, rows_.classes, s.max, scale,
-                              base, direct_ && out_->stream);
+    kernels_.grad[row_type()](to, row_, dense_ ? t_.data() : nullptr,
+                              kept_ ? exps_.data() : nullptr, rows_.classes, s.max, scale, base,
+                              direct_ && out_->stream);
     if (put_own) write(to, row_type(), row.y_own, own);
     if (put_other) write(to, row_type(), row.y_other, other);
     if (!direct_) scatter(dst);
@@ -177,6 +182,8 @@ private:
   DType type_;
   bool dense_, direct_; // dense_: labels alone do not say the targets
   std::vector<A> z_, t_, gradient_;
+  std::vector<float> exps_; // of the row whose softmax was taken
+  bool kept_ = false;
   double mass_ = 0; // the sum of the dense targets
   const void *row_ = nullptr;
 };

@@ -13,8 +13,8 @@ namespace {
 constexpr int64_t kTileBytes = 32768;
 // Rows saved where the visit of an in-place mix is cut.
 constexpr int64_t kSavedPerThread = 65536;
-// How many visits before its own a row is prefetched.
-constexpr int64_t kRowsAhead = 2;
+// How far before its own visit a row is prefetched, and the least and most rows that may be.
+constexpr int64_t kAheadBytes = 32768, kLeastAhead = 2, kMostAhead = 8;
 // Below this many bytes a second thread costs more than it brings.
 constexpr int64_t kBytesPerThread = 32768;
 
@@ -103,8 +103,9 @@ struct Schedule {
     per_run = (l.run + columns - 1) / columns;
     tiles = per_run * l.runs;
     grain = threads == 1 ? tiles * stretches : 1;
+    ahead = std::clamp(kAheadBytes / (columns * elem), kLeastAhead, kMostAhead);
   }
-  int64_t stretches, columns, per_run, tiles, grain;
+  int64_t stretches, columns, per_run, tiles, grain, ahead;
 };
 
 template <class Row> // row(dst, own, other, ahead, columns, i)
@@ -165,7 +166,7 @@ void walk(const Cycles &cycles, const Layout &l, int64_t elem, const char *src, 
           other = row_at(k + 1, x_offset);
         const int64_t i = cycles.row[k];
         row(dst + (out_offset + i * l.out_stride) * elem, own, other,
-            row_at(std::min(k + kRowsAhead, n - 1), x_offset), width, i);
+            row_at(std::min(k + plan.ahead, n - 1), x_offset), width, i);
       }
     }
     if (!inplace) publish_streamed();
@@ -209,11 +210,10 @@ void mix_(Tensor x, Tensor perm, Tensor lam_tensor, int64_t dim) {
   const Lam lam(lam_tensor, type == kDouble);
   const auto kernel = row_kernels().mix[type];
   char *data = static_cast<char *>(x.mutable_data_ptr());
-  walk(cycles, Layout(x, x, dim), element_size(type), data, data,
-       [&](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
-           int64_t i) {
-         kernel(dst, own, other, ahead, columns, lam.own(i), lam.other(i), false);
-       });
+  walk(
+      cycles, Layout(x, x, dim), element_size(type), data, data,
+      [&](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
+          int64_t i) { kernel(dst, own, other, ahead, columns, lam.own(i), lam.other(i), false); });
 }
 
 static std::string cpu_isa() { return row_kernels().isa; }

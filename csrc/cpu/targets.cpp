@@ -54,8 +54,8 @@ template <class A, class T> struct TargetRows {
       const int64_t sample = classes * inner;
       const S *mine = target + b * sample, *theirs = target + perm[b] * sample;
       for (int64_t k = 0; k < sample; ++k)
-        out[b * sample + k] = static_cast<T>(blend(keep * static_cast<A>(mine[k]) + base,
-                                                   keep * static_cast<A>(theirs[k]) + base));
+        out[b * sample + k] = static_cast<T>(
+            blend(keep * static_cast<A>(mine[k]) + base, keep * static_cast<A>(theirs[k]) + base));
     });
   }
 
@@ -92,9 +92,8 @@ Tensor mix_targets(Tensor target, Tensor perm, Tensor lam_tensor, int64_t classe
     using A = decltype(acc);
     visit(dtype_of(dtype), [&](auto *o) {
       using T = std::remove_pointer_t<decltype(o)>;
-      const TargetRows<A, T> rows{lam,   index, classes,
-                                  inner, batch, eps,
-                                  static_cast<T *>(out.mutable_data_ptr())};
+      const TargetRows<A, T> rows{
+          lam, index, classes, inner, batch, eps, static_cast<T *>(out.mutable_data_ptr())};
       if (labels) return rows.from_labels(y, ignore_index);
       visit(dtype_of(target.scalar_type()), [&](auto *s) {
         rows.from_probabilities(

@@ -110,7 +110,8 @@ inline bool streams(const Tensor &out) {
   return out.numel() * element_size(dtype_of(out.scalar_type())) >= kStreamBytes;
 }
 
-// An uninitialised contiguous CPU tensor, without the dispatcher: small losses feel its microsecond.
+// An uninitialised contiguous CPU tensor, without the dispatcher: small losses feel its
+// microsecond.
 inline Tensor fresh(const std::vector<int64_t> &sizes, ScalarType dtype) {
   std::vector<int64_t> strides(sizes.size());
   int64_t numel = 1;
@@ -120,9 +121,9 @@ inline Tensor fresh(const std::vector<int64_t> &sizes, ScalarType dtype) {
   }
   AtenTensorHandle handle;
   const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-                               type, aoti_torch_device_type_cpu(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()),
+                                                         sizes.data(), strides.data(), type,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
