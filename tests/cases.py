@@ -1,5 +1,9 @@
 """Shapes, permutations, layouts and the one tolerance table, shared by every test."""
 
+import os
+import subprocess
+import sys
+
 import torch
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -64,3 +68,10 @@ def expected_mix(x, perm, lam, dim=0):
     if lam.ndim:
         lam = lam.reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     return (lam * x.to(acc) + (1 - lam) * x.index_select(dim, perm).to(acc)).to(x.dtype)
+
+
+def run(code, **env):
+    """The finished process of Python code, in an environment of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}
+    )

@@ -345,3 +345,30 @@ def test_autocast_and_functional_grad(backend):
     except (RuntimeError, NotImplementedError):
         return
     torch.testing.assert_close(grad, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("up", [1.0, 2.0, 0.3, 0.0, -1e4])
+def test_upstream_of_any_value_is_rounded_once(backend, dtype, up):
+    """The forward makes the gradient for an upstream of 1; for another it is made anew."""
+    z = torch.randn(6, 37).to(dtype).requires_grad_()
+    y, perm = torch.randint(0, 37, (6,)), torch.randperm(6)
+    exact = z.detach().double().requires_grad_()
+    want = torch.autograd.grad(naive(exact, y, y[perm], 0.3) * up, exact)[0]
+    got = torch.autograd.grad(
+        m.mixed_cross_entropy(z, y, perm, 0.3),
+        z,
+        torch.tensor(up).to(torch.promote_types(dtype, torch.float32)),
+    )[0]
+    bound = TOLERANCE[dtype] * want.abs() + 1e-7 * abs(up)
+    assert ((got.double() - want).abs() <= bound.clamp(min=6e-8)).all()
+
+
+def test_a_second_backward_gets_a_gradient_of_its_own(backend):
+    z = torch.randn(6, 5, requires_grad=True)
+    loss = m.mixed_cross_entropy(z, torch.arange(6) % 5, torch.randperm(6), 0.3)
+    (first,) = torch.autograd.grad(loss, z, retain_graph=True)
+    kept = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(second, kept)

@@ -92,6 +92,44 @@ def test_transforms_are_right_or_raise(backend):
     torch.testing.assert_close(tangent, torch.ones_like(x))
 
 
+def test_forward_mode_is_never_silently_wrong(backend):
+    x, perm = torch.randn(4, 3), torch.tensor([1, 2, 3, 0])
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        try:
+            out = m.mix(dual, perm, 0.3)
+        except (RuntimeError, NotImplementedError):
+            return
+        tangent = torch.autograd.forward_ad.unpack_dual(out).tangent
+    torch.testing.assert_close(tangent, torch.ones_like(x))
+
+
+def test_an_expanded_tensor_is_mixed_out_of_place(backend):
+    x = torch.randn(1, 5).expand(4, 5)
+    perm = torch.tensor([1, 2, 3, 0])
+    assert torch.equal(m.mix(x, perm, 0.3), expected_mix(x, perm, 0.3))
+    x = torch.randn(4, 1).expand(4, 5)
+    assert torch.equal(m.mix(x, perm, 0.3), expected_mix(x, perm, 0.3))
+
+
+@pytest.mark.parametrize("views", [torch.unbind, lambda x: x.chunk(2), lambda x: x.split(2)])
+def test_one_of_several_views_is_refused_before_a_write(backend, views):
+    base = torch.randn(4, 4, requires_grad=True) * 1
+    view = views(base)[0]
+    before = base.detach().clone()
+    with pytest.raises(RuntimeError, match="x must not be one of several views"):
+        m.mix_(view, torch.arange(view.shape[0]).roll(1), 0.3)
+    assert torch.equal(base, before)
+
+
+def test_a_mix_without_grad_is_noticed_by_who_saved_x(backend):
+    x, w = torch.randn(4, 3), torch.randn(4, 3, requires_grad=True)
+    y = x * w
+    m.mix_(x, torch.tensor([1, 2, 3, 0]), 0.3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_random_shapes_strides_perms(data):

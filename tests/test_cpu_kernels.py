@@ -1,0 +1,103 @@
+"""What only the C++ kernels have: instruction sets, threads, tiles, sizes past 2^31."""
+
+import pytest
+import torch
+from cases import DTYPES, TOLERANCE, expected_mix, run
+
+import mmix_fast as m
+
+PERM = torch.tensor([1, 2, 0])
+
+
+# Integers, since torch's own randn and sums differ between instruction sets.
+SWEEP = """
+import hashlib, torch, mmix_fast as m
+torch.set_num_threads({threads}); torch.manual_seed(1)
+for dt in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    x = (torch.randint(-10**6, 10**6, (33, 5001)).double() / 999).to(dt)
+    x[0, :3] = torch.tensor([float('inf'), 1e-7, 65504.]).to(dt)
+    lam = torch.randint(1, 999, (33,)).double() / 999
+    m.mix_(x, torch.arange(33).roll(1), lam)
+    y = m.mix(x, torch.arange(33).flip(0), .3)
+    for t in (x, y):
+        print(hashlib.sha256(t.view(torch.uint8).numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.deep
+def test_same_bits_on_every_isa_and_thread_count():
+    runs = [
+        run(SWEEP.format(threads=t), ATEN_CPU_CAPABILITY=isa)
+        for t in (1, 2)
+        for isa in ("default", "avx2", "avx512")
+    ]
+    assert len({r.stdout for r in runs}) == 1 and runs[0].returncode == 0, runs[0].stderr
+
+
+@pytest.mark.deep
+def test_more_than_two_to_the_31_elements():
+    x = torch.zeros(3, 2**30 + 8, dtype=torch.bfloat16)
+    x[:, -1] = torch.tensor([1.0, 2.0, 4.0])
+    m.mix_(x, PERM, 0.5)
+    assert x[:, -1].tolist() == [1.5, 3.0, 2.5] and not x[:, :-1].any()
+
+
+# Rows below, at and above a tile, a vector and the length of which a visit is cut; 16 MB and more
+# are stored past the caches, from addresses that are not aligned.
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1000, 3), (64, 513), (9, 16384), (7, 40001), (3, 70000), (5, 1700001)], ids=str
+)
+@pytest.mark.parametrize("pairing", ["random", "flip", "roll"])
+def test_every_cut_of_the_work(dtype, shape, pairing):
+    if shape[1] > 10**6 and pairing != "random":
+        pytest.skip("the large case once is enough")
+    x = torch.randn(shape).to(dtype)
+    perm = m.sample_mix(shape[0], 1.0, pairing=pairing).perm
+    lam = torch.rand(shape[0], dtype=torch.float64)
+    want = expected_mix(x, perm, lam)
+    assert torch.equal(m.mix(x, perm, lam), want)
+    assert torch.equal(m.mix_(x, perm, lam), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_rows_of_every_length(dtype, eps):
+    """The vector loops' ends, the chunks of 4096, and exponentials kept or taken again."""
+    for classes in (*range(1, 70), 4095, 4096, 4097, 8195):
+        z = (3 * torch.randn(3, classes)).to(dtype).requires_grad_()
+        y = torch.randint(0, classes, (3,))
+        exact = z.detach().double().requires_grad_()
+        want = m.reference.mixed_cross_entropy(exact, y, PERM, 0.3, label_smoothing=eps)
+        (want_grad,) = torch.autograd.grad(want, exact)
+        for inplace in (False, True):
+            own = z.detach().clone().requires_grad_()
+            got = m.mixed_cross_entropy(
+                own, y, PERM, 0.3, label_smoothing=eps, inplace_backward=inplace
+            )
+            (grad,) = torch.autograd.grad(got, own)
+            torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+            close = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype] / 10}
+            torch.testing.assert_close(grad.double(), want_grad, **close)
+
+
+LOSSES = """
+import torch, mmix_fast as m
+torch.manual_seed(1)
+z = (torch.randint(-9999, 9999, (5, 5003)).double() / 999)
+y, perm = torch.arange(5), torch.arange(5).roll(1)
+for dt in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    x = z.to(dt).requires_grad_()
+    loss = m.mixed_cross_entropy(x, y, perm, .3, z_loss=.01)
+    loss.backward()
+    print(loss.item(), x.grad.double().norm().item())
+"""
+
+
+@pytest.mark.deep
+def test_losses_agree_between_instruction_sets():
+    runs = [run(LOSSES, ATEN_CPU_CAPABILITY=isa) for isa in ("default", "avx2", "avx512")]
+    first, *others = [[float(v) for v in r.stdout.split()] for r in runs]
+    assert len(first) == 8
+    for values in others:
+        assert values == pytest.approx(first, rel=2e-6)
