@@ -39,6 +39,7 @@ def forward(shape: tuple[int, ...], dtype: torch.dtype, budget_s: float) -> dict
         "timm in place": lambda: timm_style_(x, perm, lam),
         "lerp": lambda: lerp(x, perm, lam),
         "compiled": lambda: compiled(x, perm, lam),
+        "mul_": lambda: x.mul_(1.0),  # no rival: the least that any pass in place can take
     }
     floors = {"eager": 10.0, "timm in place": 3.0, "compiled": 1.5}
     return compare(f"mix_ forward {dtype} {shape}", rivals, floors, budget_s)
@@ -58,6 +59,9 @@ def train(shape: tuple[int, ...], dtype: torch.dtype, budget_s: float) -> dict:
         "eager": lambda: both(naive),
         "lerp": lambda: both(lerp),
         "compiled": lambda: both(compiled),
+        "x * lam": lambda: both(
+            lambda x, perm, lam: x * lam
+        ),  # no rival: two fresh results, no perm
     }
     faults = shape == SHAPES[0]  # page faults of fresh 33 MB buffers bound every rival here
     floors = {"eager": 5.0 if faults else 10.0, "compiled": 2.0 if faults else 4.0}

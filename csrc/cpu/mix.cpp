@@ -9,8 +9,8 @@ namespace mmix {
 namespace {
 
 // Bytes of a row that are mixed before the next row's turn: own, other, the saved head and the rows
-// prefetched stay in the L2 cache.
-constexpr int64_t kTileBytes = 32768;
+// prefetched stay in the L2 cache, or, where columns are cut anyway, in the L1 cache.
+constexpr int64_t kTileBytes = 32768, kSmallTileBytes = 8192;
 // Rows saved where the visit of an in-place mix is cut.
 constexpr int64_t kSavedPerThread = 65536;
 // How far before its own visit a row is prefetched, and the least and most rows that may be.
@@ -97,7 +97,8 @@ struct Schedule {
         std::min<int64_t>(torch::stable::get_num_threads(), 1 + bytes / kBytesPerThread);
     const bool cut_visit = !inplace || 2 * row * (threads - 1) <= kSavedPerThread * threads;
     stretches = cut_visit ? std::min(l.batch, threads) : 1;
-    const int64_t line = std::max<int64_t>(64 / elem, 1), widest = kTileBytes / elem;
+    const int64_t line = std::max<int64_t>(64 / elem, 1);
+    const int64_t widest = (cut_visit ? kTileBytes : kSmallTileBytes) / elem;
     const int64_t share = cut_visit ? widest : l.run * l.runs / threads / line * line;
     columns = std::min(std::clamp(share, line, widest), l.run);
     per_run = (l.run + columns - 1) / columns;
