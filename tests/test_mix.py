@@ -46,6 +46,9 @@ def test_odd_lam(backend):
     x, perm = torch.randn(4, 3), torch.tensor([1, 2, 3, 0])
     assert torch.equal(m.mix(x, perm, 1.7), expected_mix(x, perm, torch.tensor(1.7)))
     assert m.mix(x, perm, float("nan")).isnan().all()
+    # A NaN of all ones, whose rounding to bfloat16 would carry into the sign.
+    ones = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    assert m.mix(x.bfloat16(), perm, ones).isnan().all()
     x = x.double()
     assert torch.equal(m.mix(x, perm, 0.1), 0.1 * x + (1 - 0.1) * x[perm])
 
