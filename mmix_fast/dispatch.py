@@ -23,12 +23,16 @@ class Status:
 
 @dataclass(frozen=True)
 class Backend:
-    """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch."""
+    """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch.
+
+    ``checks_values``: its kernels raise for bad labels and a bad perm, so nobody else need look.
+    """
 
     name: str
     namespace: str
     missing: Callable[[], tuple[str, ...]]
     device: str | None = None  # the only device type it serves; None serves all
+    checks_values: bool = False
 
     def unsupported_reasons(self, device: str, extra_grad: str) -> tuple[str, ...]:
         """``device``: type of the call's tensors; ``extra_grad``: names of the arguments besides x
@@ -51,7 +55,7 @@ def _never_missing() -> tuple[str, ...]:
     return ()
 
 
-CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu")
+CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu", checks_values=True)
 REFERENCE = Backend("reference", "", _never_missing)
 BACKENDS: tuple[Backend, ...] = (CPP, REFERENCE)  # in order of preference
 

@@ -1,0 +1,107 @@
+// The sums of one row of classes, in any order and any pieces, and what follows from them.
+#pragma once
+#include "kernels/cross_entropy_problem.cuh"
+
+namespace mmix {
+
+constexpr double kLog2E = 1.4426950408889634;
+
+// One instruction on a GPU: off by at most 2 units in the last place, and 0 below 2^-126.
+MMIX_DEVICE float exp2_of(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+MMIX_DEVICE double exp2_of(double x) { return exp2(x); }
+MMIX_DEVICE float log_of(float x) { return logf(x); }
+MMIX_DEVICE double log_of(double x) { return log(x); }
+MMIX_DEVICE float tanh_of(float x) { return tanhf(x); }
+MMIX_DEVICE double tanh_of(double x) { return tanh(x); }
+MMIX_DEVICE float max_of(float x, float y) { return fmaxf(x, y); } // a NaN is passed over
+MMIX_DEVICE double max_of(double x, double y) { return fmax(x, y); }
+
+// Sums over some of a row's classes, relative to their own maximum, as online softmax keeps them.
+template <class Real> struct RowSums {
+  Real max = -Real(INFINITY), exp_sum = 0; // sum exp(z - max)
+  Real mass = 0, dot = 0;                  // sum t, sum t*(z - max)
+  MMIX_DEVICE void add_term(Real t, Real shifted) {
+    mass += t;
+    if (t != 0) dot += t * shifted; // z may be -inf where t is 0
+  }
+};
+
+// Symmetric to the bit, so that after a butterfly of shuffles all lanes agree.
+template <class Real>
+MMIX_DEVICE RowSums<Real> merge(const RowSums<Real> &x, const RowSums<Real> &y) {
+  const bool first = x.max >= y.max;
+  RowSums<Real> high = first ? x : y;
+  const RowSums<Real> low = first ? y : x;
+  // Where the low side saw no finite logit, its sums are 0, NaN or infinite as they are.
+  const Real shift = low.max == -Real(INFINITY) ? Real(0) : low.max - high.max;
+  high.exp_sum += low.exp_sum * exp2_of(shift * Real(kLog2E));
+  high.dot += low.dot + (low.mass != 0 ? low.mass * shift : Real(0));
+  high.mass += low.mass;
+  return high;
+}
+
+// Merged over groups of `lanes` neighbours, at most a warp; the result is in all of them.
+template <class Real> MMIX_DEVICE RowSums<Real> merge_lanes(RowSums<Real> sums, int lanes) {
+  for (int step = lanes / 2; step > 0; step /= 2)
+    sums = merge(sums, {shuffle_xor(sums.max, step), shuffle_xor(sums.exp_sum, step),
+                        shuffle_xor(sums.mass, step), shuffle_xor(sums.dot, step)});
+  return sums;
+}
+
+// z as the loss sees it: a masked class (-inf) stays masked, tanh would make it finite.
+template <class Real> MMIX_DEVICE Real capped(Real z, Real softcap) {
+  return softcap == 0 || z == -Real(INFINITY) ? z : softcap * tanh_of(z / softcap);
+}
+
+// The pivot of a piece's sums: its maximum, or 0 where it saw -inf and NaN alone (-inf - -inf).
+template <class Real> MMIX_DEVICE Real pivot_of(Real max) {
+  return max == -Real(INFINITY) ? Real(0) : max;
+}
+
+template <class Real> MMIX_DEVICE Real exp_of(Real x) { return exp2_of(x * Real(kLog2E)); }
+
+// A row when all of it has been seen.
+template <class Real> struct RowResult {
+  Real max, log_sum, mass, dot;
+  MMIX_DEVICE explicit RowResult(const RowSums<Real> &s)
+      : max(s.max), log_sum(s.max == -Real(INFINITY) ? Real(NAN) : log_of(s.exp_sum)), mass(s.mass),
+        dot(s.dot) {}
+  MMIX_DEVICE RowResult(Real max_, Real log_sum_) : max(max_), log_sum(log_sum_), mass(0), dot(0) {}
+
+  MMIX_DEVICE Real lse() const { return max + log_sum; }
+  MMIX_DEVICE Real loss(const LossRow<Real> &row) const {
+    if (!row.live) return 0;
+    const Real z = row.z_coef != 0 ? row.z_coef * lse() * lse() : Real(0);
+    // A NaN or all -inf row that counts is NaN even where its own label's logit is finite.
+    return mass * log_sum - dot + z;
+  }
+};
+
+// d(loss)/d(logit): p*softmax - t.
+template <class Real> struct RowGradient {
+  Real p, max, log2_sum;
+  MMIX_DEVICE RowGradient(const RowResult<Real> &of, Real mass, const LossRow<Real> &row)
+      : p(row.z_coef != 0 ? mass + 2 * row.z_coef * of.lse() : mass), max(of.max),
+        log2_sum(of.log_sum * Real(kLog2E)) {}
+  MMIX_DEVICE Real operator()(Real z, Real t) const {
+    // (z - max) first: folding max into the constant would lose what large logits differ by.
+    return p * exp2_of((z - max) * Real(kLog2E) - log2_sum) - t;
+  }
+};
+
+// The derivative of the cap, at the capped logit.
+template <class Real> MMIX_DEVICE Real through_cap(Real gradient, Real z, Real softcap) {
+  if (softcap == 0) return gradient;
+  const Real u = z / softcap;
+  return u == -Real(INFINITY) ? Real(0) : gradient * (1 - u * u);
+}
+
+} // namespace mmix
