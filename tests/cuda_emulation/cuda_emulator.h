@@ -120,6 +120,11 @@ template <class T> T atomicOr(T *p, T v) {
 template <class T> T atomicExch(T *p, T v) {
   return __atomic_exchange_n(emu::global(p, emu::Access::kAtomic), v, __ATOMIC_RELAXED);
 }
+template <class T> T atomicCAS(T *p, T expected, T v) {
+  __atomic_compare_exchange_n(emu::global(p, emu::Access::kAtomic), &expected, v, false,
+                              __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return expected;
+}
 template <class T, class Better> T emulate_pick(T *p, T v, Better better) {
   T *q = emu::global(p, emu::Access::kAtomic), old = __atomic_load_n(q, __ATOMIC_RELAXED);
   while (better(v, old) &&

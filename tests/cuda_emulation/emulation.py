@@ -25,6 +25,7 @@ FLAGS = [
     "-fno-strict-aliasing",
     "-U_FORTIFY_SOURCE",  # its longjmp refuses to leave a fiber's stack
     "-Wno-unknown-pragmas",
+    "-Wno-attributes",  # of visibility: kernels need names that dladdr finds
     "-DMMIX_EMULATED",
     f"-DMMIX_NAMESPACE={NAMESPACE}",
     "-DMMIX_DEVICE_KEY=CPU",
@@ -73,7 +74,7 @@ def load(threads: bool = False) -> Any:
     return module
 
 
-# The kernels as a backend of their own on CPU tensors: every test of the `backend` fixture runs them.
+# The kernels as a backend on CPU tensors: every test of the `backend` fixture runs them.
 BACKEND = Backend("cuda-emulated", NAMESPACE, lambda: (), "cpu", checks_values=False)
 
 
