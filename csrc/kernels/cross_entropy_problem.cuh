@@ -12,6 +12,21 @@
 
 namespace mmix {
 
+// 16 bytes from global into shared memory, for the calling thread alone, after wait_for_loads().
+template <class T> MMIX_DEVICE void load_async(T *shared, const T *global) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+#else
+  *reinterpret_cast<Vec<T> *>(shared) = load_vec(global);
+#endif
+}
+MMIX_DEVICE void wait_for_loads() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 // Where the rows of a (B, C, d1, ...) tensor are, in elements: every dimension but the classes,
 // innermost first, neighbours merged where memory allows.
 struct RowLayout {
@@ -61,6 +76,7 @@ struct LossProblem {
   RowLayout target_at, target_b_at;
   const void *lam; // in the arithmetic's dtype, as upstream, stats and loss are
   int64_t lam_stride;
+  bool lam_per_sample;
   const double *scales;           // what "mean" divides by, see MeanScales; null: constant_scale
   double constant_scale;          // 1, or 1/rows
   const void *upstream;           // d(result)/d(loss), one or one a row; null: 1
@@ -81,6 +97,10 @@ template <class Real> struct LossRow {
   int y_own, y_other;       // -1: no such label counts
   int64_t own_at, other_at; // rows of the float targets
   bool live, keep;          // not live: adds 0, gradient 0; keep: its gradient is right already
+  MMIX_DEVICE bool has_label_in(int first, int count) const {
+    const unsigned n = static_cast<unsigned>(count); // a label of -1 is in no range
+    return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
+  }
   // The sum of t over the classes, where its dense part is the same for all of them.
   MMIX_DEVICE Real mass(int classes) const { return hot_own + hot_other + base * Real(classes); }
 };

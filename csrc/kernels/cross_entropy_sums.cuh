@@ -49,6 +49,9 @@ MMIX_DEVICE RowSums<Real> merge(const RowSums<Real> &x, const RowSums<Real> &y) 
 }
 
 // Merged over groups of `lanes` neighbours, at most a warp; the result is in all of them.
+template <class V> MMIX_DEVICE V shuffle_xor(V v, int step) {
+  return __shfl_xor_sync(0xffffffffu, v, step);
+}
 template <class Real> MMIX_DEVICE RowSums<Real> merge_lanes(RowSums<Real> sums, int lanes) {
   for (int step = lanes / 2; step > 0; step /= 2)
     sums = merge(sums, {shuffle_xor(sums.max, step), shuffle_xor(sums.exp_sum, step),
@@ -68,27 +71,82 @@ template <class Real> MMIX_DEVICE Real pivot_of(Real max) {
 
 template <class Real> MMIX_DEVICE Real exp_of(Real x) { return exp2_of(x * Real(kLog2E)); }
 
+// Merged over groups of `lanes` threads, a power of two from a warp to the block; all lanes have the
+// result. Every thread of the block calls it.
+template <class Real>
+MMIX_DEVICE RowSums<Real> merge_warps(RowSums<Real> sums, int lanes, RowSums<Real> *warps) {
+  sums = merge_lanes(sums, 32);
+  if (lanes == 32) return sums;
+  const int warp = threadIdx.x / 32, warps_a_row = lanes / 32, first = warp / warps_a_row * warps_a_row;
+  if (threadIdx.x % 32 == 0) warps[warp] = sums;
+  __syncthreads(); // the other warps' sums are there
+  return merge_lanes(warps[first + threadIdx.x % warps_a_row], warps_a_row);
+}
+
 // A row when all of it has been seen.
 template <class Real> struct RowResult {
   Real max, log_sum, mass, dot;
   MMIX_DEVICE explicit RowResult(const RowSums<Real> &s)
       : max(s.max), log_sum(s.max == -Real(INFINITY) ? Real(NAN) : log_of(s.exp_sum)), mass(s.mass),
         dot(s.dot) {}
-  MMIX_DEVICE RowResult(Real max_, Real log_sum_) : max(max_), log_sum(log_sum_), mass(0), dot(0) {}
-
   MMIX_DEVICE Real lse() const { return max + log_sum; }
-  MMIX_DEVICE Real loss(const LossRow<Real> &row) const {
-    if (!row.live) return 0;
-    const Real z = row.z_coef != 0 ? row.z_coef * lse() * lse() : Real(0);
-    // A NaN or all -inf row that counts is NaN even where its own label's logit is finite.
-    return mass * log_sum - dot + z;
-  }
 };
+
+template <class Real> MMIX_DEVICE Real loss_of(const LossRow<Real> &row, const RowResult<Real> &of) {
+  if (!row.live) return 0;
+  // A NaN or all -inf row that counts is NaN even where its own label's logit is finite.
+  const Real loss = of.mass * of.log_sum - of.dot;
+  return row.z_coef != 0 ? loss + row.z_coef * of.lse() * of.lse() : loss;
+}
+
+// A forward keeps the row's statistics, a backward reads them. The loss of the row, 0 in a backward;
+// one lane of the row keeps.
+template <class Real>
+MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const LossRow<Real> &row,
+                            RowResult<Real> &of) {
+  if (r >= a.rows) return 0; // the last block's spare rows
+  Real *stats = static_cast<Real *>(a.stats) + 2 * r;
+  if (a.from_stats) {
+    of.max = load(stats);
+    of.log_sum = load(stats + 1);
+    return 0;
+  }
+  if (!keeps) return 0;
+  // A row that counts for nothing has none, whatever its logits hold.
+  store(stats, row.live ? of.max : Real(0));
+  store(stats + 1, row.live ? of.log_sum : Real(0));
+  const Real loss = loss_of(row, of);
+  if (a.loss) store(static_cast<Real *>(a.loss) + r, loss);
+  return loss;
+}
+
+// In one order for a given launch. The sum is in thread 0; every thread of the block calls it.
+// warps: room for 32 numbers in shared memory, which may be in use until then.
+MMIX_DEVICE double block_sum(double v, double *warps) {
+  for (int step = 16; step > 0; step /= 2) v += shuffle_xor(v, step);
+  __syncthreads(); // what was in warps has been read
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+  __syncthreads(); // all warps' sums are there
+  double sum = 0;
+  for (int w = 0; threadIdx.x == 0 && w < static_cast<int>(blockDim.x / 32); ++w) sum += warps[w];
+  return sum;
+}
+
+MMIX_DEVICE void write_block_loss(const LossProblem &a, double loss, void *shared) {
+  if (!a.partial) return;
+  const double sum = block_sum(loss, static_cast<double *>(shared));
+  if (threadIdx.x == 0) store(a.partial + blockIdx.x, sum);
+}
+
+// A gradient made for an upstream of 1 is right already where upstream is 1.
+template <class Real> MMIX_DEVICE bool nothing_to_rescale(const LossProblem &a) {
+  return a.rescale && !a.upstream_per_row && upstream_of<Real>(a, 0) == 1;
+}
 
 // d(loss)/d(logit): p*softmax - t.
 template <class Real> struct RowGradient {
   Real p, max, log2_sum;
-  MMIX_DEVICE RowGradient(const RowResult<Real> &of, Real mass, const LossRow<Real> &row)
+  MMIX_DEVICE RowGradient(const LossRow<Real> &row, const RowResult<Real> &of, Real mass)
       : p(row.z_coef != 0 ? mass + 2 * row.z_coef * of.lse() : mass), max(of.max),
         log2_sum(of.log_sum * Real(kLog2E)) {}
   MMIX_DEVICE Real operator()(Real z, Real t) const {
