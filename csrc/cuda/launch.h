@@ -58,6 +58,12 @@ public:
 
   template <class... P, class... A>
   void launch(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared, A... args) const {
+    launch_clusters(1, kernel, grid, block, shared, args...);
+  }
+  // Every `cluster` neighbouring blocks run together.
+  template <class... P, class... A>
+  void launch_clusters(unsigned cluster, void (*kernel)(P...), dim3 grid, unsigned block,
+                       size_t shared, A... args) const {
     constexpr size_t kWithoutAsking = 48 * 1024;
     if (shared > kWithoutAsking)
       check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
@@ -69,6 +75,12 @@ public:
     config.blockDim = dim3(block);
     config.dynamicSmemBytes = shared;
     config.stream = stream_;
+    cudaLaunchAttribute together{};
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim.x = cluster;
+    together.val.clusterDim.y = together.val.clusterDim.z = 1;
+    config.attrs = &together;
+    config.numAttrs = cluster > 1 ? 1 : 0;
     check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...), "kernel launch");
   }
 

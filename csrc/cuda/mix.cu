@@ -7,9 +7,7 @@
 namespace mmix {
 namespace {
 
-Device device_of(const OnDevice &on) {
-  return {on.multiprocessors(), static_cast<size_t>(on.shared_bytes())};
-}
+Device device_of(const OnDevice &on) { return {on.multiprocessors(), on.shared_bytes()}; }
 
 LamRef lam_ref(const Tensor &lam) {
   const bool wide = lam.scalar_type() == ScalarType::Double;
@@ -151,8 +149,9 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   a.perm = input<int64_t>(perm);
   a.adjoint = adjoint;
   a.lam = lam_ref(lam);
-  const MixPlan plan = plan_mix<T>(a.batch, columns, alignment_of(a), device);
+  const MixPlan plan = plan_mix<T>({a.batch, columns, alignment_of(a)}, device);
   a.width = plan.width;
+  a.pitch = plan.pitch;
   a.lanes = plan.lanes;
   a.blocks = plan.blocks;
   a.cut = plan.cut;
@@ -214,7 +213,7 @@ void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
   if (targets.out.numel() == 0) return;
   constexpr unsigned kThreads = 256;
   const Device device = device_of(on);
-  size_t shared = 2 * table_bytes(a.batch);
+  int64_t shared = 2 * table_bytes(a.batch);
   std::optional<Tables> tables;
   if (shared > device.shared) {
     shared = 0;

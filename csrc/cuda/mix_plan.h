@@ -10,16 +10,16 @@ namespace mmix {
 
 struct Device {
   int multiprocessors;
-  size_t shared; // the most a block may have
+  int shared; // the most bytes a block may have
 };
 
 enum class Way { kSlab, kWalk, kStrided };
 
 struct MixPlan {
   Way way;
-  int width = 1, lanes = 1; // of a tile: columns, threads that share a row
+  int width = 1, pitch = 1, lanes = 1; // as in MixArgs
   unsigned threads = 256, blocks = 1;
-  size_t shared = 0;
+  int64_t shared = 0; // bytes
   Cut cut{};
   bool tables_in_block = true;
 };
@@ -30,69 +30,96 @@ inline int narrowest_tile(int alignment) {
   return alignment % 32 == 0 ? 32 : alignment % 16 == 0 ? 128 : 512;
 }
 
-inline size_t table_bytes(int batch) { return sizeof(int) * round_up(batch, 4); }
+inline int64_t table_bytes(int batch) { return int64_t{4} * round_up(batch, 4); }
 
 inline unsigned at_most(int64_t wanted, int64_t limit) {
   return static_cast<unsigned>(std::clamp<int64_t>(wanted, 1, limit));
 }
 
 constexpr int kThreadsOfSM = 2048; // 1024 to 2048 by architecture; more blocks just wait
+constexpr int kWidestTile = 512;   // bytes of a row: 32 lanes of 16 bytes
 
-// alignment: the largest power of two, at most 32, that divides every row's address in bytes.
-template <class T>
-MixPlan plan_mix(int batch, const Columns &columns, int alignment, const Device &device) {
-  constexpr int kElement = sizeof(T), kWidest = 512;
-  MixPlan plan;
-  const auto bytes_of_run = std::min<int64_t>(columns.run * kElement, kWidest);
-  const int widest = std::max<int>(16, static_cast<int>(std::bit_ceil(uint64_t(bytes_of_run))));
-  if (columns.run == 1 && columns.runs > 1) {
-    plan.way = Way::kStrided;
-    plan.cut = {(1 << 30) - 1}; // row 0 alone
-    plan.shared = 2 * table_bytes(batch);
-    plan.blocks = at_most((columns.runs + plan.threads - 1) / plan.threads,
-                          int64_t{8} * device.multiprocessors);
-  } else {
-    const int narrowest = std::min(widest, narrowest_tile(alignment));
-    const auto slab_bytes = [&](int bytes) {
-      return table_bytes(batch) + size_t(batch) * tile_pitch<T>(bytes / kElement) * kElement;
-    };
-    const auto fitting = [&](size_t limit) { // the widest tile that fits; 0 if none
-      int bytes = widest;
-      while (bytes >= narrowest && slab_bytes(bytes) > limit) bytes /= 2;
-      return bytes >= narrowest ? bytes : 0;
-    };
-    int bytes = fitting(device.shared / 2 - 1024); // two blocks: one loads while the other stores
-    if (bytes == 0) bytes = fitting(device.shared);
-    if (bytes != 0) {
-      plan.way = Way::kSlab;
-      // A small tensor is spread over the device instead, down to a cache line a row.
-      while (bytes > std::max(narrowest, 128) &&
-             tile_count(columns, bytes / kElement) < 2 * device.multiprocessors)
-        bytes /= 2;
-      plan.shared = slab_bytes(bytes);
-      plan.lanes = bytes / 16;
-      const auto resident = static_cast<int>(std::min<size_t>(16, device.shared / plan.shared));
-      const int wanted = std::min<int>(kThreadsOfSM / std::max(resident, 1), kSlabThreads);
-      plan.threads = static_cast<unsigned>(std::min(
-          int(std::bit_floor(unsigned(std::max(wanted, 32)))), round_up(batch * plan.lanes, 32)));
-      plan.width = bytes / kElement;
-      plan.blocks = at_most(tile_count(columns, plan.width),
-                            int64_t{device.multiprocessors} * kThreadsOfSM / plan.threads);
-    } else {
-      plan.way = Way::kWalk;
-      plan.width = widest / kElement;
-      plan.lanes = 32;
-      plan.threads = kWalkWarps * 32;
-      const int rows = (batch + kCutRows - 1) / kCutRows;
-      plan.cut = {static_cast<int>(std::bit_ceil(unsigned(rows))) - 1};
-      const int tiles = plan.cut.count(batch) + kWalkTiles * kWalkWarps;
-      plan.shared = 2 * table_bytes(batch) + size_t(tiles) * tile_pitch<T>(plan.width) * kElement;
-      plan.blocks = at_most(tile_count(columns, plan.width), int64_t{4} * device.multiprocessors);
-    }
+// The shape of a problem, as far as a plan depends on it.
+template <class T> struct MixShape {
+  int batch;
+  const Columns &columns;
+  int alignment; // the largest power of two, at most 32, that divides every row's address in bytes
+  int widest() const { // a power of two
+    const auto run = std::min<int64_t>(columns.run * sizeof(T), kWidestTile);
+    return std::max(16, static_cast<int>(std::bit_ceil(static_cast<unsigned>(run))));
   }
+  int pitch(int bytes) const { return tile_pitch<T>(bytes / int(sizeof(T)), alignment % 16 == 0); }
+  int64_t tiles(int bytes) const { return tile_count(columns, bytes / int(sizeof(T))); }
+  int64_t slab_bytes(int bytes) const {
+    return table_bytes(batch) + int64_t{batch} * pitch(bytes) * int64_t{sizeof(T)};
+  }
+};
+
+// The width of a slab's tile in bytes, 0 where none fits.
+template <class T> int slab_width(const MixShape<T> &s, const Device &device) {
+  const int narrowest = std::min(s.widest(), narrowest_tile(s.alignment));
+  const auto fitting = [&](int64_t limit) {
+    int bytes = s.widest();
+    while (bytes >= narrowest && s.slab_bytes(bytes) > limit) bytes /= 2;
+    return bytes >= narrowest ? bytes : 0;
+  };
+  // Two blocks of a multiprocessor overlap loads and stores; the device keeps 1 KiB for each.
+  int bytes = fitting((device.shared - 1024) / 2);
+  if (bytes == 0) bytes = fitting(device.shared);
+  // A small tensor is spread over the device, down to a cache line of each row.
+  while (bytes > std::max(narrowest, 128) && s.tiles(bytes) < 2 * device.multiprocessors)
+    bytes /= 2;
+  return bytes;
+}
+
+template <class T> MixPlan plan_slab(const MixShape<T> &s, int bytes, const Device &device) {
+  MixPlan plan{Way::kSlab};
+  plan.width = bytes / int(sizeof(T));
+  plan.pitch = s.pitch(bytes);
+  plan.lanes = bytes / 16;
+  plan.shared = s.slab_bytes(bytes);
+  const auto resident = std::clamp<int64_t>(device.shared / plan.shared, 1, 16);
+  const auto share = std::bit_floor(static_cast<unsigned>(kThreadsOfSM / resident));
+  plan.threads =
+      std::min({share, unsigned(kSlabThreads), unsigned(round_up(s.batch * plan.lanes, 32))});
+  plan.blocks = at_most(s.tiles(bytes), device.multiprocessors * resident);
+  return plan;
+}
+
+template <class T> MixPlan plan_walk(const MixShape<T> &s, const Device &device) {
+  MixPlan plan{Way::kWalk};
+  plan.width = s.widest() / int(sizeof(T));
+  plan.pitch = s.pitch(s.widest());
+  plan.lanes = 32;
+  plan.threads = kWalkWarps * 32;
+  const auto rows = static_cast<unsigned>((s.batch + kCutRows - 1) / kCutRows);
+  plan.cut = {static_cast<int>(std::bit_ceil(rows)) - 1};
+  const int tiles = plan.cut.count(s.batch) + kWalkTiles * kWalkWarps;
+  plan.shared = 2 * table_bytes(s.batch) + int64_t{tiles} * plan.pitch * int64_t{sizeof(T)};
+  plan.blocks = at_most(s.tiles(s.widest()), int64_t{4} * device.multiprocessors);
+  return plan;
+}
+
+template <class T> MixPlan plan_strided(const MixShape<T> &s, const Device &device) {
+  MixPlan plan{Way::kStrided};
+  plan.cut = {(1 << 30) - 1}; // row 0 alone
+  plan.shared = 2 * table_bytes(s.batch);
+  plan.blocks = at_most((s.columns.runs + plan.threads - 1) / plan.threads,
+                        int64_t{8} * device.multiprocessors);
+  return plan;
+}
+
+template <class T> MixPlan plan_mix(const MixShape<T> &s, const Device &device) {
+  if (s.columns.run == 1 && s.columns.runs > 1) {
+    MixPlan plan = plan_strided(s, device);
+    if (plan.shared > device.shared) plan.tables_in_block = false, plan.shared = 0;
+    return plan;
+  }
+  if (const int bytes = slab_width(s, device)) return plan_slab(s, bytes, device);
+  MixPlan plan = plan_walk(s, device);
   if (plan.shared > device.shared) {
     plan.tables_in_block = false;
-    plan.shared -= 2 * table_bytes(batch);
+    plan.shared -= 2 * table_bytes(s.batch);
   }
   return plan;
 }

@@ -25,7 +25,7 @@ template <class T> struct MixArgs {
   int batch;
   int64_t x_row, out_row; // strides of the batch dimension
   Columns columns;
-  int width, lanes; // of a tile: columns, and threads that share a row's part
+  int width, pitch, lanes; // of a tile: columns, elements of shared memory, threads for each row
   const int64_t *perm;
   bool adjoint;
   LamRef lam;
@@ -70,10 +70,9 @@ template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<
   const Weights<T> weights(a);
   const Team team{static_cast<int>(threadIdx.x) % a.lanes, a.lanes};
   const int first = threadIdx.x / a.lanes, step = blockDim.x / a.lanes;
-  const int pitch = tile_pitch<T>(a.width);
   for (int64_t index = blockIdx.x; index < tile_count(a.columns, a.width); index += a.blocks) {
     const Shelf<T> shelf(a, index);
-    const auto tile = [&](int row) { return shelf.tile(row, tiles + int64_t{row} * pitch); };
+    const auto tile = [&](int row) { return shelf.tile(row, tiles + int64_t{row} * a.pitch); };
     constexpr int kAtOnce = 4; // loads in flight for each thread
     for (int row = weights.still() ? a.batch : first; row < a.batch; row += kAtOnce * step) {
       Vec<T> v[kAtOnce];
@@ -110,7 +109,7 @@ constexpr int kWalkTiles = 3;
 template <class T>
 __device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &weights,
                                      const int *next, int first, T *head, T *heads, T *turns,
-                                     int pitch, Team team) {
+                                     Team team) {
   const MixArgs<T> &a = shelf.a;
   const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
   Tile<T> own = shelf.tile(first, head), other = own;
@@ -120,13 +119,15 @@ __device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &we
   for (int turn = 0;; turn ^= 1) {
     if (partner < 0) {
       poison_tile(shelf.out(row), shelf.at.n, team);
+      __syncwarp(); // the next walk's head goes where slower lanes are still putting this one's
       return;
     }
     const bool last = ends(partner);
     if (last) {
-      other = shelf.tile(partner, partner == first ? head : heads + partner / a.cut.step() * pitch);
+      other =
+          shelf.tile(partner, partner == first ? head : heads + partner / a.cut.step() * a.pitch);
     } else {
-      other = shelf.tile(partner, turns + turn * pitch);
+      other = shelf.tile(partner, turns + turn * a.pitch);
       if (some) other.keep(team, v);
       other.copy_edges(team);
     }
@@ -161,7 +162,7 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
   const Weights<T> weights(a);
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const Team team{static_cast<int>(threadIdx.x % 32), 32};
-  const int pitch = tile_pitch<T>(a.width), cuts = a.cut.count(a.batch);
+  const int pitch = a.pitch, cuts = a.cut.count(a.batch);
   T *own_head = heads + (cuts + kWalkTiles * warp) * pitch, *turns = own_head + pitch;
   for (int64_t index = blockIdx.x; index < tile_count(a.columns, a.width); index += a.blocks) {
     const Shelf<T> shelf(a, index);
@@ -174,14 +175,14 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
       shelf.tile(k * a.cut.step(), heads + k * pitch).copy(team);
     __syncthreads(); // a walk ends with a head that another warp saved, and may overwrite its row
     for (int k = warp; k < cuts; k += warps)
-      walk(shelf, weights, next, k * a.cut.step(), heads + k * pitch, heads, turns, pitch, team);
+      walk(shelf, weights, next, k * a.cut.step(), heads + k * pitch, heads, turns, team);
     for (int base = warp * 32; base < a.batch; base += warps * 32) {
       const int mine = base + team.lane;
       unsigned found = __ballot_sync(kAll, mine < a.batch && load(start + mine) != 0);
       for (; found; found &= found - 1) {
         const int first = base + __ffs(static_cast<int>(found)) - 1;
         shelf.tile(first, own_head).copy(team);
-        walk(shelf, weights, next, first, own_head, heads, turns, pitch, team);
+        walk(shelf, weights, next, first, own_head, heads, turns, team);
       }
     }
     __syncthreads(); // the next tile's heads overwrite those that other warps may still be reading

@@ -21,13 +21,15 @@ template <class T> struct Split {
   __device__ __forceinline__ int edge(int e) const { return e < head ? e : e + vectors * kCount; }
 };
 
-// Room for n elements and the shift that keeps a row's alignment.
-template <class T> __host__ __device__ constexpr int tile_pitch(int n) {
-  return (n + Vec<T>::kCount - 1) / Vec<T>::kCount * Vec<T>::kCount + Vec<T>::kCount;
+// Shared memory for n elements of a row, in elements: with room for the shift that keeps a row's
+// alignment, where rows are not aligned.
+template <class T> constexpr int tile_pitch(int n, bool aligned) {
+  constexpr int kCount = Vec<T>::kCount;
+  return (n + kCount - 1) / kCount * kCount + (aligned ? 0 : kCount);
 }
 
 template <class T> struct Tile {
-  T *shared;   // tile_pitch(n) elements, 16-byte aligned
+  T *shared;   // tile_pitch() elements, 16-byte aligned
   const T *at; // the row in global memory
   int n;
 

@@ -16,16 +16,22 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def_readonly("loads", &emu::Traffic::loads)
       .def_readonly("stores", &emu::Traffic::stores);
   m.def("set_seed", [](uint64_t seed) { emu::seed = seed; });
-  m.def("set_device", [](int sms, int shared) {
-    emu::device_sms = sms;
-    emu::device_shared = shared;
-  });
+  m.def(
+      "set_device",
+      [](int sms, int shared, int clusters) {
+        emu::device_sms = sms;
+        emu::device_shared = shared;
+        emu::device_clusters = clusters;
+      },
+      pybind11::arg("sms") = 132, pybind11::arg("shared") = 227 * 1024,
+      pybind11::arg("clusters") = 1);
   m.def("disable_barrier", [](std::string file, int line) {
     emu::disabled_file = file;
     emu::disabled_line = line;
   });
   m.def("barriers", [] { return emu::barrier_sites; });
   m.def("kernels", [] { return emu::executed; });
+  m.def("launches", [] { return std::exchange(emu::launched, {}); });
   m.def("count_traffic", &emu::count_traffic);
   m.def("traffic", &emu::traffic);
 }

@@ -10,6 +10,7 @@
 //     module.disable_barrier("mix.cuh", 42)  a mutation: that line's barrier does nothing; "" ends
 //     it module.barriers()                 {(file, line)} of every barrier that ran
 //     module.kernels()                  the demangled name of every kernel instantiation that ran
+//     module.launches()                 the kernels launched since it was last called, in order
 //     module.count_traffic(True)        count from here on; traffic() -> {data_ptr: Traffic}
 //     module.set_device(sms, shared)    what cudaDeviceGetAttribute tells the launch heuristics
 //
@@ -28,7 +29,8 @@
 //   barrier or warp operation. A barrier that not all threads reach is an error naming the line.
 //   OS threads (-DMMIX_EMULATE_THREADS -fsanitize=thread): each CUDA thread is one, so that
 //   ThreadSanitizer sees a missing barrier. No traffic, no race check between blocks.
-//   Blocks run one after another in both.
+//   Blocks run one after another in both, but for those of a cluster (cluster_barrier() and
+//   cluster_shared() of memory.cuh), which run together.
 //
 // Add an intrinsic: a function or macro here, or in numeric.h if it is arithmetic.
 #pragma once
@@ -54,6 +56,8 @@
 #define MMIX_GLOBAL_READ(p) emu::global((p), emu::Access::kRead)
 #define MMIX_GLOBAL_WRITE(p) emu::global((p), emu::Access::kWrite)
 #define MMIX_DYNAMIC_SHARED(T) reinterpret_cast<T *>(emu::dynamic_shared())
+#define MMIX_CLUSTER_BARRIER() emu::sync_cluster(__FILE__, __LINE__)
+#define MMIX_CLUSTER_SHARED(T, p, rank) static_cast<T *>(emu::cluster_shared((p), (rank)))
 #define MMIX_DEVICE_POINTER(p, bytes, writable) emu::device_pointer((p), (bytes), (writable))
 
 namespace emu {
@@ -156,10 +160,22 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrClusterLaunch = 120
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-struct cudaLaunchAttribute {};
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
@@ -171,8 +187,13 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char *cudaGetErrorString(cudaError_t e) { return e ? "invalid value" : "no error"; }
 inline cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emu::device_sms : emu::device_shared;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emu::device_sms
+           : attribute == cudaDevAttrClusterLaunch     ? emu::device_clusters
+                                                       : emu::device_shared;
   return cudaSuccess;
+}
+template <class K> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, K *) {
+  return attributes->ptxVersion = 90, cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int bytes) {
   emu::allow_shared(kernel, bytes);
@@ -181,7 +202,8 @@ inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, i
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(P...), A &&...args) {
   emu::launch(reinterpret_cast<const void *>(kernel), {c->gridDim.x, c->gridDim.y, c->gridDim.z},
-              {c->blockDim.x, c->blockDim.y, c->blockDim.z}, c->dynamicSmemBytes,
+              {c->blockDim.x, c->blockDim.y, c->blockDim.z},
+              c->numAttrs ? c->attrs[0].val.clusterDim.x : 1, c->dynamicSmemBytes,
               [&] { kernel(args...); });
   return cudaSuccess;
 }

@@ -7,6 +7,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace emu {
 
@@ -25,13 +26,15 @@ extern MMIX_EMU_LOCAL emu::Index threadIdx, blockIdx;
 extern emu::Index blockDim, gridDim;
 
 namespace emu {
-extern MMIX_EMU_LOCAL unsigned t_linear; // of the thread in its block
+extern MMIX_EMU_LOCAL unsigned t_linear; // of the thread in its block, or cluster of blocks
 
 inline unsigned lane_id() { return t_linear % 32; }
 
 // engine_fibers.cpp or engine_threads.cpp
-void run_blocks(Index grid, Index block, const std::function<void()> &body);
+void run_blocks(Index grid, Index block, unsigned cluster, const std::function<void()> &body);
 void sync_block(const char *file, int line);
+void sync_cluster(const char *file, int line);
+unsigned cluster_rank(); // of the block that runs
 void sync_warp(unsigned mask, const char *file, int line);
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane);
 unsigned ballot(unsigned mask, bool vote);                     // the lanes that vote yes
@@ -39,18 +42,20 @@ int vote_block(int vote, const char *file, int line, int how); // 0 or, 1 and, 2
 [[noreturn]] void fail(const std::string &message);            // ends the launch
 
 // launch.cpp
-void launch(const void *kernel, Index grid, Index block, size_t shared,
+void launch(const void *kernel, Index grid, Index block, unsigned cluster, size_t shared,
             const std::function<void()> &body);
 void allow_shared(const void *kernel, int bytes);
 void *dynamic_shared();
+void *cluster_shared(void *mine, unsigned rank); // the same place in another block's memory
 void begin_block(); // shared memory becomes NaN
 bool skips_barrier(const char *file, int line);
 uint64_t random_number();
-extern int device_sms, device_shared;
+extern int device_sms, device_shared, device_clusters;
 extern uint64_t seed;
 extern std::string disabled_file, running;
 extern int disabled_line;
-extern std::set<std::string> executed;
+extern std::set<std::string> executed;   // kernels since the library was loaded
+extern std::vector<std::string> launched; // launches since Python asked last
 extern std::set<std::pair<std::string, int>> barrier_sites;
 
 // memory.cpp

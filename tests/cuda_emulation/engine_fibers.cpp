@@ -12,7 +12,7 @@
 namespace emu {
 namespace {
 
-enum Wait { kReady, kBlock, kWarp, kExchange, kBallot, kDone };
+enum Wait { kReady, kBlock, kCluster, kWarp, kExchange, kBallot, kDone };
 constexpr size_t kStack = 128 * 1024, kGuard = 4096;
 
 struct Fiber {
@@ -21,7 +21,8 @@ struct Fiber {
   bool started = false;
   char *stack = nullptr;
   unsigned linear;
-  Index index;
+  Index index, block;
+  unsigned rank, number; // of its block in the cluster and in the grid
   Wait wait;
   unsigned mask;
   uint64_t value;  // given to a warp operation, then its result
@@ -36,7 +37,9 @@ Fiber *current;
 jmp_buf scheduler;
 const std::function<void()> *job;
 std::string failure;
-unsigned threads, at_barrier;
+unsigned threads, in_block; // in the cluster that runs; in each of its blocks
+unsigned at_cluster_barrier;
+std::vector<unsigned> at_barrier; // of each block
 
 void leave() {
   if (!_setjmp(current->jump)) _longjmp(scheduler, 1);
@@ -57,6 +60,8 @@ void fiber_main() {
 void resume(Fiber *f) {
   current = f;
   threadIdx = f->index;
+  blockIdx = f->block;
+  block_number = f->number;
   t_linear = f->linear;
   if (_setjmp(scheduler)) return;
   if (f->started) _longjmp(f->jump, 1);
@@ -138,7 +143,7 @@ std::string describe_deadlock() {
   for (unsigned t = 0; t < threads; ++t) {
     const Fiber *f = fibers[t].get();
     gone += f->wait == kDone;
-    blocked += f->wait == kBlock;
+    blocked += f->wait == kBlock || f->wait == kCluster;
     warps += f->wait == kWarp || f->wait == kExchange || f->wait == kBallot;
     if (f->wait != kDone && (!sample || f->wait == kBlock)) sample = f;
   }
@@ -149,7 +154,8 @@ std::string describe_deadlock() {
 
 void run_block() {
   ready.clear();
-  at_barrier = 0;
+  at_barrier.assign(threads / in_block, 0);
+  at_cluster_barrier = 0;
   for (unsigned t = 0; t < threads; ++t) release(fibers[t].get());
   unsigned done = 0;
   while (!ready.empty() && failure.empty()) {
@@ -173,16 +179,33 @@ void sync_block(const char *file, int line) {
   current->wait = kBlock;
   current->file = file;
   current->line = line;
-  if (++at_barrier == threads) {
-    at_barrier = 0;
+  const unsigned rank = current->rank;
+  if (++at_barrier[rank] == in_block) {
+    at_barrier[rank] = 0;
+    for (unsigned t = 0; t < in_block; ++t) release(fibers[rank * in_block + t].get());
+  }
+  leave();
+}
+
+void sync_cluster(const char *file, int line) {
+  barrier_sites.insert({file, line});
+  if (skips_barrier(file, line)) return;
+  current->wait = kCluster;
+  current->file = file;
+  current->line = line;
+  if (++at_cluster_barrier == threads) {
+    at_cluster_barrier = 0;
     for (unsigned t = 0; t < threads; ++t) release(fibers[t].get());
   }
   leave();
 }
 
+unsigned cluster_rank() { return current->rank; }
+
 int vote_block(int vote, const char *file, int line, int how) {
   static unsigned count; // all threads of a block vote before any of them votes again
-  if (at_barrier == 0) count = 0;
+  if (threads != in_block) fail("votes of a block in a cluster are not emulated");
+  if (at_barrier[0] == 0) count = 0;
   count += vote != 0;
   sync_block(file, line);
   const unsigned yes = count;
@@ -201,24 +224,29 @@ unsigned ballot(unsigned mask, bool vote) {
   return unsigned(wait_warp(kBallot, mask, vote, 0, "a vote", 0));
 }
 
-void run_blocks(Index grid, Index block, const std::function<void()> &body) {
+void run_blocks(Index grid, Index block, unsigned cluster, const std::function<void()> &body) {
   job = &body;
-  threads = block.x * block.y * block.z;
+  in_block = block.x * block.y * block.z;
+  threads = in_block * cluster;
   while (fibers.size() < threads) {
     fibers.push_back(std::make_unique<Fiber>());
     create(*fibers.back());
   }
   for (unsigned t = 0; t < threads; ++t) {
+    const unsigned i = t % in_block;
     fibers[t]->linear = t;
-    fibers[t]->index = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
+    fibers[t]->rank = t / in_block;
+    fibers[t]->index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
   }
-  std::vector<unsigned> order(size_t{grid.x} * grid.y * grid.z);
+  std::vector<unsigned> order(size_t{grid.x} * grid.y * grid.z / cluster);
   std::iota(order.begin(), order.end(), 0u);
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random_number() % i]);
   failure.clear();
-  for (const unsigned number : order) {
-    block_number = number;
-    blockIdx = {number % grid.x, number / grid.x % grid.y, number / (grid.x * grid.y)};
+  for (const unsigned first : order) {
+    for (unsigned t = 0; t < threads; ++t) {
+      const unsigned n = fibers[t]->number = first * cluster + fibers[t]->rank;
+      fibers[t]->block = {n % grid.x, n / grid.x % grid.y, n / (grid.x * grid.y)};
+    }
     begin_block();
     run_block();
     end_block_memory();

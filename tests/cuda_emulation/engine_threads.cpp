@@ -16,7 +16,9 @@
 namespace emu {
 namespace {
 
-pthread_barrier_t block_barrier;
+std::vector<pthread_barrier_t> block_barriers; // of the blocks of the cluster that runs
+pthread_barrier_t cluster_barrier;
+thread_local unsigned t_rank; // of the block in its cluster
 struct Warp {
   pthread_barrier_t whole;
   uint64_t slots[32];
@@ -41,8 +43,12 @@ void fail(const std::string &message) {
 }
 
 void sync_block(const char *file, int line) {
-  if (!skips_barrier(file, line)) pthread_barrier_wait(&block_barrier);
+  if (!skips_barrier(file, line)) pthread_barrier_wait(&block_barriers[t_rank]);
 }
+void sync_cluster(const char *file, int line) {
+  if (!skips_barrier(file, line)) pthread_barrier_wait(&cluster_barrier);
+}
+unsigned cluster_rank() { return t_rank; }
 void sync_warp(unsigned mask, const char *file, int line) {
   if (!skips_barrier(file, line)) pthread_barrier_wait(&warp_of(mask).whole);
 }
@@ -72,35 +78,42 @@ int vote_block(int vote, const char *file, int line, int how) {
   return how == 0 ? yes != 0 : how == 1 ? yes == int(threads) : yes;
 }
 
-void run_blocks(Index grid, Index block, const std::function<void()> &body) {
-  threads = block.x * block.y * block.z;
+void run_blocks(Index grid, Index block, unsigned cluster, const std::function<void()> &body) {
+  const unsigned in_block = block.x * block.y * block.z;
+  threads = in_block * cluster;
   votes.assign(threads, 0);
-  pthread_barrier_init(&block_barrier, nullptr, threads);
+  block_barriers.resize(cluster);
+  for (auto &b : block_barriers) pthread_barrier_init(&b, nullptr, in_block);
+  pthread_barrier_init(&cluster_barrier, nullptr, threads);
   warps.clear();
   for (unsigned w = 0; w * 32 < threads; ++w) {
     warps.push_back(std::make_unique<Warp>());
     pthread_barrier_init(&warps.back()->whole, nullptr, std::min(32u, threads - w * 32));
   }
-  std::vector<unsigned> order(size_t{grid.x} * grid.y * grid.z);
+  std::vector<unsigned> order(size_t{grid.x} * grid.y * grid.z / cluster);
   std::iota(order.begin(), order.end(), 0u);
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random_number() % i]);
   alarm(240); // a barrier that not all threads reach waits for ever
   std::vector<std::thread> team;
   for (unsigned t = 0; t < threads; ++t)
     team.emplace_back([&, t] {
+      const unsigned i = t % in_block;
       t_linear = t;
-      threadIdx = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
-      for (const unsigned number : order) {
-        blockIdx = {number % grid.x, number / grid.x % grid.y, number / (grid.x * grid.y)};
+      t_rank = t / in_block;
+      threadIdx = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+      for (const unsigned first : order) {
+        const unsigned n = first * cluster + t_rank;
+        blockIdx = {n % grid.x, n / grid.x % grid.y, n / (grid.x * grid.y)};
         if (t == 0) begin_block();
-        pthread_barrier_wait(&block_barrier);
+        pthread_barrier_wait(&cluster_barrier);
         body();
-        pthread_barrier_wait(&block_barrier);
+        pthread_barrier_wait(&cluster_barrier);
       }
     });
   for (auto &t : team) t.join();
   alarm(0);
-  pthread_barrier_destroy(&block_barrier);
+  for (auto &b : block_barriers) pthread_barrier_destroy(&b);
+  pthread_barrier_destroy(&cluster_barrier);
   for (auto &w : warps) pthread_barrier_destroy(&w->whole);
 }
 

@@ -76,7 +76,7 @@ void check_race(Buffer &b, uintptr_t at, size_t bytes, Access access) {
 }
 
 void count(const Buffer &b, uintptr_t at, size_t bytes, Access access, const void *site) {
-  const uint64_t key = reinterpret_cast<uint64_t>(site) << 10 | t_linear;
+  const uint64_t key = reinterpret_cast<uint64_t>(site) << 13 | t_linear;
   touches.push_back({t_linear / 32, site, ordinals[key]++, b.begin, access != Access::kRead,
                      at / 32, (at + bytes - 1) / 32});
   Traffic &t = counted[b.begin];
