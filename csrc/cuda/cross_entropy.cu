@@ -70,9 +70,11 @@ LossProblem problem_of(const LossArgs &args) {
   a.rows = a.batch * a.inner;
   a.classes = static_cast<int>(z.size(1));
   a.ignore_index = args.ignore_index;
-  a.label_smoothing = args.label_smoothing;
+  a.smoothing = args.label_smoothing;
+  a.even_share = a.smoothing / a.classes;
   a.z_loss = args.z_loss;
   a.softcap = args.softcap;
+  a.inverse_softcap = args.softcap == 0 ? 0 : 1 / args.softcap;
   a.logits = input<char>(z);
   a.logits_at = row_layout(z);
   a.gradient_at = a.logits_at;
@@ -120,15 +122,26 @@ template <class T> void rows(const OnDevice &device, const LossProblem &a, const
   const auto kernel = !plan.packed   ? cross_entropy_rows<T, false, true>
                       : plan.general ? cross_entropy_rows<T, true, true>
                                      : cross_entropy_rows<T, true, false>;
-  device.launch(kernel, blocks, plan.threads,
-                rows_shared_bytes<T>(plan.threads, plan.rows.depth, plan.packed), a, plan.rows);
+  device.launch_clusters(plan.rows.cluster, kernel, blocks, plan.threads,
+                         rows_shared_bytes<T>(plan.threads, plan.rows.depth, plan.packed), a,
+                         plan.rows);
+}
+
+bool has_clusters(const OnDevice &device) {
+  if (device.attribute(cudaDevAttrClusterLaunch) == 0) return false;
+  // Code made at load time from the PTX of an older architecture has no cluster barrier in it.
+  cudaFuncAttributes made{};
+  check_cuda(cudaFuncGetAttributes(&made, cross_entropy_rows<float, true, false>),
+             "cudaFuncGetAttributes");
+  return made.ptxVersion >= 90;
 }
 
 // Everything but the allocation of results; the loss is absent in a backward.
 void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tensor *loss) {
   const bool summed = loss && !is_per_row(args), counted = is_mean(args) && a.labels;
-  const LossPlan plan = plan_loss(a, element_size(args.logits.scalar_type()),
-                                  device.multiprocessors(), device.shared_bytes());
+  const LossPlan plan =
+      plan_loss(a, element_size(args.logits.scalar_type()), device.multiprocessors(),
+                device.shared_bytes(), has_clusters(device));
   const int64_t partials = MeanScales::kCount + kMeanThreads * MeanSums::kCount;
   const Tensor workspace = torch::stable::new_empty(
       args.logits, {partials + (summed ? plan.blocks : 0)}, ScalarType::Double);
@@ -160,8 +173,8 @@ cross_entropy(Tensor logits, Tensor target, std::optional<Tensor> perm,
   LossProblem a = problem_of(args);
   Tensor loss = torch::stable::new_empty(logits, shape, acc);
   Tensor stats = torch::stable::new_empty(logits, {a.rows, 2}, acc);
-  Tensor gradient = with_gradient ? torch::stable::empty_like(logits)
-                                  : torch::stable::new_empty(logits, {0});
+  Tensor gradient =
+      with_gradient ? torch::stable::empty_like(logits) : torch::stable::new_empty(logits, {0});
   if (a.rows == 0) { // a mean over nothing is NaN, a sum 0
     if (!is_per_row(args)) torch::stable::fill_(loss, is_mean(args) ? NAN : 0.0);
     return {loss, stats, gradient};
@@ -176,8 +189,8 @@ cross_entropy(Tensor logits, Tensor target, std::optional<Tensor> perm,
   return {loss, stats, gradient};
 }
 
-void backward_into(const Tensor &out, const Tensor &grad, const Tensor &stats,
-                   const LossArgs &args, bool rescale) {
+void backward_into(const Tensor &out, const Tensor &grad, const Tensor &stats, const LossArgs &args,
+                   bool rescale) {
   const OnDevice device(args.logits);
   LossProblem a = problem_of(args);
   if (a.rows == 0 || a.classes == 0) return;

@@ -13,6 +13,7 @@ constexpr int64_t kShortRow = 1024; // bytes
 constexpr int64_t kLongestInTile = 4096;
 constexpr int64_t kTileLaneBytes = 64; // of a row, to a lane, while a warp has lanes left
 constexpr int64_t kUsualDepth = 8;     // packs of 16 bytes to a lane, while a block has lanes left
+constexpr int kMostBlocks = 8;         // of a cluster, on any GPU that has clusters
 constexpr int64_t kRowsOverhead = rows_shared_bytes<double>(0, 0, true);
 
 struct LossPlan {
@@ -25,8 +26,8 @@ struct LossPlan {
 };
 
 inline TileOrder tile_order(const RowLayout &at, int classes) {
-  if (at.class_stride != 1) return at.stride[0] < at.class_stride ? TileOrder::kRowsNear
-                                                                  : TileOrder::kClassesNear;
+  if (at.class_stride != 1)
+    return at.stride[0] < at.class_stride ? TileOrder::kRowsNear : TileOrder::kClassesNear;
   return at.dims == 1 && at.stride[0] == classes ? TileOrder::kFlat : TileOrder::kClassesNear;
 }
 
@@ -45,11 +46,13 @@ inline bool aligned_alike(const LossProblem &a, int64_t element) {
 }
 
 // `sms`: with fewer blocks than twice this, threads are moved from rows that share a block to more
-// blocks, and to more lanes a row. `shared`: the bytes a block may have.
-inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_t shared) {
+// blocks, and to more lanes a row. `shared`: the bytes a block may have. `clusters`: whether
+// blocks may share a row.
+inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_t shared,
+                          bool clusters) {
   LossPlan plan{};
   const int64_t row_bytes = a.classes * element, width = 16 / element;
-  plan.general = !a.labels || a.softcap != 0 || (a.weight.data && a.label_smoothing != 0);
+  plan.general = !a.labels || a.softcap != 0 || (a.weight.data && a.smoothing != 0);
   plan.packed = aligned_alike(a, element);
   plan.tiled = row_bytes < kShortRow || (row_bytes <= kLongestInTile && !plan.packed);
   const auto few = [&](int64_t rows_a_block) { return a.rows < 2 * sms * rows_a_block; };
@@ -75,11 +78,18 @@ inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_
   // Pieces are packs of 16 bytes, or single classes.
   const int64_t piece = plan.packed ? 16 : element, pieces = plan.packed ? packs : a.classes;
   const int64_t room = (shared - kRowsOverhead) / (plan.threads * piece);
-  const int64_t depth = std::max<int64_t>(1, std::min(room, (pieces + lanes - 1) / lanes));
-  plan.rows = {lanes, static_cast<int>(depth),
-               static_cast<int>((pieces + lanes * depth - 1) / (lanes * depth))};
+  int cluster = 1;
+  const auto too_few = [&] {
+    const int64_t all = int64_t{lanes} * cluster;
+    return pieces > all * room || (pieces >= all * 2 && a.rows * cluster * 2 <= sms);
+  };
+  while (clusters && lanes == kRowThreads && cluster < kMostBlocks && too_few()) cluster *= 2;
+  const int64_t all = int64_t{lanes} * cluster;
+  const int64_t depth = std::max<int64_t>(1, std::min(room, (pieces + all - 1) / all));
+  plan.rows = {lanes, cluster, static_cast<int>(depth),
+               static_cast<int>((pieces + all * depth - 1) / (all * depth))};
   const int64_t rows = plan.threads / lanes;
-  plan.blocks = (a.rows + rows - 1) / rows;
+  plan.blocks = (a.rows + rows - 1) / rows * cluster;
   return plan;
 }
 

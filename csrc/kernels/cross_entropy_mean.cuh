@@ -42,7 +42,8 @@ MMIX_DEVICE void write_scales(const LossProblem &a, const MeanSums &sums, double
   const auto inverse = [](double d) { return d == 0 ? 0 : 1 / d; };
   // A term with a zero coefficient is absent, its divisor too.
   bool nothing = a.rows == 0;
-  if (!nothing && per_sample) nothing = own == 0;
+  if (!nothing && per_sample)
+    nothing = own == 0;
   else if (!nothing) {
     const Real lam = lam_of<Real>(a, 0);
     nothing = (own == 0 && lam != 0) || (other == 0 && Real(1) - lam != 0);
@@ -60,7 +61,8 @@ __global__ void __launch_bounds__(kMeanThreads)
   if (nothing_to_rescale<Real>(a)) return;
   MeanSums sums;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; r < a.rows; r += step)
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; r < a.rows;
+       r += step)
     add_row<Real>(sums, a, r);
   sums = block_sum(sums);
   if (threadIdx.x != 0) return;

@@ -66,7 +66,8 @@ struct LossProblem {
   int64_t rows, inner, batch; // rows = batch*inner
   int classes;
   int64_t ignore_index;
-  double label_smoothing, z_loss, softcap; // softcap 0: none
+  double smoothing, even_share;            // label smoothing, and what it gives each class of it
+  double z_loss, softcap, inverse_softcap; // softcap 0: none
   const void *logits;
   RowLayout logits_at;
   void *gradient; // null: not asked for; may be the logits
@@ -158,7 +159,7 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
   row.y_own = row.y_other = -1;
   if (r >= a.rows) return row; // the last block's spare rows
   const Real own = lam_of<Real>(a, r), other = Real(1) - own, g = upstream_of<Real>(a, r);
-  const Real eps = Real(a.label_smoothing), even = eps / Real(a.classes);
+  const Real keep = Real(1 - a.smoothing), even = Real(a.even_share);
   Real counted = 0;
   bool bad = false;
   if (a.labels) {
@@ -167,22 +168,22 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
     if (pair.own_counts && own != 0) {
       const Real c = g * own * scale_of<Real>(a, MeanScales::kOwn);
       row.y_own = int(pair.own);
-      row.hot_own = (1 - eps) * c * weight_of<Real>(a, pair.own);
+      row.hot_own = keep * c * weight_of<Real>(a, pair.own);
       row.base = even * c;
       counted = own;
     }
     if (pair.other_counts && other != 0) {
       const Real c = g * other * scale_of<Real>(a, MeanScales::kOther);
       row.y_other = int(pair.other);
-      row.hot_other = (1 - eps) * c * weight_of<Real>(a, pair.other);
+      row.hot_other = keep * c * weight_of<Real>(a, pair.other);
       row.base += even * c;
       counted += other;
     }
   } else {
     const int64_t partner = partner_row(a, r, bad);
     const Real c = g * Real(a.constant_scale);
-    row.own = (1 - eps) * own * c;
-    row.other = (1 - eps) * other * c;
+    row.own = keep * own * c;
+    row.other = keep * other * c;
     row.base = even * c;
     row.own_at = a.target_at.offset(r);
     row.other_at = a.target_b_at.offset(partner);

@@ -1,7 +1,8 @@
-// Rows of classes kept on chip: a group of lanes, from a warp to a block, owns a row, reads it once
-// into shared memory, and writes its gradient from there. Each lane comes back to what it brought
-// itself, so that no barrier stands between. A row longer than the group's share of shared memory
-// is read in segments, twice but for the last, which is still held when the sums are known.
+// Rows of classes kept on chip: a group of lanes, from a warp to a cluster of blocks, owns a row,
+// reads it once into shared memory, and writes its gradient from there. Each lane comes back to
+// what it brought itself, so that no barrier stands between. A row longer than the group's share of
+// shared memory is read in segments, twice but for the last, which is still held when the sums are
+// known.
 #pragma once
 #include "kernels/cross_entropy_sums.cuh"
 
@@ -9,15 +10,15 @@ namespace mmix {
 
 constexpr int kRowThreads = 1024;
 
-// How a launch divides rows: `lanes` threads of a block to a row, a power of two of warps, each of
-// which holds `depth` pieces of each of the row's segments.
+// How a launch divides rows: `lanes` threads of a block to a row, a power of two of warps, or all
+// threads of `cluster` blocks; each holds `depth` pieces of each of the row's segments.
 struct RowsPlan {
-  int lanes, depth, segments;
+  int lanes, cluster, depth, segments;
 };
 
 // One lane's part of a row. Packed: pieces are 16 bytes of neighbouring classes, from the first
-// aligned address on; the few classes before and after go one to a lane, into `edge`. Not packed, for
-// any stride or alignment: a piece is one class. Neighbouring lanes have neighbouring pieces.
+// aligned address on; the few classes before and after go one to a lane, into `edge`. Not packed,
+// for any stride or alignment: a piece is one class. Neighbouring lanes have neighbouring pieces.
 template <class T, bool kPacked, bool kGeneral> struct RowPart {
   using Real = Acc<T>;
   static constexpr int kWidth = kPacked ? Vec<T>::kCount : 1;
@@ -32,13 +33,14 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   const T *z;
   T *gradient;
   Piece *held; // this lane's pieces, blockDim.x apart
-  int lane, head = 0, pieces = 0, edge_class = -1;
+  int lane, lanes, head = 0, pieces = 0, edge_class = -1;
   T edge[1];
 
   MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared)
       : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)),
         gradient(static_cast<T *>(a.gradient)), held(shared + threadIdx.x),
-        lane(threadIdx.x % plan.lanes) {
+        lane(blockIdx.x % plan.cluster * plan.lanes + threadIdx.x % plan.lanes),
+        lanes(plan.lanes * plan.cluster) {
     if (r >= a.rows) return; // the last block's spare rows
     z += a.logits_at.offset(r);
     if (gradient) gradient += a.gradient_at.offset(r);
@@ -56,11 +58,11 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
 
   // f(its first class, slot) for this lane's pieces of a segment
   template <class F> MMIX_DEVICE void each_piece(int segment, F f) const {
-    int piece = segment * plan.depth * plan.lanes + lane;
+    int piece = segment * plan.depth * lanes + lane;
     Piece *slot = held;
     for (int k = 0; k < plan.depth && piece < pieces; ++k) {
       f(head + piece * kWidth, slot);
-      piece += plan.lanes;
+      piece += lanes;
       slot += blockDim.x;
     }
   }
@@ -78,14 +80,14 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     if (kPacked && segment == 0 && edge_class >= 0) f(edge_class, edge);
   }
 
-  MMIX_DEVICE Real logit(T z) const {
-    return kGeneral ? capped(widen(z), Real(a.softcap)) : widen(z);
-  }
+  MMIX_DEVICE Real logit(T z) const { return kGeneral ? capped(a, widen(z)) : widen(z); }
 
   MMIX_DEVICE void read(int segment) const {
     each_piece(segment, [&](int first, Piece *slot) {
-      if constexpr (kPacked) load_async(slot->at, z + first);
-      else slot->at[0] = load(z + first * a.logits_at.class_stride);
+      if constexpr (kPacked)
+        load_async(slot->at, z + first);
+      else
+        slot->at[0] = load(z + first * a.logits_at.class_stride);
     });
   }
 
@@ -103,8 +105,10 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       for (int e = 0; e < N; ++e) {
         const Real shifted = logit(v[e]) - pivot;
         s.exp_sum += exp_of(shifted);
-        if (kGeneral) s.add_term(spread(a, row, first + e), shifted);
-        else shifted_sum += shifted;
+        if (kGeneral)
+          s.add_term(spread(a, row, first + e), shifted);
+        else
+          shifted_sum += shifted;
       }
       seen += N;
       if (!row.has_label_in(first, N)) return;
@@ -130,7 +134,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       Real g = gradient_of(at, kGeneral ? spread(a, row, first + e) : row.base);
       if (kLabelled && first + e == row.y_own) g -= row.hot_own;
       if (kLabelled && first + e == row.y_other) g -= row.hot_other;
-      if (kGeneral) g = through_cap(g, at, Real(a.softcap));
+      if (kGeneral) g = through_cap(a, g, at);
       v[e] = narrow<T>(g);
     }
   }
@@ -149,13 +153,14 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       }
       if constexpr (N == Vec<T>::kCount)
         store_vec(gradient + first, reinterpret_cast<const Vec<T> &>(v));
-      else store(gradient + first * a.gradient_at.class_stride, v[0]);
+      else
+        store(gradient + first * a.gradient_at.class_stride, v[0]);
     });
   }
 };
 
 template <class T> constexpr size_t rows_shared_bytes(int threads, int depth, bool packed) {
-  return sizeof(LossRow<Acc<T>>) * 32 + sizeof(RowSums<Acc<T>>) * 32 +
+  return sizeof(LossRow<Acc<T>>) * 32 + sizeof(RowSums<Acc<T>>) * 33 +
          static_cast<size_t>(threads) * depth * (packed ? 16 : sizeof(T));
 }
 
@@ -168,8 +173,8 @@ __global__ void __launch_bounds__(kRowThreads)
   LossRow<Real> *rows = dynamic_shared<LossRow<Real>>();
   RowSums<Real> *warps = reinterpret_cast<RowSums<Real> *>(rows + 32);
   const int group = threadIdx.x / plan.lanes, groups = blockDim.x / plan.lanes;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * groups, r = first + group;
-  Part part(a, plan, r, reinterpret_cast<typename Part::Piece *>(warps + 32));
+  const int64_t first = static_cast<int64_t>(blockIdx.x / plan.cluster) * groups, r = first + group;
+  Part part(a, plan, r, reinterpret_cast<typename Part::Piece *>(warps + 33));
   part.read(0); // in flight while the labels are looked up
   for (int i = threadIdx.x; i < groups; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
   __syncthreads(); // rows[] is complete
@@ -187,6 +192,7 @@ __global__ void __launch_bounds__(kRowThreads)
     }
     --held;
     sums = merge_warps(sums, plan.lanes, warps);
+    sums = merge_blocks(sums, plan.cluster, warps + 32);
   }
   RowResult<Real> result(sums);
   const Real loss = finish_row(a, r, part.lane == 0, row, result);

@@ -1,5 +1,6 @@
 // The sums of one row of classes, in any order and any pieces, and what follows from them.
 #pragma once
+#include "kernels/cluster.cuh"
 #include "kernels/cross_entropy_problem.cuh"
 
 namespace mmix {
@@ -60,8 +61,9 @@ template <class Real> MMIX_DEVICE RowSums<Real> merge_lanes(RowSums<Real> sums, 
 }
 
 // z as the loss sees it: a masked class (-inf) stays masked, tanh would make it finite.
-template <class Real> MMIX_DEVICE Real capped(Real z, Real softcap) {
-  return softcap == 0 || z == -Real(INFINITY) ? z : softcap * tanh_of(z / softcap);
+template <class Real> MMIX_DEVICE Real capped(const LossProblem &a, Real z) {
+  if (a.softcap == 0 || z == -Real(INFINITY)) return z;
+  return Real(a.softcap) * tanh_of(z * Real(a.inverse_softcap));
 }
 
 // The pivot of a piece's sums: its maximum, or 0 where it saw -inf and NaN alone (-inf - -inf).
@@ -71,16 +73,28 @@ template <class Real> MMIX_DEVICE Real pivot_of(Real max) {
 
 template <class Real> MMIX_DEVICE Real exp_of(Real x) { return exp2_of(x * Real(kLog2E)); }
 
-// Merged over groups of `lanes` threads, a power of two from a warp to the block; all lanes have the
-// result. Every thread of the block calls it.
+// Merged over groups of `lanes` threads, a power of two from a warp to the block; all lanes have
+// the result. Every thread of the block calls it.
 template <class Real>
 MMIX_DEVICE RowSums<Real> merge_warps(RowSums<Real> sums, int lanes, RowSums<Real> *warps) {
   sums = merge_lanes(sums, 32);
   if (lanes == 32) return sums;
-  const int warp = threadIdx.x / 32, warps_a_row = lanes / 32, first = warp / warps_a_row * warps_a_row;
+  const int warp = threadIdx.x / 32, warps_a_row = lanes / 32,
+            first = warp / warps_a_row * warps_a_row;
   if (threadIdx.x % 32 == 0) warps[warp] = sums;
   __syncthreads(); // the other warps' sums are there
   return merge_lanes(warps[first + threadIdx.x % warps_a_row], warps_a_row);
+}
+
+// Merged over the blocks of a cluster that share a row. shared: a place that nobody uses before.
+template <class Real>
+MMIX_DEVICE RowSums<Real> merge_blocks(RowSums<Real> sums, int blocks, RowSums<Real> *shared) {
+  if (blocks == 1) return sums;
+  if (threadIdx.x == 0) *shared = sums;
+  MMIX_CLUSTER_BARRIER(); // the other blocks' sums are there
+  sums = *MMIX_CLUSTER_SHARED(RowSums<Real>, shared, threadIdx.x % blocks);
+  MMIX_CLUSTER_BARRIER(); // a block that leaves takes its shared memory away
+  return merge_lanes(sums, blocks);
 }
 
 // A row when all of it has been seen.
@@ -92,29 +106,34 @@ template <class Real> struct RowResult {
   MMIX_DEVICE Real lse() const { return max + log_sum; }
 };
 
-template <class Real> MMIX_DEVICE Real loss_of(const LossRow<Real> &row, const RowResult<Real> &of) {
+template <class Real>
+MMIX_DEVICE Real loss_of(const LossRow<Real> &row, const RowResult<Real> &of) {
   if (!row.live) return 0;
   // A NaN or all -inf row that counts is NaN even where its own label's logit is finite.
   const Real loss = of.mass * of.log_sum - of.dot;
   return row.z_coef != 0 ? loss + row.z_coef * of.lse() * of.lse() : loss;
 }
 
-// A forward keeps the row's statistics, a backward reads them. The loss of the row, 0 in a backward;
-// one lane of the row keeps.
+template <class Real> struct alignas(2 * sizeof(Real)) RowStats {
+  Real max, log_sum;
+};
+
+// A forward keeps the row's statistics, a backward reads them. The loss of the row, 0 in a
+// backward; one lane of the row keeps.
 template <class Real>
 MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const LossRow<Real> &row,
                             RowResult<Real> &of) {
   if (r >= a.rows) return 0; // the last block's spare rows
-  Real *stats = static_cast<Real *>(a.stats) + 2 * r;
+  RowStats<Real> *stats = static_cast<RowStats<Real> *>(a.stats) + r;
   if (a.from_stats) {
-    of.max = load(stats);
-    of.log_sum = load(stats + 1);
+    const RowStats<Real> kept = load(stats);
+    of.max = kept.max;
+    of.log_sum = kept.log_sum;
     return 0;
   }
   if (!keeps) return 0;
   // A row that counts for nothing has none, whatever its logits hold.
-  store(stats, row.live ? of.max : Real(0));
-  store(stats + 1, row.live ? of.log_sum : Real(0));
+  store(stats, row.live ? RowStats<Real>{of.max, of.log_sum} : RowStats<Real>{0, 0});
   const Real loss = loss_of(row, of);
   if (a.loss) store(static_cast<Real *>(a.loss) + r, loss);
   return loss;
@@ -156,9 +175,9 @@ template <class Real> struct RowGradient {
 };
 
 // The derivative of the cap, at the capped logit.
-template <class Real> MMIX_DEVICE Real through_cap(Real gradient, Real z, Real softcap) {
-  if (softcap == 0) return gradient;
-  const Real u = z / softcap;
+template <class Real> MMIX_DEVICE Real through_cap(const LossProblem &a, Real gradient, Real z) {
+  if (a.softcap == 0) return gradient;
+  const Real u = z * Real(a.inverse_softcap);
   return u == -Real(INFINITY) ? Real(0) : gradient * (1 - u * u);
 }
 

@@ -1,6 +1,6 @@
-// Short rows, of any layout: a block brings a tile of rows into shared memory, a few lanes of a warp
-// own each row there, and the gradient takes the logits' place before the tile is written out. So
-// memory is read and written in order even where a row has 10 classes, or classes lie far apart.
+// Short rows, of any layout: a block brings a tile of rows into shared memory, a few lanes of a
+// warp own each row there, and the gradient takes the logits' place before the tile is written out.
+// So memory is read and written in order even where a row has 10 classes, or classes lie far apart.
 #pragma once
 #include "kernels/cross_entropy_sums.cuh"
 
@@ -23,8 +23,10 @@ template <bool kOut, class T>
 MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, T *shared,
                            int64_t first, int rows, int classes, const TilesPlan &plan) {
   const auto copy = [&](int64_t at, int i) {
-    if (kOut) store(global + at, shared[i]);
-    else shared[i] = load(global + at);
+    if (kOut)
+      store(global + at, shared[i]);
+    else
+      shared[i] = load(global + at);
   };
   const int threads = blockDim.x, tid = threadIdx.x;
   if (order == TileOrder::kFlat) {
@@ -38,8 +40,10 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
     for (int i = tid; i < head; i += threads) copy(i, i);
     for (int k = tid; k < packs; k += threads) {
       auto *vec = reinterpret_cast<Vec<T> *>(shared + head) + k;
-      if (kOut) store_vec(global + head + k * kWidth, *vec);
-      else *vec = load_vec(global + head + k * kWidth);
+      if (kOut)
+        store_vec(global + head + k * kWidth, *vec);
+      else
+        *vec = load_vec(global + head + k * kWidth);
     }
     for (int i = tail + tid; i < count; i += threads) copy(i, i);
     return;
@@ -72,9 +76,7 @@ __global__ void __launch_bounds__(kTileThreads)
   const int classes = index < count ? a.classes : 0;
   const LossRow<Real> &row = rows[index];
   T *z = tile + index * a.classes;
-  const auto logit = [&](int c) {
-    return kGeneral ? capped(widen(z[c]), Real(a.softcap)) : widen(z[c]);
-  };
+  const auto logit = [&](int c) { return kGeneral ? capped(a, widen(z[c])) : widen(z[c]); };
   RowSums<Real> sums;
   for (int c = lane; c < classes; c += plan.lanes) sums.max = max_of(sums.max, logit(c));
   const Real pivot = pivot_of(sums.max);
@@ -82,8 +84,10 @@ __global__ void __launch_bounds__(kTileThreads)
   for (int c = lane; c < classes; c += plan.lanes) {
     const Real shifted = logit(c) - pivot;
     sums.exp_sum += exp_of(shifted);
-    if (kGeneral) sums.add_term(spread(a, row, c), shifted);
-    else shifted_sum += shifted, seen += 1;
+    if (kGeneral)
+      sums.add_term(spread(a, row, c), shifted);
+    else
+      shifted_sum += shifted, seen += 1;
   }
   if (!kGeneral && row.base != 0) {
     sums.mass += row.base * seen;
@@ -104,7 +108,7 @@ __global__ void __launch_bounds__(kTileThreads)
       Real g = gradient_of(at, kGeneral ? spread(a, row, c) : row.base);
       if (c == row.y_own) g -= row.hot_own;
       if (c == row.y_other) g -= row.hot_other;
-      if (kGeneral) g = through_cap(g, at, Real(a.softcap));
+      if (kGeneral) g = through_cap(a, g, at);
       z[c] = narrow<T>(row.live ? g : Real(0));
     }
     __syncthreads(); // the gradients of the tile are complete

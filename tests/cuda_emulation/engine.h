@@ -47,14 +47,14 @@ void launch(const void *kernel, Index grid, Index block, unsigned cluster, size_
 void allow_shared(const void *kernel, int bytes);
 void *dynamic_shared();
 void *cluster_shared(void *mine, unsigned rank); // the same place in another block's memory
-void begin_block(); // shared memory becomes NaN
+void begin_block();                              // shared memory becomes NaN
 bool skips_barrier(const char *file, int line);
 uint64_t random_number();
 extern int device_sms, device_shared, device_clusters;
 extern uint64_t seed;
 extern std::string disabled_file, running;
 extern int disabled_line;
-extern std::set<std::string> executed;   // kernels since the library was loaded
+extern std::set<std::string> executed;    // kernels since the library was loaded
 extern std::vector<std::string> launched; // launches since Python asked last
 extern std::set<std::pair<std::string, int>> barrier_sites;
 

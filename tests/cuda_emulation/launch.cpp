@@ -25,7 +25,7 @@ std::set<std::pair<std::string, int>> barrier_sites;
 static constexpr size_t kMostShared = 8 * 256 * 1024; // of a cluster
 static std::map<const void *, int> allowed_shared;
 static unsigned char *shared_end = nullptr; // a page that faults begins here
-static size_t shared_bytes = 0; // of a block
+static size_t shared_bytes = 0;             // of a block
 static unsigned cluster_blocks = 1;
 
 uint64_t random_number() { // splitmix64
