@@ -119,7 +119,6 @@ __device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &we
   for (int turn = 0;; turn ^= 1) {
     if (partner < 0) {
       poison_tile(shelf.out(row), shelf.at.n, team);
-      __syncwarp(); // the next walk's head goes where slower lanes are still putting this one's
       return;
     }
     const bool last = ends(partner);
@@ -181,6 +180,10 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
       unsigned found = __ballot_sync(kAll, mine < a.batch && load(start + mine) != 0);
       for (; found; found &= found - 1) {
         const int first = base + __ffs(static_cast<int>(found)) - 1;
+        if (load(next + first) < 0) {
+          poison_tile(shelf.out(first), shelf.at.n, team);
+          continue;
+        }
         shelf.tile(first, own_head).copy(team);
         walk(shelf, weights, next, first, own_head, heads, turns, team);
       }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -51,27 +52,36 @@ def _units(directory: Path) -> list[str]:
     return units
 
 
-@functools.cache
-def load(threads: bool = False) -> Any:
-    """The emulator, its ops registered; threads=True is the engine for ThreadSanitizer."""
+def _load(name: str, engine: str, *extra: str) -> Any:
     from torch.utils import cpp_extension
 
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
-    name = "mmix_emulated_threads" if threads else "mmix_emulated"
     directory = build_directory(name)
-    engine = "engine_threads.cpp" if threads else "engine_fibers.cpp"
     own = [str(HERE / f) for f in ("bind.cpp", "launch.cpp", "memory.cpp", engine)]
-    extra = ["-DMMIX_EMULATE_THREADS", "-fsanitize=thread"] if threads else []
-    module = cpp_extension.load(
+    return cpp_extension.load(
         name,
         [*own, str(ROOT / "csrc/ops.cpp"), *_units(directory)],
         extra_cflags=[*FLAGS, *extra],
-        extra_ldflags=["-fsanitize=thread"] if threads else [],
+        extra_ldflags=list(extra),
         extra_include_paths=[str(HERE / "shims"), str(ROOT / "csrc")],
         build_directory=str(directory),
     )
+
+
+@functools.cache
+def load() -> Any:
+    """The emulator on fibers, its ops registered."""
+    module = _load("mmix_emulated", "engine_fibers.cpp")
     ops.register_fakes(NAMESPACE)
     return module
+
+
+def build_threads() -> Path:
+    """The emulator on OS threads, for a process with ThreadSanitizer preloaded."""
+    name = "mmix_emulated_threads"
+    with contextlib.suppress(ImportError):  # without ThreadSanitizer it is built but cannot load
+        _load(name, "engine_threads.cpp", "-DMMIX_EMULATE_THREADS", "-fsanitize=thread")
+    return build_directory(name) / f"{name}.so"
 
 
 # The kernels as a backend on CPU tensors: every test of the `backend` fixture runs them.

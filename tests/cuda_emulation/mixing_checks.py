@@ -13,8 +13,9 @@ H100 = (132, 227 * 1024)
 WAYS = {
     "slab": ((2, 227 * 1024), (37, 300), lambda t: t),
     "slab_odd": ((2, 227 * 1024), (37, 301), lambda t: t),
+    "slab_many_tiles": ((1, 227 * 1024), (6, 10_001), lambda t: t),
     "slab_runs": ((2, 227 * 1024), (5, 9, 33), lambda t: t.permute(1, 0, 2)),
-    "walk": ((2, 46 * 1024), (100, 333), lambda t: t),
+    "walk": ((1, 46 * 1024), (100, 1333), lambda t: t),
     "walk_global": ((2, 38 * 1024), (640, 149), lambda t: t),
     "strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
     "strided_global": ((2, 1024), (200, 6), lambda t: t[:, ::2]),
@@ -42,6 +43,11 @@ def links(perm, adjoint):
     inverse = torch.full((n,), -1)
     inverse[perm[good]] = torch.arange(n)[good]
     return inverse
+
+
+def noise(n):
+    """Not a permutation: some entries out of range, some used twice."""
+    return torch.randint(-2, n + 2, (n,))
 
 
 def same(a, b):
@@ -75,26 +81,28 @@ def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "a
     return True
 
 
-def check_targets(emulator, shared=H100[1], batch=70, classes=11):
+def check_targets(emulator, dtype, shared=H100[1], batch=70, classes=11):
+    """mix_targets to this dtype; and mix_batch_, where the device can hold its tables."""
     emulator.set_device(2, shared)
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
     try:
-        y = torch.randint(0, classes, (batch,))
-        perm, lam, x = torch.randperm(batch), torch.rand(batch), torch.randn(batch, 40)
-        eye = torch.eye(classes)
-        want = truth(eye[y], perm, lam, 1 - lam)
-        if not same(OPS.mix_targets(y, perm, lam, classes, 0.0, -100, torch.float32), want):
+        y, perm, lam = torch.randint(0, classes, (batch,)), torch.randperm(batch), torch.rand(batch)
+        lam, x = lam.to(acc), torch.randn(batch, 40).to(dtype)
+        eye = torch.eye(classes, dtype=acc)
+        want = truth(eye[y], perm, lam, 1 - lam).to(dtype)
+        if not same(OPS.mix_targets(y, perm, lam, classes, 0.0, -100, dtype), want):
             return False
-        if shared < 65536:  # no device has so little: this is for the tables of mix_targets alone
+        if shared < H100[1]:
             return True
         mixed = truth(x, perm, lam, 1 - lam)
-        soft = OPS.mix_batch_(x, y, perm, lam, classes, 0.0, -100, torch.float32)
+        soft = OPS.mix_batch_(x, y, perm, lam, classes, 0.0, -100, dtype)
         return same(soft, want) and same(x, mixed)
     finally:
         emulator.set_device(*H100)
 
 
-def run_all(emulator):
+def run_all(emulator, dtype, perms=(torch.randperm, noise)):
     """True where every check came right."""
-    return all(check(emulator, way, torch.float32, torch.randperm) for way in WAYS) and all(
-        check_targets(emulator, shared) for shared in (H100[1], 512)
+    return all(check(emulator, way, dtype, p) for way in WAYS for p in perms) and all(
+        check_targets(emulator, dtype, shared) for shared in (H100[1], 512)
     )

@@ -4,7 +4,7 @@ import emulation
 import pytest
 import torch
 from cases import DTYPES, PERMS, expected_mix
-from mixing_checks import H100, OPS, WAYS, check, check_targets, links, same, truth
+from mixing_checks import H100, OPS, WAYS, check, check_targets, links, noise, same, truth
 
 KERNEL_OF = {"slab": "mix_slab", "walk": "mix_walk", "strided": "mix_strided"}
 
@@ -51,7 +51,7 @@ BAD_PERMS = {
     "twice": lambda n: torch.randperm(n).index_fill(0, torch.tensor([5, 7]), 6),
     "all_the_same": lambda n: torch.full((n,), 3),
     "rho": lambda n: (torch.arange(n) + 1).clamp(max=n - 1),
-    "noise": lambda n: torch.randint(-2, n + 2, (n,)),
+    "noise": noise,
 }
 
 
@@ -172,7 +172,7 @@ def test_bad_labels_poison_what_they_count_for(emulator):
 
 def test_targets_whose_tables_do_not_fit(emulator):
     for shared in (H100[1], 512):
-        assert check_targets(emulator, shared)
+        assert check_targets(emulator, torch.float32, shared)
 
 
 def test_empty(emulator):
