@@ -67,7 +67,13 @@ template <class T> __device__ __forceinline__ Vec<T> load_vec(const T *p) {
   return v;
 }
 template <class T> __device__ __forceinline__ void store_vec(T *p, Vec<T> v) {
+#ifdef MMIX_EMULATED
   store(reinterpret_cast<uint4 *>(p), v.raw);
+#else // said in PTX, since nvcc takes a vector apart whose elements come from different branches
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+               "r"(v.raw.x), "r"(v.raw.y), "r"(v.raw.z), "r"(v.raw.w)
+               : "memory");
+#endif
 }
 
 // Elements between p and the 16-byte boundary below it.

@@ -234,6 +234,18 @@ template <class T> __device__ __forceinline__ void mix_strided_block(const MixAr
   }
 }
 
+// The tables of a batch that is too large for shared memory; user starts as kNobody.
+__global__ void claim_rows_kernel(const int64_t *perm, int batch, int *user, int *next) {
+  claim_rows(perm, batch, user, next, grid_share());
+}
+__global__ void link_rows_kernel(int batch, const int *user, int *next, bool adjoint) {
+  link_rows(batch, user, next, adjoint, grid_share());
+}
+__global__ void mark_starts_kernel(const int64_t *perm, int batch, const int *next,
+                                   int *user_then_start, bool adjoint, Cut cut) {
+  mark_starts(perm, batch, next, user_then_start, adjoint, cut, grid_share());
+}
+
 // With kTargets the last blocks of the grid write the mixed targets, in float32 arithmetic: one
 // launch for a whole batch.
 template <class T, bool kTargets>

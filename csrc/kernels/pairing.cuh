@@ -96,16 +96,4 @@ __device__ __forceinline__ void build_next(const int64_t *perm, int batch, int *
   __syncthreads(); // user is free, next is complete
 }
 
-// The same in global memory, for batches whose tables do not fit; user starts as kNobody.
-inline __global__ void claim_rows_kernel(const int64_t *perm, int batch, int *user, int *next) {
-  claim_rows(perm, batch, user, next, grid_share());
-}
-inline __global__ void link_rows_kernel(int batch, const int *user, int *next, bool adjoint) {
-  link_rows(batch, user, next, adjoint, grid_share());
-}
-inline __global__ void mark_starts_kernel(const int64_t *perm, int batch, const int *next,
-                                          int *user_then_start, bool adjoint, Cut cut) {
-  mark_starts(perm, batch, next, user_then_start, adjoint, cut, grid_share());
-}
-
 } // namespace mmix

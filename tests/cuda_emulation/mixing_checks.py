@@ -13,7 +13,7 @@ H100 = (132, 227 * 1024)
 WAYS = {
     "slab": ((2, 227 * 1024), (37, 300), lambda t: t),
     "slab_odd": ((2, 227 * 1024), (37, 301), lambda t: t),
-    "slab_many_tiles": ((1, 227 * 1024), (6, 10_001), lambda t: t),
+    "slab_many_tiles": ((1, 227 * 1024), (8, 10_001), lambda t: t),
     "slab_runs": ((2, 227 * 1024), (5, 9, 33), lambda t: t.permute(1, 0, 2)),
     "walk": ((1, 46 * 1024), (100, 1333), lambda t: t),
     "walk_global": ((2, 38 * 1024), (640, 149), lambda t: t),
