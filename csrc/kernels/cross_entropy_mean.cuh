@@ -30,9 +30,9 @@ template <class Real> MMIX_DEVICE void add_row(MeanSums &sums, const LossProblem
 }
 
 MMIX_DEVICE MeanSums block_sum(const MeanSums &v) {
-  __shared__ double warps[32];
-  return {block_sum(v.own, warps), block_sum(v.other, warps), block_sum(v.joint, warps),
-          block_sum(v.joint_z, warps)};
+  __shared__ double warps[4][32];
+  return {block_sum(v.own, warps[0]), block_sum(v.other, warps[1]), block_sum(v.joint, warps[2]),
+          block_sum(v.joint_z, warps[3])};
 }
 
 template <class Real>

@@ -160,7 +160,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
 };
 
 template <class T> constexpr size_t rows_shared_bytes(int threads, int depth, bool packed) {
-  return sizeof(LossRow<Acc<T>>) * 32 + sizeof(RowSums<Acc<T>>) * 33 +
+  return sizeof(double) * 32 + sizeof(LossRow<Acc<T>>) * 32 + sizeof(RowSums<Acc<T>>) * 33 +
          static_cast<size_t>(threads) * depth * (packed ? 16 : sizeof(T));
 }
 
@@ -170,7 +170,8 @@ __global__ void __launch_bounds__(kRowThreads)
   using Real = Acc<T>;
   using Part = RowPart<T, kPacked, kGeneral>;
   if (nothing_to_rescale<Real>(a)) return;
-  LossRow<Real> *rows = dynamic_shared<LossRow<Real>>();
+  double *losses = dynamic_shared<double>();
+  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
   RowSums<Real> *warps = reinterpret_cast<RowSums<Real> *>(rows + 32);
   const int group = threadIdx.x / plan.lanes, groups = blockDim.x / plan.lanes;
   const int64_t first = static_cast<int64_t>(blockIdx.x / plan.cluster) * groups, r = first + group;
@@ -206,7 +207,7 @@ __global__ void __launch_bounds__(kRowThreads)
       part.write_gradient(held, row, gradient_of);
     }
   }
-  write_block_loss(a, loss, warps);
+  write_block_loss(a, loss, losses);
 }
 
 } // namespace mmix

@@ -140,10 +140,9 @@ MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const L
 }
 
 // In one order for a given launch. The sum is in thread 0; every thread of the block calls it.
-// warps: room for 32 numbers in shared memory, which may be in use until then.
+// warps: room for 32 numbers in shared memory, which nobody uses before.
 MMIX_DEVICE double block_sum(double v, double *warps) {
   for (int step = 16; step > 0; step /= 2) v += shuffle_xor(v, step);
-  __syncthreads(); // what was in warps has been read
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
   __syncthreads(); // all warps' sums are there
   double sum = 0;
@@ -151,9 +150,9 @@ MMIX_DEVICE double block_sum(double v, double *warps) {
   return sum;
 }
 
-MMIX_DEVICE void write_block_loss(const LossProblem &a, double loss, void *shared) {
+MMIX_DEVICE void write_block_loss(const LossProblem &a, double loss, double *warps) {
   if (!a.partial) return;
-  const double sum = block_sum(loss, static_cast<double *>(shared));
+  const double sum = block_sum(loss, warps);
   if (threadIdx.x == 0) store(a.partial + blockIdx.x, sum);
 }
 
@@ -178,7 +177,7 @@ template <class Real> struct RowGradient {
 template <class Real> MMIX_DEVICE Real through_cap(const LossProblem &a, Real gradient, Real z) {
   if (a.softcap == 0) return gradient;
   const Real u = z * Real(a.inverse_softcap);
-  return u == -Real(INFINITY) ? Real(0) : gradient * (1 - u * u);
+  return u == -Real(INFINITY) ? gradient : gradient * (1 - u * u); // uncapped, see capped()
 }
 
 } // namespace mmix

@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kTileThreads)
     cross_entropy_tiles(const __grid_constant__ LossProblem a, const TilesPlan plan) {
   using Real = Acc<T>;
   if (nothing_to_rescale<Real>(a)) return;
-  double *sums_room = dynamic_shared<double>();
-  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(sums_room + 32);
+  double *losses = dynamic_shared<double>();
+  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
   T *logits = const_cast<T *>(static_cast<const T *>(a.logits));
   const int64_t first = static_cast<int64_t>(blockIdx.x) * plan.rows;
   const int count = a.rows - first < plan.rows ? static_cast<int>(a.rows - first) : plan.rows;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kTileThreads)
     copy_tile<true>(static_cast<T *>(a.gradient), a.gradient_at, plan.gradient, tile, first, count,
                     a.classes, plan);
   }
-  write_block_loss(a, loss, sums_room);
+  write_block_loss(a, loss, losses);
 }
 
 } // namespace mmix

@@ -34,7 +34,8 @@ inline unsigned lane_id() { return t_linear % 32; }
 void run_blocks(Index grid, Index block, unsigned cluster, const std::function<void()> &body);
 void sync_block(const char *file, int line);
 void sync_cluster(const char *file, int line);
-unsigned cluster_rank(); // of the block that runs
+unsigned cluster_rank();         // of the block that runs
+void lend_shared(unsigned rank); // another block looks into this one's shared memory
 void sync_warp(unsigned mask, const char *file, int line);
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane);
 unsigned ballot(unsigned mask, bool vote);                     // the lanes that vote yes

@@ -40,6 +40,7 @@ std::string failure;
 unsigned threads, in_block; // in the cluster that runs; in each of its blocks
 unsigned at_cluster_barrier;
 std::vector<unsigned> at_barrier; // of each block
+std::vector<bool> lent;           // to other blocks, since the last barrier of the cluster
 
 void leave() {
   if (!_setjmp(current->jump)) _longjmp(scheduler, 1);
@@ -156,6 +157,8 @@ void run_block() {
   ready.clear();
   at_barrier.assign(threads / in_block, 0);
   at_cluster_barrier = 0;
+  lent.assign(threads / in_block, false);
+  std::vector<unsigned> left(threads / in_block, 0);
   for (unsigned t = 0; t < threads; ++t) release(fibers[t].get());
   unsigned done = 0;
   while (!ready.empty() && failure.empty()) {
@@ -164,7 +167,10 @@ void run_block() {
     ready[pick] = ready.back();
     ready.pop_back();
     resume(f);
-    done += f->wait == kDone;
+    if (f->wait != kDone) continue;
+    ++done;
+    if (++left[f->rank] == in_block && lent[f->rank])
+      failure = "a block leaves while others of its cluster may read its shared memory";
   }
   if (failure.empty() && done != threads) failure = describe_deadlock();
 }
@@ -195,12 +201,14 @@ void sync_cluster(const char *file, int line) {
   current->line = line;
   if (++at_cluster_barrier == threads) {
     at_cluster_barrier = 0;
+    lent.assign(lent.size(), false);
     for (unsigned t = 0; t < threads; ++t) release(fibers[t].get());
   }
   leave();
 }
 
 unsigned cluster_rank() { return current->rank; }
+void lend_shared(unsigned rank) { lent[rank] = true; }
 
 int vote_block(int vote, const char *file, int line, int how) {
   static unsigned count; // all threads of a block vote before any of them votes again

@@ -48,6 +48,7 @@ static unsigned char *shared_of(unsigned rank) {
 }
 void *dynamic_shared() { return shared_of(cluster_blocks == 1 ? 0 : cluster_rank()); }
 void *cluster_shared(void *mine, unsigned rank) {
+  if (rank != cluster_rank()) lend_shared(rank);
   return shared_of(rank) + (static_cast<unsigned char *>(mine) - shared_of(cluster_rank()));
 }
 
