@@ -2,6 +2,10 @@
 PYTHON ?= python3
 TORCH  := torch==2.13.0
 
+# The CUDA kernels take nvcc minutes for seven architectures, and the tests run them by an emulator
+# that needs no nvcc: `make install MMIX_FAST_CUDA=1` (or auto) for those who have a GPU.
+export MMIX_FAST_CUDA ?= 0
+
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.mmix_fast_installed
@@ -9,7 +13,7 @@ STAMP  := $(VENV)/.mmix_fast_installed
 NATIVE  := $(sort $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh'))
 CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/dev/null))
 
-.PHONY: help install demo test test-deep lint format bench clean
+.PHONY: help install demo test test-deep lint format bench wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +23,7 @@ help:
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
 	@echo "make bench      the benchmarks of the speed floors"
+	@echo "make wheel      dist/*.whl with the CUDA kernels (needs nvcc, no GPU)"
 	@echo "make install    .venv with everything, extension built (all the above do it first)"
 	@echo "make clean      remove build products; .venv stays"
 
@@ -66,6 +71,9 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks mix
 	$(BIN)/python -m benchmarks cross_entropy
+
+wheel: $(STAMP)
+	MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel . --no-build-isolation --no-deps -w dist
 
 clean:
 	rm -rf build dist *.egg-info mmix_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(STAMP)

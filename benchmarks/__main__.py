@@ -2,17 +2,25 @@ import argparse
 
 import torch
 
-from . import cross_entropy, demo, mix, training
+from . import cross_entropy, demo, gpu, mix, sass, training
 
 COMMANDS = {
     "mix": lambda: mix.main(),
     "cross_entropy": lambda: cross_entropy.main(),
     "training": lambda: training.main(),
     "demo": lambda: demo.main(),
+    "sass": lambda: sass.main(),
 }
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description="measure mmix_fast")
-parser.add_argument("what", choices=COMMANDS)
+parser.add_argument("what", nargs="?", choices=COMMANDS, help="what to measure on the CPU")
+parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bandwidths")
+arguments = parser.parse_args()
 torch.set_num_threads(2)
 torch.manual_seed(0)
-COMMANDS[parser.parse_args().what]()
+if arguments.device == "cuda":
+    gpu.main()
+elif arguments.what:
+    COMMANDS[arguments.what]()
+else:
+    parser.error("say what to measure, or --device cuda")

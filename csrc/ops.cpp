@@ -3,11 +3,15 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
+#ifndef MMIX_NAMESPACE // the emulator of tests/cuda_emulation registers its own copy
+#define MMIX_NAMESPACE mmix_fast
+#endif
+
 #define MMIX_CE_ARGS                                                                               \
   "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "  \
   "str reduction, float label_smoothing, float z_loss, float softcap"
 
-STABLE_TORCH_LIBRARY(mmix_fast, m) {
+STABLE_TORCH_LIBRARY(MMIX_NAMESPACE, m) {
   // out[i] = lam[i]*x[i] + (1-lam[i])*x[perm[i]]; adjoint: lam[i]*x[i] + (1-lam[j])*x[j], perm[j] =
   // i
   m.def("mix(Tensor x, Tensor perm, Tensor lam, int dim, bool adjoint) -> Tensor");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,12 +24,16 @@ class Status:
 
 @dataclass(frozen=True)
 class Backend:
-    """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch."""
+    """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch.
+
+    ``checks_values``: its kernels raise for bad labels and a bad perm, so nobody else need look.
+    """
 
     name: str
     namespace: str
     missing: Callable[[], tuple[str, ...]]
     device: str | None = None  # the only device type it serves; None serves all
+    checks_values: bool = False
 
     def unsupported_reasons(self, device: str, extra_grad: str) -> tuple[str, ...]:
         """``device``: type of the call's tensors; ``extra_grad``: names of the arguments besides x
@@ -47,13 +52,29 @@ def _cpp_missing() -> tuple[str, ...]:
     return (f"the compiled extension is missing ({ops.LOAD_ERROR}); {BUILD_ADVICE}",)
 
 
+@functools.cache
+def _cuda_missing() -> tuple[str, ...]:
+    if ops.LOAD_ERROR is not None:
+        return _cpp_missing()
+    reasons: tuple[str, ...] = ()
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("mmix_fast::mix", "CUDA"):
+        reasons += (
+            "the extension was built without CUDA; build it with: "
+            "MMIX_FAST_CUDA=1 pip install -e . --no-build-isolation",
+        )
+    if not torch.cuda.is_available():
+        reasons += ("torch finds no CUDA device",)
+    return reasons
+
+
 def _never_missing() -> tuple[str, ...]:
     return ()
 
 
-CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu")
+CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu", checks_values=True)
+CUDA = Backend("cuda", "mmix_fast", _cuda_missing, "cuda")
 REFERENCE = Backend("reference", "", _never_missing)
-BACKENDS: tuple[Backend, ...] = (CPP, REFERENCE)  # in order of preference
+BACKENDS: tuple[Backend, ...] = (CPP, CUDA, REFERENCE)  # in order of preference
 
 # Process-wide, as torch.backends' flags are: the autograd engine's threads must see it too.
 _forced: str | None = os.environ.get("MMIX_FAST_BACKEND") or None

@@ -21,8 +21,7 @@ def _choose(x: Tensor, **may_require_grad: object) -> Backend:
 
 
 def _checks_here(backend: Backend, x: Tensor) -> bool:
-    """The kernels of the CPU extension check values themselves; everything else is checked here."""
-    return not (backend.namespace and x.is_cpu) and v.must_check_values(x.device)
+    return not backend.checks_values and v.must_check_values(x.device)
 
 
 def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:

@@ -69,6 +69,11 @@ _FAKES: dict[str, Any] = {
     "cross_entropy_rescale_": _fake_nothing,
 }
 
+
+def register_fakes(namespace: str) -> None:
+    for name, fake in _FAKES.items():
+        torch.library.register_fake(f"{namespace}::{name}", fake)
+
+
 if LOAD_ERROR is None:
-    for _name, _fake in _FAKES.items():
-        torch.library.register_fake(f"mmix_fast::{_name}", _fake)
+    register_fakes("mmix_fast")

@@ -10,7 +10,7 @@ import mmix_fast as m
 
 
 def test_dispatch():
-    with pytest.raises(ValueError, match="backend must be one of cpp, reference, got 'nope'"):
+    with pytest.raises(ValueError, match=r"backend must be one of cpp, .*reference, got 'nope'"):
         m.use_backend("nope").__enter__()
     out = run("import mmix_fast.info as i; print(i.table())").stdout
     assert "cpp" in out and "reference" in out

@@ -5,6 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmix_fast as m
+from mmix_fast import dispatch
+
+RUNS_ON_GPU = True
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -146,8 +149,8 @@ def test_random_shapes_strides_perms(data):
     perm = torch.tensor(data.draw(st.permutations(range(x.shape[dim]))))
     lam = torch.rand(())
     want = expected_mix(x, perm, lam, dim)
-    for b in m.backends():
-        if m.backends()[b].usable:
-            with m.use_backend(b):
+    for b in dispatch.BACKENDS:
+        if b.device in (None, "cpu") and not b.missing():
+            with m.use_backend(b.name):
                 assert torch.equal(m.mix(x, perm, lam, dim=dim), want)
     assert torch.equal(m.mix_(x, perm, lam, dim=dim), want)

@@ -1,0 +1,251 @@
+// Mixed cross-entropy on the GPU: up to four launches a call, nothing read on the host.
+//   divisors (and scales)   what a mean divides by, from the labels alone
+//   rows or tiles           logits read once, statistics, losses, and the gradient in the same pass
+//   total                   the sum of the blocks' losses
+#include "cuda/cross_entropy_plan.h"
+#include "cuda/launch.h"
+#include "kernels/cross_entropy_mean.cuh"
+#include <optional>
+#include <string>
+#include <tuple>
+
+namespace mmix {
+namespace {
+
+constexpr int64_t kRowsPerDivisorBlock = 8192;
+
+struct LossArgs {
+  const Tensor &logits, &target;
+  const std::optional<Tensor> &perm, &target_b;
+  const Tensor &lam;
+  const std::optional<Tensor> &weight;
+  int64_t ignore_index;
+  const std::string &reduction;
+  double label_smoothing, z_loss, softcap;
+};
+
+RowLayout row_layout(const Tensor &t) {
+  RowLayout at{};
+  at.class_stride = t.size(1) == 1 ? 1 : t.stride(1);
+  for (int64_t d = t.dim() - 1; d >= 0; --d) {
+    if (d == 1 || t.size(d) == 1) continue;
+    const int last = at.dims - 1;
+    if (at.dims > 0 && t.stride(d) == at.stride[last] * at.size[last]) {
+      at.size[last] *= t.size(d);
+      continue;
+    }
+    STD_TORCH_CHECK(at.dims < RowLayout::kMaxDims, "logits have too many dimensions");
+    at.size[at.dims] = t.size(d);
+    at.stride[at.dims++] = t.stride(d);
+  }
+  if (at.dims == 0) { // one row
+    at.dims = 1;
+    at.size[0] = 1;
+    at.stride[0] = t.size(1);
+  }
+  return at;
+}
+
+Values values(const Tensor &t) {
+  const auto type = t.scalar_type() == ScalarType::Half       ? Values::kHalf
+                    : t.scalar_type() == ScalarType::BFloat16 ? Values::kBFloat16
+                    : t.scalar_type() == ScalarType::Float    ? Values::kFloat
+                                                              : Values::kDouble;
+  return {input<char>(t), type};
+}
+
+bool is_mean(const LossArgs &args) { return args.reduction == "mean"; }
+bool is_per_row(const LossArgs &args) { return args.reduction == "none"; }
+ScalarType arithmetic(const Tensor &logits) {
+  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+LossProblem problem_of(const LossArgs &args) {
+  LossProblem a{};
+  const Tensor &z = args.logits;
+  STD_TORCH_CHECK(z.size(1) <= INT32_MAX / 2, "logits have too many classes");
+  a.batch = z.size(0);
+  a.inner = 1;
+  for (int64_t d = 2; d < z.dim(); ++d) a.inner *= z.size(d);
+  a.rows = a.batch * a.inner;
+  a.classes = static_cast<int>(z.size(1));
+  a.ignore_index = args.ignore_index;
+  a.smoothing = args.label_smoothing;
+  a.even_share = a.smoothing / a.classes;
+  a.z_loss = args.z_loss;
+  a.softcap = args.softcap;
+  a.inverse_softcap = args.softcap == 0 ? 0 : 1 / args.softcap;
+  a.logits = input<char>(z);
+  a.logits_at = row_layout(z);
+  a.gradient_at = a.logits_at;
+  if (args.perm) a.perm = input<int64_t>(*args.perm);
+  a.constant_scale = 1;
+  if (args.target.scalar_type() == ScalarType::Long) {
+    a.labels = input<int64_t>(args.target);
+    if (args.target_b) a.labels_b = input<int64_t>(*args.target_b);
+  } else {
+    const Tensor &b = args.target_b ? *args.target_b : args.target;
+    a.target = values(args.target);
+    a.target_at = row_layout(args.target);
+    a.target_b = values(b);
+    a.target_b_at = row_layout(b);
+    if (is_mean(args)) a.constant_scale = 1.0 / static_cast<double>(a.rows);
+  }
+  if (args.weight) a.weight = values(*args.weight);
+  a.lam = input<char>(args.lam);
+  a.lam_stride = args.lam.dim() == 1 ? args.lam.stride(0) : 0;
+  a.lam_per_sample = args.lam.dim() == 1;
+  return a;
+}
+
+template <class Real>
+void divisors(const OnDevice &device, LossProblem &a, double *scales, double *partial) {
+  const auto blocks = static_cast<unsigned>(
+      std::min<int64_t>((a.rows + kRowsPerDivisorBlock - 1) / kRowsPerDivisorBlock, kMeanThreads));
+  device.launch(cross_entropy_divisors<Real>, blocks, kMeanThreads, 0, a,
+                blocks == 1 ? scales : partial);
+  if (blocks > 1)
+    device.launch(cross_entropy_scales<Real>, 1, kMeanThreads, 0, a, partial,
+                  static_cast<int>(blocks), scales);
+  a.scales = scales;
+}
+
+template <class T> void rows(const OnDevice &device, const LossProblem &a, const LossPlan &plan) {
+  STD_TORCH_CHECK(plan.blocks <= INT32_MAX, "logits have too many rows");
+  const auto blocks = static_cast<unsigned>(plan.blocks);
+  if (plan.tiled) {
+    const auto kernel = plan.general ? cross_entropy_tiles<T, true> : cross_entropy_tiles<T, false>;
+    device.launch(kernel, blocks, plan.threads,
+                  tile_shared_bytes<Acc<T>>(plan, a.classes, sizeof(T)), a, plan.tiles);
+    return;
+  }
+  const auto kernel = !plan.packed   ? cross_entropy_rows<T, false, true>
+                      : plan.general ? cross_entropy_rows<T, true, true>
+                                     : cross_entropy_rows<T, true, false>;
+  device.launch_clusters(plan.rows.cluster, kernel, blocks, plan.threads,
+                         rows_shared_bytes<T>(plan.threads, plan.rows.depth, plan.packed), a,
+                         plan.rows);
+}
+
+bool has_clusters(const OnDevice &device) {
+  if (device.attribute(cudaDevAttrClusterLaunch) == 0) return false;
+  // Code made at load time from the PTX of an older architecture has no cluster barrier in it.
+  cudaFuncAttributes made{};
+  check_cuda(cudaFuncGetAttributes(&made, cross_entropy_rows<float, true, false>),
+             "cudaFuncGetAttributes");
+  return made.ptxVersion >= 90;
+}
+
+// Everything but the allocation of results; the loss is absent in a backward.
+void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tensor *loss) {
+  const bool summed = loss && !is_per_row(args), counted = is_mean(args) && a.labels;
+  const LossPlan plan =
+      plan_loss(a, element_size(args.logits.scalar_type()), device.multiprocessors(),
+                device.shared_bytes(), has_clusters(device));
+  const int64_t partials = MeanScales::kCount + kMeanThreads * MeanSums::kCount;
+  const Tensor workspace = torch::stable::new_empty(
+      args.logits, {partials + (summed ? plan.blocks : 0)}, ScalarType::Double);
+  double *scales = output<double>(workspace);
+  if (summed) a.partial = scales + partials;
+  with_dtype(args.logits.scalar_type(), [&]<class T>() {
+    using Real = Acc<T>;
+    if (counted) divisors<Real>(device, a, scales, scales + MeanScales::kCount);
+    rows<T>(device, a, plan);
+    if (summed)
+      device.launch(cross_entropy_total<Real>, 1, kMeanThreads, 0,
+                    static_cast<const double *>(a.partial), plan.blocks, a.scales,
+                    output<Real>(*loss));
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor>
+cross_entropy(Tensor logits, Tensor target, std::optional<Tensor> perm,
+              std::optional<Tensor> target_b, Tensor lam, std::optional<Tensor> weight,
+              int64_t ignore_index, std::string reduction, double label_smoothing, double z_loss,
+              double softcap, bool with_gradient) {
+  const LossArgs args{logits,    target,          perm,   target_b, lam, weight, ignore_index,
+                      reduction, label_smoothing, z_loss, softcap};
+  const OnDevice device(logits);
+  const ScalarType acc = arithmetic(logits);
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; is_per_row(args) && d < logits.dim(); ++d)
+    if (d != 1) shape.push_back(logits.size(d));
+  LossProblem a = problem_of(args);
+  Tensor loss = torch::stable::new_empty(logits, shape, acc);
+  Tensor stats = torch::stable::new_empty(logits, {a.rows, 2}, acc);
+  Tensor gradient =
+      with_gradient ? torch::stable::empty_like(logits) : torch::stable::new_empty(logits, {0});
+  if (a.rows == 0) { // a mean over nothing is NaN, a sum 0
+    if (!is_per_row(args)) torch::stable::fill_(loss, is_mean(args) ? NAN : 0.0);
+    return {loss, stats, gradient};
+  }
+  a.stats = output<char>(stats);
+  if (is_per_row(args)) a.loss = output<char>(loss);
+  if (with_gradient) {
+    a.gradient = output<char>(gradient);
+    a.gradient_at = row_layout(gradient);
+  }
+  run(device, args, a, &loss);
+  return {loss, stats, gradient};
+}
+
+void backward_into(const Tensor &out, const Tensor &grad, const Tensor &stats, const LossArgs &args,
+                   bool rescale) {
+  const OnDevice device(args.logits);
+  LossProblem a = problem_of(args);
+  if (a.rows == 0 || a.classes == 0) return;
+  a.gradient = output<char>(out);
+  a.gradient_at = row_layout(out);
+  a.upstream = input<char>(grad);
+  a.upstream_per_row = is_per_row(args);
+  a.stats = const_cast<char *>(input<char>(stats));
+  a.from_stats = true;
+  a.rescale = rescale;
+  run(device, args, a, nullptr);
+}
+
+Tensor cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, Tensor target,
+                              std::optional<Tensor> perm, std::optional<Tensor> target_b,
+                              Tensor lam, std::optional<Tensor> weight, int64_t ignore_index,
+                              std::string reduction, double label_smoothing, double z_loss,
+                              double softcap) {
+  Tensor out = torch::stable::empty_like(logits);
+  backward_into(out, grad, stats,
+                {logits, target, perm, target_b, lam, weight, ignore_index, reduction,
+                 label_smoothing, z_loss, softcap},
+                false);
+  return out;
+}
+
+void cross_entropy_backward_(Tensor grad, Tensor stats, Tensor logits, Tensor target,
+                             std::optional<Tensor> perm, std::optional<Tensor> target_b, Tensor lam,
+                             std::optional<Tensor> weight, int64_t ignore_index,
+                             std::string reduction, double label_smoothing, double z_loss,
+                             double softcap) {
+  backward_into(logits, grad, stats,
+                {logits, target, perm, target_b, lam, weight, ignore_index, reduction,
+                 label_smoothing, z_loss, softcap},
+                false);
+}
+
+void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, Tensor logits,
+                            Tensor target, std::optional<Tensor> perm,
+                            std::optional<Tensor> target_b, Tensor lam,
+                            std::optional<Tensor> weight, int64_t ignore_index,
+                            std::string reduction, double label_smoothing, double z_loss,
+                            double softcap) {
+  backward_into(gradient, grad, stats,
+                {logits, target, perm, target_b, lam, weight, ignore_index, reduction,
+                 label_smoothing, z_loss, softcap},
+                true);
+}
+
+} // namespace
+} // namespace mmix
+
+STABLE_TORCH_LIBRARY_IMPL(MMIX_NAMESPACE, MMIX_DEVICE_KEY, m) {
+  m.impl("cross_entropy", TORCH_BOX(&mmix::cross_entropy));
+  m.impl("cross_entropy_backward", TORCH_BOX(&mmix::cross_entropy_backward));
+  m.impl("cross_entropy_backward_", TORCH_BOX(&mmix::cross_entropy_backward_));
+  m.impl("cross_entropy_rescale_", TORCH_BOX(&mmix::cross_entropy_rescale_));
+}

@@ -1,0 +1,255 @@
+// mix, mix_, mix_targets and mix_batch_ on CUDA tensors. Nothing here reads a value on the host.
+#include "cuda/launch.h"
+#include "cuda/mix_plan.h"
+#include <optional>
+#include <vector>
+
+namespace mmix {
+namespace {
+
+Device device_of(const OnDevice &on) { return {on.multiprocessors(), on.shared_bytes()}; }
+
+LamRef lam_ref(const Tensor &lam) {
+  const bool wide = lam.scalar_type() == ScalarType::Double;
+  const void *data = wide ? static_cast<const void *>(input<double>(lam)) : input<float>(lam);
+  return {data, wide, lam.dim() == 1 ? lam.stride(0) : 0};
+}
+
+Kind kind_of(ScalarType type) {
+  switch (type) {
+  case ScalarType::Half:
+    return kHalf;
+  case ScalarType::BFloat16:
+    return kBFloat16;
+  case ScalarType::Float:
+    return kFloat;
+  case ScalarType::Double:
+    return kDouble;
+  case ScalarType::Long:
+    return kLabels;
+  default:
+    STD_TORCH_CHECK(false, "expected int64, float16, bfloat16, float32 or float64");
+  }
+}
+
+// The sample's dimensions, merged where x and out allow; nothing if kMaxDims are too few.
+std::optional<Columns> columns_of(const Tensor &x, const Tensor &out, int64_t dim) {
+  std::vector<int64_t> dims;
+  for (int64_t d = 0; d < x.dim(); ++d)
+    if (d != dim && x.size(d) != 1) dims.push_back(d);
+  std::sort(dims.begin(), dims.end(),
+            [&](int64_t a, int64_t b) { return x.stride(a) < x.stride(b); });
+  Columns c{1, 1, 0, {}, {}, {}};
+  for (int64_t d : dims) {
+    if (c.dims > 0 && x.stride(d) == c.x_stride[c.dims - 1] * c.size[c.dims - 1] &&
+        out.stride(d) == c.out_stride[c.dims - 1] * c.size[c.dims - 1]) {
+      c.size[c.dims - 1] *= x.size(d);
+      continue;
+    }
+    if (c.dims == kMaxDims) return std::nullopt;
+    c.size[c.dims] = x.size(d);
+    c.x_stride[c.dims] = x.stride(d);
+    c.out_stride[c.dims] = out.stride(d);
+    ++c.dims;
+  }
+  if (c.dims > 0 && c.x_stride[0] == 1 && c.out_stride[0] == 1) {
+    c.run = c.size[0];
+    --c.dims;
+    for (int d = 0; d < c.dims; ++d) {
+      c.size[d] = c.size[d + 1];
+      c.x_stride[d] = c.x_stride[d + 1];
+      c.out_stride[d] = c.out_stride[d + 1];
+    }
+  }
+  for (int d = 0; d < c.dims; ++d) c.runs *= c.size[d];
+  return c;
+}
+
+// The largest power of two, at most 32, that divides the address of every run in bytes.
+template <class T> int alignment_of(const MixArgs<T> &a) {
+  uint64_t all = reinterpret_cast<uintptr_t>(a.x) | reinterpret_cast<uintptr_t>(a.out);
+  const auto add = [&](int64_t stride) { all |= static_cast<uint64_t>(stride) * sizeof(T); };
+  if (a.batch > 1) add(a.x_row), add(a.out_row);
+  for (int d = 0; d < a.columns.dims; ++d) add(a.columns.x_stride[d]), add(a.columns.out_stride[d]);
+  return 1 << std::countr_zero(all | 32);
+}
+
+int checked_batch(int64_t batch) {
+  STD_TORCH_CHECK(batch <= 1 << 30, "the batch must have at most 2^30 samples, got ", batch);
+  return static_cast<int>(batch);
+}
+
+// Tables of a batch that is too large for shared memory: 8 bytes a row.
+struct Tables {
+  Tensor next, start;
+  Tables(const OnDevice &on, const Tensor &like, const int64_t *perm, int batch, bool adjoint,
+         Cut cut)
+      : next(torch::stable::new_empty(like, {batch}, ScalarType::Int)),
+        start(torch::stable::new_empty(like, {batch}, ScalarType::Int)) {
+    torch::stable::fill_(start, kNobody);
+    constexpr unsigned kThreads = 256;
+    const dim3 grid((batch + kThreads - 1) / kThreads);
+    int *links = output<int>(next), *users = output<int>(start);
+    on.launch(claim_rows_kernel, grid, kThreads, 0, perm, batch, users, links);
+    on.launch(link_rows_kernel, grid, kThreads, 0, batch, users, links, adjoint);
+    on.launch(mark_starts_kernel, grid, kThreads, 0, perm, batch, links, users, adjoint, cut);
+  }
+};
+
+struct Targets { // the part of a launch that writes soft targets
+  TargetArgs args;
+  Tensor out;
+  bool wide; // float64 arithmetic
+};
+
+Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam, int64_t classes,
+                     double eps, int64_t ignore_index, ScalarType dtype) {
+  const bool labels = target.scalar_type() == ScalarType::Long;
+  std::vector<int64_t> sizes{target.size(0), classes};
+  int64_t inner = 1;
+  for (int64_t d = labels ? 1 : 2; d < target.dim(); ++d) {
+    sizes.push_back(target.size(d));
+    inner *= target.size(d);
+  }
+  Tensor out = torch::stable::new_empty(target, sizes, dtype);
+  const bool wide = target.scalar_type() == ScalarType::Double || dtype == ScalarType::Double;
+  const auto narrow_to = [wide](double v) {
+    return wide ? v : static_cast<double>(static_cast<float>(v));
+  };
+  TargetArgs a{};
+  a.kind = kind_of(target.scalar_type());
+  a.out_kind = kind_of(dtype);
+  a.target = input<void>(target);
+  a.out = output<void>(out);
+  a.batch = checked_batch(target.size(0));
+  a.classes = classes;
+  a.inner = inner;
+  a.perm = input<int64_t>(perm);
+  a.lam = lam_ref(lam);
+  a.keep = narrow_to(1 - eps);
+  a.base = narrow_to(eps / classes);
+  a.hot = narrow_to(1 - eps + eps / classes);
+  a.ignore_index = ignore_index;
+  return {a, out, wide};
+}
+
+// One launch for x, with the targets in it where the kernel can; says whether it was so.
+template <class T>
+bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tensor &perm,
+             const Tensor &lam, int64_t dim, bool adjoint, const Columns &columns,
+             const Targets *targets) {
+  const Device device = device_of(on);
+  MixArgs<T> a{};
+  a.out = output<T>(out);
+  a.x = input<T>(x);
+  a.batch = checked_batch(x.size(dim));
+  a.x_row = x.stride(dim);
+  a.out_row = out.stride(dim);
+  a.columns = columns;
+  a.perm = input<int64_t>(perm);
+  a.adjoint = adjoint;
+  a.lam = lam_ref(lam);
+  const MixPlan plan = plan_mix<T>({a.batch, columns, alignment_of(a)}, device);
+  a.width = plan.width;
+  a.pitch = plan.pitch;
+  a.lanes = plan.lanes;
+  a.blocks = plan.blocks;
+  a.cut = plan.cut;
+  std::optional<Tables> tables; // freed in stream order by torch's allocator
+  if (!plan.tables_in_block) {
+    tables.emplace(on, perm, a.perm, a.batch, adjoint, plan.cut);
+    a.next = input<int>(tables->next);
+    a.start = input<int>(tables->start);
+  }
+  const auto launch = [&](auto *kernel, unsigned blocks, auto... arguments) {
+    on.launch(kernel, dim3(blocks), plan.threads, plan.shared, arguments...);
+  };
+  if constexpr (sizeof(T) < 8) {
+    if (plan.way == Way::kSlab && targets && !targets->wide) {
+      launch(mix_slab<T, true>, a.blocks + plan_targets(targets->args, plan.threads, device), a,
+             targets->args);
+      return true;
+    }
+  }
+  if (plan.way == Way::kSlab)
+    launch(mix_slab<T, false>, a.blocks, a, TargetArgs{});
+  else if (plan.way == Way::kWalk)
+    launch(mix_walk<T>, a.blocks, a);
+  else
+    launch(mix_strided<T>, a.blocks, a);
+  return false;
+}
+
+bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tensor &lam,
+              int64_t dim, bool adjoint, const Targets *targets, const OnDevice &on) {
+  const auto columns = columns_of(x, out, dim);
+  bool together = false;
+  if (!columns) { // more than kMaxDims dimensions that do not merge
+    Tensor dense = torch::stable::contiguous(x), target = out;
+    together = mix_into(dense, dense, perm, lam, dim, adjoint, targets, on);
+    torch::stable::copy_(target, dense);
+    return together;
+  }
+  with_dtype(x.scalar_type(), [&]<class T>() {
+    together = run_mix<T>(on, x, out, perm, lam, dim, adjoint, *columns, targets);
+  });
+  return together;
+}
+
+Tensor mix(Tensor x, Tensor perm, Tensor lam, int64_t dim, bool adjoint) {
+  const OnDevice on(x);
+  Tensor out = torch::stable::empty_like(x);
+  if (x.numel() > 0) mix_into(x, out, perm, lam, dim, adjoint, nullptr, on);
+  return out;
+}
+
+void mix_(Tensor x, Tensor perm, Tensor lam, int64_t dim) {
+  const OnDevice on(x);
+  if (x.numel() > 0) mix_into(x, x, perm, lam, dim, false, nullptr, on);
+}
+
+void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
+  TargetArgs &a = targets.args;
+  if (targets.out.numel() == 0) return;
+  constexpr unsigned kThreads = 256;
+  const Device device = device_of(on);
+  int64_t shared = 2 * table_bytes(a.batch);
+  std::optional<Tables> tables;
+  if (shared > device.shared) {
+    shared = 0;
+    tables.emplace(on, perm, a.perm, a.batch, false, Cut{0});
+    a.next = input<int>(tables->next);
+  }
+  on.launch(targets.wide ? mix_targets<double> : mix_targets<float>,
+            dim3(plan_targets(a, kThreads, device)), kThreads, shared, a);
+}
+
+Tensor mix_targets_op(Tensor target, Tensor perm, Tensor lam, int64_t classes, double eps,
+                      int64_t ignore_index, ScalarType dtype) {
+  const OnDevice on(target);
+  Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
+  launch_targets(targets, perm, on);
+  return targets.out;
+}
+
+Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t classes, double eps,
+                  int64_t ignore_index, ScalarType dtype) {
+  const OnDevice on(x);
+  Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
+  // One launch, unless there is float64 or the batch is too large for a slab.
+  const bool any = targets.out.numel() > 0;
+  const bool together =
+      x.numel() > 0 && mix_into(x, x, perm, lam, 0, false, any ? &targets : nullptr, on);
+  if (!together) launch_targets(targets, perm, on);
+  return targets.out;
+}
+
+} // namespace
+} // namespace mmix
+
+STABLE_TORCH_LIBRARY_IMPL(MMIX_NAMESPACE, MMIX_DEVICE_KEY, m) {
+  m.impl("mix", TORCH_BOX(&mmix::mix));
+  m.impl("mix_", TORCH_BOX(&mmix::mix_));
+  m.impl("mix_targets", TORCH_BOX(&mmix::mix_targets_op));
+  m.impl("mix_batch_", TORCH_BOX(&mmix::mix_batch_));
+}

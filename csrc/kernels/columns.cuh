@@ -1,0 +1,48 @@
+// A sample as columns: runs of contiguous elements, reached through the outer dimensions.
+#pragma once
+#include <cstdint>
+#include <cuda_runtime.h>
+
+namespace mmix {
+
+constexpr int kMaxDims = 8;
+
+struct Columns {
+  int64_t run, runs; // elements of a run; runs
+  int dims;          // the outer dimensions, fastest first
+  int64_t size[kMaxDims], x_stride[kMaxDims], out_stride[kMaxDims];
+};
+
+struct Offsets {
+  int64_t x, out;
+};
+
+__device__ __forceinline__ Offsets run_offsets(const Columns &c, int64_t run) {
+  Offsets o{0, 0};
+#pragma unroll 1 // a dynamic index into kernel parameters is cheap, eight divisions are not
+  for (int d = 0; d < c.dims; ++d) {
+    const int64_t k = run % c.size[d];
+    run /= c.size[d];
+    o.x += k * c.x_stride[d];
+    o.out += k * c.out_stride[d];
+  }
+  return o;
+}
+
+// Tiles of `width` columns, counted run by run.
+__host__ __device__ inline int64_t tile_count(const Columns &c, int width) {
+  return (c.run + width - 1) / width * c.runs;
+}
+struct TilePlace {
+  int64_t x, out; // offsets of its first column
+  int n;
+  __device__ __forceinline__ TilePlace(const Columns &c, int width, int64_t index) {
+    const int64_t per_run = (c.run + width - 1) / width, column = index % per_run * width;
+    const Offsets o = run_offsets(c, index / per_run);
+    x = o.x + column;
+    out = o.out + column;
+    n = static_cast<int>(c.run - column < width ? c.run - column : width);
+  }
+};
+
+} // namespace mmix

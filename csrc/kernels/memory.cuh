@@ -1,0 +1,84 @@
+// The doors to memory for every kernel, and the element types. No torch header: nvcc compiles the
+// kernels for a GPU, g++ for the emulator of tests/cuda_emulation, which checks and counts every
+// access that goes through load() and store(). Kernels reach global memory in no other way.
+#pragma once
+#include <cstdint>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#ifndef MMIX_EMULATED
+#define MMIX_GLOBAL_READ(p) (p)
+#define MMIX_GLOBAL_WRITE(p) (p)
+#define MMIX_DYNAMIC_SHARED(T) ::mmix::cuda_shared<T>()
+#endif
+
+namespace mmix {
+
+#ifndef MMIX_EMULATED
+template <class T> __device__ __forceinline__ T *cuda_shared() {
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return reinterpret_cast<T *>(bytes);
+}
+#endif
+
+// All dynamic shared memory of the block, 16-byte aligned.
+template <class T> __device__ __forceinline__ T *dynamic_shared() { return MMIX_DYNAMIC_SHARED(T); }
+
+template <class T> __device__ __forceinline__ T load(const T *p) { return *MMIX_GLOBAL_READ(p); }
+template <class T> __device__ __forceinline__ void store(T *p, T v) { *MMIX_GLOBAL_WRITE(p) = v; }
+
+// The dtype of the arithmetic: float32, and float64 for float64.
+template <class T> struct AccOf {
+  using type = float;
+};
+template <> struct AccOf<double> {
+  using type = double;
+};
+template <class T> using Acc = typename AccOf<T>::type;
+
+__device__ __forceinline__ float widen(__half v) { return __half2float(v); }
+__device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
+__device__ __forceinline__ float widen(float v) { return v; }
+__device__ __forceinline__ double widen(double v) { return v; }
+
+// Rounds to nearest even, once.
+template <class T> __device__ __forceinline__ T narrow(Acc<T> v);
+template <> __device__ __forceinline__ __half narrow<__half>(float v) { return __float2half_rn(v); }
+template <> __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+template <> __device__ __forceinline__ float narrow<float>(float v) { return v; }
+template <> __device__ __forceinline__ double narrow<double>(double v) { return v; }
+
+template <class T> __device__ __forceinline__ T not_a_number() {
+  return narrow<T>(static_cast<Acc<T>>(__int_as_float(0x7fc00000)));
+}
+
+// 16 bytes of elements: the widest access of a thread. The address must be a multiple of 16.
+template <class T> union Vec {
+  static constexpr int kCount = 16 / sizeof(T);
+  uint4 raw;
+  T at[kCount];
+};
+template <class T> __device__ __forceinline__ Vec<T> load_vec(const T *p) {
+  Vec<T> v;
+  v.raw = load(reinterpret_cast<const uint4 *>(p));
+  return v;
+}
+template <class T> __device__ __forceinline__ void store_vec(T *p, Vec<T> v) {
+#ifdef MMIX_EMULATED
+  store(reinterpret_cast<uint4 *>(p), v.raw);
+#else // said in PTX, since nvcc takes a vector apart whose elements come from different branches
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
+               "r"(v.raw.x), "r"(v.raw.y), "r"(v.raw.z), "r"(v.raw.w)
+               : "memory");
+#endif
+}
+
+// Elements between p and the 16-byte boundary below it.
+template <class T> __device__ __forceinline__ int misalignment(const T *p) {
+  return static_cast<int>(reinterpret_cast<uintptr_t>(p) % 16 / sizeof(T));
+}
+
+} // namespace mmix

@@ -1,0 +1,37 @@
+// The emulator's controls for Python; the ops themselves are registered by csrc, as torch.ops.
+#include "engine.h"
+#include "memory.h"
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t, void **stream) {
+  *stream = nullptr;
+  return 0;
+}
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  pybind11::class_<emu::Traffic>(m, "Traffic")
+      .def_readonly("loaded_sectors", &emu::Traffic::loaded_sectors)
+      .def_readonly("stored_sectors", &emu::Traffic::stored_sectors)
+      .def_readonly("loads", &emu::Traffic::loads)
+      .def_readonly("stores", &emu::Traffic::stores);
+  m.def("set_seed", [](uint64_t seed) { emu::seed = seed; });
+  m.def(
+      "set_device",
+      [](int sms, int shared, int clusters) {
+        emu::device_sms = sms;
+        emu::device_shared = shared;
+        emu::device_clusters = clusters;
+      },
+      pybind11::arg("sms") = 132, pybind11::arg("shared") = 227 * 1024,
+      pybind11::arg("clusters") = 1);
+  m.def("disable_barrier", [](std::string file, int line) {
+    emu::disabled_file = file;
+    emu::disabled_line = line;
+  });
+  m.def("barriers", [] { return emu::barrier_sites; });
+  m.def("kernels", [] { return emu::executed; });
+  m.def("launches", [] { return std::exchange(emu::launched, {}); });
+  m.def("count_traffic", &emu::count_traffic);
+  m.def("traffic", &emu::traffic);
+}

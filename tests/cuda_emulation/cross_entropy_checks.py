@@ -1,0 +1,137 @@
+"""Small losses that reach every kernel, way and barrier; each says whether it came right.
+
+The tests run them in random orders, with one barrier missing (then one must go wrong), and under
+ThreadSanitizer.
+"""
+
+import torch
+from cases import TOLERANCE
+from emulation import NAMESPACE
+
+from mmix_fast import reference
+
+OPS = getattr(torch.ops, NAMESPACE)
+H100 = (132, 227 * 1024, 1)  # multiprocessors, shared bytes of a block, clusters
+# Two multiprocessors: a row is not spread over more lanes than it needs. Little shared memory: a row
+# needs several blocks, or several segments where there are no clusters.
+CALM, CLUSTERS, SEGMENTS = (2, 227 * 1024, 1), (2, 22 * 1024, 1), (2, 22 * 1024, 0)
+
+
+def dense(rows, row_bytes, odd=0):
+    return lambda dtype: torch.randn(rows, row_bytes // dtype.itemsize + odd)
+
+
+def sliced(rows, row_bytes):
+    """Rows further apart than their classes, so that logits and gradient are aligned differently."""
+    return lambda dtype: torch.randn(rows, row_bytes // dtype.itemsize + 3)[:, 1:-1]
+
+
+# name -> (device, kernel, make float32 logits for a dtype)
+WAYS = {
+    "tile": (CALM, "tiles", lambda dtype: torch.randn(70, 10)),
+    "tile_of_warps": (CALM, "tiles", dense(19, 900, odd=1)),
+    "tile_pixels": (CALM, "tiles", lambda dtype: torch.randn(3, 7, 5, 4)),
+    "tile_apart": (CALM, "tiles", sliced(21, 300)),
+    "warp": (CALM, "rows", dense(19, 1040)),
+    "warp_odd": (CALM, "rows", dense(19, 1040, odd=1)),
+    "block": (CALM, "rows", dense(3, 9000, odd=3)),
+    "unaligned": (CALM, "rows", sliced(3, 6000)),
+    "far_classes": (CALM, "rows", lambda dtype: torch.randn(5000, 3).t()),
+    "cluster": (CLUSTERS, "rows", dense(2, 20_000, odd=1)),
+    "segments": (SEGMENTS, "rows", dense(2, 40_000, odd=1)),
+    "segments_unaligned": (SEGMENTS, "rows", sliced(2, 30_000)),
+    "many_rows": (CALM, "tiles", lambda dtype: torch.randn(8200, 2)),
+}
+KINDS = ("labels", "smooth", "weighted", "capped", "probabilities")
+
+
+def make(way, kind, dtype, per_sample):
+    """(logits, target, perm, lam), keywords of the loss"""
+    z = 3 * WAYS[way][2](dtype)
+    z = (
+        z.to(dtype)
+        if z.is_contiguous()
+        else torch.empty_strided(z.shape, z.stride(), dtype=dtype).copy_(z)
+    )
+    batch, classes = z.shape[:2]
+    rows = z.shape[:1] + z.shape[2:]
+    y = torch.randint(0, classes, rows)
+    y.view(-1)[::7] = -100
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    lam = torch.rand(batch if per_sample else ()).to(acc)
+    kw = {}
+    if kind != "labels":
+        kw["label_smoothing"] = 0.1
+    if kind in ("weighted", "probabilities"):
+        kw["weight"] = torch.rand(classes)
+    if kind == "capped":
+        kw.update(softcap=5.0, z_loss=0.01)
+    if kind == "probabilities":
+        y = torch.rand(z.shape)
+    return (z, y, torch.randperm(batch), lam), kw
+
+
+def arguments(target, perm, lam, target_b=None, weight=None, ignore_index=-100, reduction="mean",
+              label_smoothing=0.0, z_loss=0.0, softcap=0.0):  # fmt: skip
+    """The op's arguments after the logits."""
+    return (target, perm, target_b, lam, weight, ignore_index, reduction, label_smoothing, z_loss,
+            softcap)  # fmt: skip
+
+
+def truth(z, y, perm, lam, upstream, **kw):
+    """The loss and its gradient in float64, by the reference."""
+    leaf = z.double().requires_grad_()
+    y = y.double() if y.is_floating_point() else y
+    if kw.get("weight") is not None:
+        kw["weight"] = kw["weight"].double()
+    loss = reference.mixed_cross_entropy(leaf, y, perm, lam.double(), **kw)
+    (grad,) = torch.autograd.grad(loss, leaf, upstream.double().expand(loss.shape))
+    return loss.detach(), grad
+
+
+def close(got, want, tolerance):
+    return torch.allclose(got.double(), want, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def run(way, kind, dtype, reduction, per_sample):
+    """Forward with and without the gradient, and the three backwards."""
+    (z, y, perm, lam), kw = make(way, kind, dtype, per_sample)
+    kw["reduction"] = reduction
+    args = arguments(y, perm, lam, **kw)
+    before = z.clone()
+    loss, stats, gradient = OPS.cross_entropy(z, *args, True)
+    alone = OPS.cross_entropy(z, *args, False)
+    want, want_gradient = truth(z, y, perm, lam, torch.ones(()), **kw)
+    wide, narrow = TOLERANCE[loss.dtype], TOLERANCE[dtype]
+    good = close(loss, want, wide) and close(gradient, want_gradient, narrow)
+    good &= torch.equal(alone[0], loss) and torch.equal(alone[1], stats) and alone[2].numel() == 0
+
+    upstream = torch.rand_like(loss)
+    upstream.view(-1)[::2] = 1  # rows to keep
+    _, want_gradient = truth(z, y, perm, lam, upstream, **kw)
+    again = OPS.cross_entropy_backward(upstream, stats, z, *args)
+    good &= close(again, want_gradient, narrow) and torch.equal(z, before)
+    OPS.cross_entropy_rescale_(gradient, upstream, stats, z, *args)
+    OPS.cross_entropy_backward_(upstream, stats, z, *args)
+    return good and torch.equal(gradient, again) and torch.equal(z, again)
+
+
+def check(emulator, way, kind, dtype, reduction="mean", per_sample=False):
+    emulator.set_device(*WAYS[way][0])
+    try:
+        return run(way, kind, dtype, reduction, per_sample)
+    finally:
+        emulator.set_device(*H100)
+
+
+def run_all(emulator, dtype):
+    """True where every check came right."""
+    return all(
+        check(emulator, way, kind, dtype, reduction, per_sample)
+        for way in WAYS
+        for kind, reduction, per_sample in (
+            ("smooth", "mean", True),
+            ("labels", "none", False),
+            ("probabilities", "sum", True),
+        )
+    )

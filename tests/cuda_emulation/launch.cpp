@@ -1,0 +1,105 @@
+// What both engines share: launches, dynamic shared memory, the seed, the mutated barrier.
+#include "engine.h"
+#include <algorithm>
+#include <cstring>
+#include <cxxabi.h>
+#include <dlfcn.h>
+#include <map>
+#include <mutex>
+#include <sys/mman.h>
+
+MMIX_EMU_LOCAL emu::Index threadIdx{}, blockIdx{};
+emu::Index blockDim{}, gridDim{};
+
+namespace emu {
+
+MMIX_EMU_LOCAL unsigned t_linear = 0;
+int device_sms = 132, device_shared = 227 * 1024, device_clusters = 1; // an H100
+uint64_t seed = 0;
+std::string disabled_file, running;
+int disabled_line = 0;
+std::set<std::string> executed;
+std::vector<std::string> launched;
+std::set<std::pair<std::string, int>> barrier_sites;
+
+static constexpr size_t kMostShared = 8 * 256 * 1024; // of a cluster
+static std::map<const void *, int> allowed_shared;
+static unsigned char *shared_end = nullptr; // a page that faults begins here
+static size_t shared_bytes = 0;             // of a block
+static unsigned cluster_blocks = 1;
+
+uint64_t random_number() { // splitmix64
+  uint64_t z = (seed += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+bool skips_barrier(const char *file, int line) {
+  if (line != disabled_line || disabled_file.empty()) return false;
+  const size_t n = std::strlen(file), m = disabled_file.size();
+  return n >= m && disabled_file == file + n - m;
+}
+
+void allow_shared(const void *kernel, int bytes) { allowed_shared[kernel] = bytes; }
+
+static unsigned char *shared_of(unsigned rank) {
+  return shared_end - (cluster_blocks - rank) * shared_bytes;
+}
+void *dynamic_shared() { return shared_of(cluster_blocks == 1 ? 0 : cluster_rank()); }
+void *cluster_shared(void *mine, unsigned rank) {
+  if (rank != cluster_rank()) lend_shared(rank);
+  return shared_of(rank) + (static_cast<unsigned char *>(mine) - shared_of(cluster_rank()));
+}
+
+// All bits set is a NaN in every dtype, and -1 as an integer.
+void begin_block() {
+  if (shared_bytes) std::memset(shared_of(0), 0xff, cluster_blocks * shared_bytes);
+}
+
+static std::string name_of(const void *kernel) {
+  Dl_info info;
+  if (!dladdr(const_cast<void *>(kernel), &info) || !info.dli_sname)
+    return "a kernel without a name";
+  int status = 0;
+  char *text = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
+  const std::string name = status == 0 ? text : info.dli_sname;
+  std::free(text);
+  return name;
+}
+
+void launch(const void *kernel, Index grid, Index block, unsigned cluster, size_t shared,
+            const std::function<void()> &body) {
+  static std::mutex one_launch;
+  const std::lock_guard<std::mutex> lock(one_launch);
+  running = name_of(kernel);
+  const auto refuse = [&](bool bad, const char *why) {
+    if (bad) throw std::runtime_error("emulator: " + running + ": " + why);
+  };
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  refuse(threads == 0 || threads > 1024 || block.z > 64, "a block must have 1 to 1024 threads");
+  refuse(!grid.x || !grid.y || !grid.z, "an empty grid");
+  refuse(grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535, "the grid is too large");
+  refuse(cluster == 0 || cluster > 8 || grid.x % cluster, "the grid is not made of clusters");
+  refuse(cluster > 1 && threads % 32, "a block of a cluster must be made of whole warps");
+  const auto allowed = allowed_shared.find(kernel);
+  const size_t limit = allowed == allowed_shared.end() ? 48 * 1024 : allowed->second;
+  refuse(shared > std::max<size_t>(limit, 48 * 1024), "more shared memory than was allowed");
+  refuse(shared > static_cast<size_t>(device_shared), "more shared memory than the device has");
+  if (!shared_end) {
+    auto *base = static_cast<unsigned char *>(mmap(
+        nullptr, kMostShared + 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(base + kMostShared, 65536, PROT_NONE);
+    shared_end = base + kMostShared;
+  }
+  shared_bytes = (shared + 15) / 16 * 16;
+  cluster_blocks = cluster;
+  executed.insert(running);
+  launched.push_back(running);
+  blockDim = block;
+  gridDim = grid;
+  begin_launch_memory();
+  run_blocks(grid, block, cluster, body);
+}
+
+} // namespace emu

@@ -1,0 +1,108 @@
+"""Small mixing problems that reach every kernel, way and barrier; each says whether it came right.
+
+The tests run them in random orders, with one barrier missing (then one must go wrong), and under
+ThreadSanitizer.
+"""
+
+import torch
+from emulation import NAMESPACE
+
+OPS = getattr(torch.ops, NAMESPACE)
+H100 = (132, 227 * 1024)
+# name -> (what the device offers: multiprocessors and shared bytes, shape, make x of a base tensor)
+WAYS = {
+    "slab": ((2, 227 * 1024), (37, 300), lambda t: t),
+    "slab_odd": ((2, 227 * 1024), (37, 301), lambda t: t),
+    "slab_many_tiles": ((1, 227 * 1024), (8, 10_001), lambda t: t),
+    "slab_runs": ((2, 227 * 1024), (5, 9, 33), lambda t: t.permute(1, 0, 2)),
+    "walk": ((1, 46 * 1024), (100, 1333), lambda t: t),
+    "walk_global": ((2, 38 * 1024), (640, 149), lambda t: t),
+    "strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
+    "strided_global": ((2, 1024), (200, 6), lambda t: t[:, ::2]),
+}
+
+
+def truth(x, index, own, other):
+    """own[i]*x[i] + other[i]*x[index[i]], each operation rounded; NaN where index is negative."""
+    acc = torch.float64 if x.dtype == torch.float64 else torch.float32
+    shape = [-1] + [1] * (x.ndim - 1)
+    own, other = own.to(acc).reshape(shape), other.to(acc).reshape(shape)
+    a, b = x.to(acc), x[index.clamp(0)].to(acc)
+    out = torch.where(other == 0, a, torch.where(own == 0, b, own * a + other * b))
+    return out.masked_fill((index < 0).reshape(shape), float("nan")).to(x.dtype)
+
+
+def links(perm, adjoint):
+    """The partner of each row, -1 where the entry is out of range or not unique."""
+    n = len(perm)
+    inside = (perm >= 0) & (perm < n)
+    uses = torch.bincount(perm[inside], minlength=n)
+    good = inside & (uses[perm.clamp(0, n - 1)] == 1)
+    if not adjoint:
+        return torch.where(good, perm, -1)
+    inverse = torch.full((n,), -1)
+    inverse[perm[good]] = torch.arange(n)[good]
+    return inverse
+
+
+def noise(n):
+    """Not a permutation: some entries out of range, some used twice."""
+    return torch.randint(-2, n + 2, (n,))
+
+
+def same(a, b):
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "adjoint")):
+    device, shape, view = WAYS[way]
+    emulator.set_device(*device)
+    try:
+        for mode in modes:
+            x = view(torch.randn(shape).to(dtype))
+            n = x.shape[0]
+            perm = perm_of(n)
+            lam = torch.rand(n if per_sample else ()).to(
+                torch.float64 if dtype == torch.float64 else torch.float32
+            )
+            rows = lam.expand(n).clone()
+            index = links(perm, mode == "adjoint")
+            other = 1 - rows[index.clamp(0)] if mode == "adjoint" else 1 - rows
+            want = truth(x, index, rows, other)
+            if mode == "in":
+                got = x
+                OPS.mix_(x, perm, lam, 0)
+            else:
+                got = OPS.mix(x, perm, lam, 0, mode == "adjoint")
+            if not same(got, want):
+                return False
+    finally:
+        emulator.set_device(*H100)
+    return True
+
+
+def check_targets(emulator, dtype, shared=H100[1], batch=70, classes=11):
+    """mix_targets to this dtype; and mix_batch_, where the device can hold its tables."""
+    emulator.set_device(2, shared)
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    try:
+        y, perm, lam = torch.randint(0, classes, (batch,)), torch.randperm(batch), torch.rand(batch)
+        lam, x = lam.to(acc), torch.randn(batch, 40).to(dtype)
+        eye = torch.eye(classes, dtype=acc)
+        want = truth(eye[y], perm, lam, 1 - lam).to(dtype)
+        if not same(OPS.mix_targets(y, perm, lam, classes, 0.0, -100, dtype), want):
+            return False
+        if shared < H100[1]:
+            return True
+        mixed = truth(x, perm, lam, 1 - lam)
+        soft = OPS.mix_batch_(x, y, perm, lam, classes, 0.0, -100, dtype)
+        return same(soft, want) and same(x, mixed)
+    finally:
+        emulator.set_device(*H100)
+
+
+def run_all(emulator, dtype, perms=(torch.randperm, noise)):
+    """True where every check came right."""
+    return all(check(emulator, way, dtype, p) for way in WAYS for p in perms) and all(
+        check_targets(emulator, dtype, shared) for shared in (H100[1], 512)
+    )

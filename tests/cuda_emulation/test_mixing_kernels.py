@@ -1,0 +1,186 @@
+"""The mixing kernels on paths that the public tests do not reach: every way, seed and bad index."""
+
+import emulation
+import pytest
+import torch
+from cases import DTYPES, PERMS, expected_mix
+from mixing_checks import H100, OPS, WAYS, check, check_targets, links, noise, same, truth
+
+KERNEL_OF = {"slab": "mix_slab", "walk": "mix_walk", "strided": "mix_strided"}
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return emulation.load()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_of_every_way(emulator, way, dtype):
+    emulator.launches()
+    for number, make_perm in enumerate(PERMS.values()):
+        emulator.set_seed(number)
+        assert check(emulator, way, dtype, make_perm, per_sample=bool(number % 2))
+    names = emulator.launches()
+    assert any(KERNEL_OF[way.split("_")[0]] in name for name in names)
+    assert way.endswith("global") == any("claim_rows_kernel" in name for name in names)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_bits_of_cpp_in_random_orders(emulator, way):
+    device, shape, view = WAYS[way]
+    emulator.set_device(*device)
+    whole = torch.randn(shape).bfloat16()
+    x = view(whole)
+    perm, lam = torch.randperm(x.shape[0]), torch.tensor(0.37)
+    want = torch.ops.mmix_fast.mix(x, perm, lam, 0, False)
+    for seed in range(5):
+        emulator.set_seed(seed)
+        got = view(whole.clone())
+        OPS.mix_(got, perm, lam, 0)
+        assert torch.equal(got, want)
+    emulator.set_device(*H100)
+
+
+BAD_PERMS = {
+    "too_large": lambda n: torch.arange(n).roll(1).index_fill(0, torch.tensor([1, n - 1]), n),
+    "negative": lambda n: torch.arange(n).flip(0).index_fill(0, torch.tensor([0, 3]), -1),
+    "huge": lambda n: torch.randperm(n).index_fill(0, torch.tensor([2]), 2**62),
+    "minus_huge": lambda n: torch.randperm(n).index_fill(0, torch.tensor([2]), -(2**62)),
+    "low_word_in_range": lambda n: torch.randperm(n).index_fill(0, torch.tensor([4]), 2**32 + 1),
+    "twice": lambda n: torch.randperm(n).index_fill(0, torch.tensor([5, 7]), 6),
+    "all_the_same": lambda n: torch.full((n,), 3),
+    "rho": lambda n: (torch.arange(n) + 1).clamp(max=n - 1),
+    "noise": noise,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bad", BAD_PERMS)
+def test_bad_perm_poisons_its_rows_alone(emulator, way, bad):
+    assert check(emulator, way, torch.float32, BAD_PERMS[bad])
+
+
+@pytest.mark.parametrize("way", ["slab", "walk", "strided"])
+def test_lam_of_one_in_place_touches_nothing_but_bad_rows(emulator, way):
+    device, shape, view = WAYS[way]
+    emulator.set_device(*device)
+    x = view(torch.randn(shape))
+    perm = torch.randperm(x.shape[0])
+    before = x.clone()
+    if way != "strided":
+        emulator.count_traffic(True)
+    OPS.mix_(x, perm, torch.tensor(1.0), 0)
+    assert x.data_ptr() not in emulator.traffic()
+    emulator.count_traffic(False)
+    assert torch.equal(x, before)
+    perm[3] = -1
+    OPS.mix_(x, perm, torch.tensor(1.0), 0)
+    assert x[3].isnan().all() and x.isnan().sum() == x[3].numel()
+    emulator.set_device(*H100)
+
+
+def test_zero_coefficients_of_single_rows(emulator):
+    for way in WAYS:
+        device, shape, view = WAYS[way]
+        emulator.set_device(*device)
+        x = view(torch.randn(shape))
+        n = x.shape[0]
+        x[0] = float("inf")
+        x[1] = float("nan")
+        perm, lam = torch.arange(n).flip(0), torch.rand(n)
+        lam[0], lam[n - 1], lam[1], lam[n - 2] = 0, 1, 0, 1
+        want = truth(x, perm, lam, 1 - lam)
+        got = OPS.mix(x, perm, lam, 0, False)
+        OPS.mix_(x, perm, lam, 0)
+        assert same(got, want) and same(x, want) and want[:2].isfinite().all()
+    emulator.set_device(*H100)
+
+
+@pytest.mark.parametrize("batch, columns", [(1, 7), (2, 100_003), (65_600, 3), (70_000, 1)])
+def test_extreme_shapes(emulator, batch, columns):
+    x, perm, lam = torch.randn(batch, columns), torch.randperm(batch), torch.tensor(0.3)
+    want = expected_mix(x, perm, lam)
+    assert torch.equal(OPS.mix(x, perm, lam, 0, False), want)
+    OPS.mix_(x, perm, lam, 0)
+    assert torch.equal(x, want)
+
+
+def test_more_dimensions_than_a_kernel_takes(emulator):
+    whole = torch.randn([3] * 10 + [2])
+    x = whole[..., 0].permute(*range(9, -1, -1))[(slice(0, 2),) * 10]
+    perm, lam = torch.tensor([1, 0]), torch.tensor(0.3)
+    want = expected_mix(x, perm, lam)
+    assert torch.equal(OPS.mix(x, perm, lam, 0, False), want)
+    OPS.mix_(x, perm, lam, 0)
+    assert torch.equal(x, want)
+
+
+@pytest.mark.parametrize("offset", range(9))
+@pytest.mark.parametrize("row", [64, 65, 72, 1000, 1003])
+def test_every_alignment(emulator, offset, row):
+    n, lam = 5, torch.rand(5)
+    perm = torch.randperm(n)
+    whole = torch.randn(n * row + offset).half()
+    x = whole[offset:].view(n, row)
+    before = whole[:offset].clone()
+    want = expected_mix(x, perm, lam)
+    assert torch.equal(OPS.mix(x, perm, lam, 0, False), want)  # out is aligned, x is not
+    OPS.mix_(x, perm, lam, 0)
+    assert torch.equal(x, want) and torch.equal(whole[:offset], before)
+
+
+@pytest.mark.parametrize("out", DTYPES, ids=str)
+@pytest.mark.parametrize("source", ["labels", *DTYPES], ids=str)
+@pytest.mark.parametrize("shape", [(6, 11), (5, 3, 7), (3, 3000)])
+def test_targets_of_every_dtype(emulator, out, source, shape):
+    perm, lam = torch.randperm(shape[0]), torch.rand(shape[0])
+    if source == "labels":
+        target = torch.randint(0, shape[1], shape[:1] + shape[2:])
+        target.view(-1)[1] = -100
+    else:
+        target = torch.rand(shape).to(source)
+    lam = lam.double() if torch.float64 in (out, source) else lam
+    args = (perm, lam, shape[1], 0.1, -100, out)
+    want = torch.ops.mmix_fast.mix_targets(target, *args)
+    assert torch.equal(OPS.mix_targets(target, *args), want)
+    for dtype in DTYPES:
+        emulator.launches()
+        x = torch.randn(shape[0], 40).to(dtype)
+        mixed = expected_mix(
+            x, perm, lam.to(torch.float64 if dtype == torch.float64 else torch.float32)
+        )
+        assert torch.equal(OPS.mix_batch_(x, target, *args), want)
+        assert torch.equal(x, mixed)
+        wide = torch.float64 in (out, source, dtype)
+        assert len(emulator.launches()) == (2 if wide else 1)
+
+
+def test_bad_labels_poison_what_they_count_for(emulator):
+    y = torch.tensor([0, 9, -1, 2, 2**40])
+    perm, lam = torch.tensor([1, 2, 3, 0, 4]), torch.tensor([0.5, 0.5, 0.0, 0.5, 0.5])
+    got = OPS.mix_targets(y, perm, lam, 3, 0.0, -100, torch.float32)
+    assert got.isnan().all(1).tolist() == [True, True, False, False, True]
+    assert got[2].tolist() == [0, 0, 1] and got[3].tolist() == [0.5, 0, 0.5]
+    for bad in BAD_PERMS.values():
+        perm = bad(12)
+        got = OPS.mix_targets(
+            torch.arange(12), perm, torch.tensor(0.5), 12, 0.0, -100, torch.float32
+        )
+        assert torch.equal(got.isnan().all(1), links(perm, False) < 0)
+
+
+def test_targets_whose_tables_do_not_fit(emulator):
+    for shared in (H100[1], 512):
+        assert check_targets(emulator, torch.float32, shared)
+
+
+def test_empty(emulator):
+    none = torch.zeros(0, dtype=torch.int64)
+    lam = torch.tensor(0.3)
+    emulator.launches()
+    assert OPS.mix(torch.zeros(0, 3), none, lam, 0, False).shape == (0, 3)
+    OPS.mix_(torch.zeros(2, 0), torch.tensor([1, 0]), lam, 0)
+    assert OPS.mix_targets(none, none, lam, 4, 0.0, -100, torch.float32).shape == (0, 4)
+    soft = OPS.mix_batch_(torch.zeros(0, 3), none, none, lam, 4, 0.0, -100, torch.float32)
+    assert soft.shape == (0, 4) and emulator.launches() == []

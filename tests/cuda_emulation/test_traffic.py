@@ -1,0 +1,103 @@
+"""How many bytes the mixing kernels move: 32-byte sectors counted for each access of a warp."""
+
+import emulation
+import pytest
+import torch
+from mixing_checks import H100, OPS
+
+DEVICES = {
+    "H100": H100,
+    "A100": (108, 163 * 1024),
+    "RTX 4090": (128, 99 * 1024),
+    "T4": (40, 64 * 1024),
+}
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    e = emulation.load()
+    yield e
+    e.count_traffic(False)
+    e.set_device(*H100)
+
+
+def moved(emulator, *tensors):
+    """Bytes of sectors over the bytes of the tensors: (of these tensors, of everything)."""
+    counted = emulator.traffic()
+    total = {p: 32 * (t.loaded_sectors + t.stored_sectors) for p, t in counted.items()}
+    own = sum(total[p] for p in {t.data_ptr() for t in tensors})
+    compulsory = 2 * tensors[0].numel() * tensors[0].element_size()
+    return own / compulsory, sum(total.values()) / compulsory
+
+
+@pytest.mark.parametrize("batch", [2, 17, 128, 1000, 4096])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("odd", [False, True], ids=["aligned", "odd"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_mixing_reads_once_and_writes_once(emulator, batch, dtype, odd, device):
+    emulator.set_device(*DEVICES[device])
+    elements = max(2**17 // batch, 256) // 256 * 256 + odd
+    x = torch.randn(batch, elements).to(dtype)
+    perm, lam = torch.randperm(batch), torch.tensor(0.3)
+    limit = 1.3 if odd else 1.05
+    # Every block reads perm or, where the tables do not fit, 8 to 24 bytes a row made from it: that
+    # stays in the L2 cache. At 4096 rows of half a kilobyte it is a quarter of the traffic.
+    limit_of_all = limit + (0.15 if batch < 4096 else 0.3)
+    for mode in ("out", "in", "adjoint"):
+        emulator.count_traffic(True)
+        if mode == "in":
+            OPS.mix_(x, perm, lam, 0)
+            out = x
+        else:
+            out = OPS.mix(x, perm, lam, 0, mode == "adjoint")
+        own, everything = moved(emulator, x, out)
+        assert own <= limit and everything <= limit_of_all, (own, everything, mode)
+
+
+@pytest.mark.parametrize(
+    "shape, view", [((64, 3, 32, 32), "channels_last"), ((4, 64, 512), "dim1")]
+)
+def test_layouts_move_no_more(emulator, shape, view):
+    emulator.set_device(*H100)
+    x = torch.randn(shape).bfloat16()
+    if view == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
+    dim = int(view == "dim1")
+    emulator.count_traffic(True)
+    OPS.mix_(x, torch.randperm(shape[dim]), torch.tensor(0.3), dim)
+    assert moved(emulator, x)[0] <= 1.05
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_nearly_every_access_is_16_bytes_wide(emulator, odd):
+    x = torch.randn(64, 4096 + odd).half()
+    emulator.count_traffic(True)
+    OPS.mix_(x, torch.randperm(64), torch.tensor(0.3), 0)
+    traffic = emulator.traffic()[x.data_ptr()]
+    for widths in (traffic.loads, traffic.stores):  # of 1, 2, 4, 8, 16 bytes
+        assert widths[0] == widths[2] == widths[3] == 0
+        assert widths[4] * 16 >= (1 - 0.05 * odd) * x.numel() * 2
+    assert odd or traffic.loads[1] == traffic.stores[1] == 0
+
+
+def test_targets_are_written_once_in_full_vectors(emulator):
+    y = torch.randint(0, 1000, (128,))
+    emulator.count_traffic(True)
+    out = OPS.mix_targets(y, torch.randperm(128), torch.rand(128), 1000, 0.1, -100, torch.float32)
+    traffic = emulator.traffic()[out.data_ptr()]
+    assert traffic.loaded_sectors == 0
+    assert 32 * traffic.stored_sectors <= 1.05 * out.numel() * 4
+    assert traffic.stores[4] * 16 == out.numel() * 4
+
+
+def test_the_counter_counts(emulator):
+    """A row of 32 float32 at 4 bytes past a boundary: 5 sectors each way where 4 would do."""
+    whole = torch.randn(2 * 33 + 1)
+    x = whole[1:].view(2, 33)[:, :32]
+    emulator.count_traffic(True)
+    OPS.mix_(x, torch.tensor([1, 0]), torch.tensor(0.3), 0)
+    traffic = emulator.traffic()[x.data_ptr()]
+    shifts = [(p % 32) // 4 for p in (x.data_ptr(), x.data_ptr() + 33 * 4)]
+    spans = [-(-(s + 32) // 8) for s in shifts]
+    assert traffic.loaded_sectors >= sum(spans) and traffic.stored_sectors >= sum(spans)
+    assert traffic.loads[2] == traffic.stores[2] > 0

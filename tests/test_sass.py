@@ -1,0 +1,28 @@
+"""The machine code of the CUDA kernels keeps what makes memory-bound kernels fast."""
+
+import re
+
+import pytest
+
+from benchmarks import sass
+
+# Kernels that move a batch's data, and how: all others touch a few bytes a row.
+WIDE_LOADS = ("mix_slab", "mix_walk", "cross_entropy_rows", "cross_entropy_tiles")
+WIDE_STORES = (*WIDE_LOADS, "mix_targets")
+SCALAR = r"cross_entropy_rows<\w+, false"  # classes that are not neighbours in memory
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("architecture", sass.ARCHITECTURES)
+def test_no_spills_wide_accesses_half_occupancy(architecture):
+    if sass.missing():
+        pytest.skip(f"the machine code cannot be looked at here: {sass.missing()}")
+    kernels = sass.inspect_all((architecture,))
+    assert {k.name.split("<")[0] for k in kernels} >= set(WIDE_STORES)
+    for k in kernels:
+        assert k.spilled == 0 and k.stack == 0, k
+        assert not any(name.startswith("local") for name in k.accesses), k
+        assert k.occupancy >= 0.5, k
+        base = "" if re.match(SCALAR, k.name) else k.name.split("<")[0]
+        assert base not in WIDE_LOADS or k.accesses.get("load 128"), k
+        assert base not in WIDE_STORES or k.accesses.get("store 128"), k
