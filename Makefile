@@ -71,6 +71,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks mix
 	$(BIN)/python -m benchmarks cross_entropy
+	$(BIN)/python -m benchmarks report
 
 wheel: $(STAMP)
 	MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel . --no-build-isolation --no-deps -w dist

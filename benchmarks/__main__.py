@@ -2,13 +2,14 @@ import argparse
 
 import torch
 
-from . import cross_entropy, demo, gpu, mix, sass, training
+from . import cross_entropy, demo, gpu, mix, report, sass, training
 
 COMMANDS = {
     "mix": lambda: mix.main(),
     "cross_entropy": lambda: cross_entropy.main(),
     "training": lambda: training.main(),
     "demo": lambda: demo.main(),
+    "report": lambda: report.main(),
     "sass": lambda: sass.main(),
 }
 
