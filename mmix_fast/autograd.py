@@ -15,10 +15,10 @@ from .ops import kernel
 _functorch_active = torch._C._are_functorch_transforms_active
 
 
-def _recorded(*tensors: Tensor) -> bool:
+def _recorded(requires_grad: bool) -> bool:
     """Whether autograd or a transform must see the call: a Function costs 6 us, so only then."""
     return (
-        (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+        (requires_grad and torch.is_grad_enabled())
         or torch.compiler.is_compiling()
         or _functorch_active()
         or forward_ad._current_level >= 0
@@ -94,7 +94,7 @@ class MixTransformFn(Function):
 
 
 def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
-    if not _recorded(x, lam):
+    if not _recorded(x.requires_grad or lam.requires_grad):
         return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
     transformed = not torch.compiler.is_compiling() and _functorch_active()
     function = MixTransformFn if transformed else MixFn
@@ -123,7 +123,7 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) 
     if torch.compiler.is_compiling():
         # AOTAutograd and inductor remove the copies.
         return x.copy_(mix(x, perm, lam, dim, False, namespace))
-    if not _recorded(x, lam):
+    if not _recorded(x.requires_grad or lam.requires_grad):
         kernel(namespace, "mix_")(x, perm, lam, dim)
         torch.autograd.graph.increment_version(x)  # x may be saved by an operation of other tensors
         return x
@@ -162,7 +162,7 @@ Rest = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
 
 
 def cross_entropy(logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
-    if _recorded(logits):
+    if _recorded(logits.requires_grad):
         return CrossEntropyFn.apply(logits, rest, call)
     return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, False)[0]
 
