@@ -1,16 +1,15 @@
 """Compiles the Triton kernels ahead of time, with no GPU, for the launches that real shapes get.
 
-``rows()`` gives one row for each kernel, shape and architecture: registers, spills, shared memory,
-occupancy and how wide the accesses to memory are.
+``inspect_all()`` gives a row for each kernel, shape and architecture, of the kind that sass.py has
+for the CUDA kernels: `python -m benchmarks sass` prints both in one table.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,8 @@ from triton.compiler import ASTSource, CompiledKernel
 from mmix_fast import triton_launch as launch
 from mmix_fast import triton_loss_launch as loss_launch
 
+from .sass import THREADS, Kernel, accesses_of, run_tool
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -31,13 +32,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-# Of one SM: registers, threads, shared memory, blocks (CUDA C++ Programming Guide, table of
-# technical specifications per compute capability).
-SM = {
-    "sm_80": (65536, 2048, 163 * 1024, 32),
-    "sm_90": (65536, 2048, 227 * 1024, 32),
-    "sm_100": (65536, 2048, 227 * 1024, 32),
-}
+AMD_REGISTERS = 4 * 512 * 64  # of a compute unit: SIMDs, registers of a lane, lanes
 TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -48,18 +43,16 @@ TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    case: str
-    kernel: str
-    arch: str
-    warps: int
-    registers: int
-    spills: int  # bytes of local memory a thread
-    shared: int  # bytes a program
-    occupancy: float | None  # share of the SM's threads; None where the table above has no limits
-    widths: dict[str, int]  # bits of a global access -> instructions
-    vector: int  # bits of the widest access that the strides of this case allow; 0: no such tile
+@dataclass
+class TritonKernel(Kernel):
+    vector: int = 0  # bits of the widest access that the strides of this case allow; 0: no tile
+
+    @property
+    def occupancy(self) -> float:
+        if not self.architecture.startswith("gfx"):
+            return super().occupancy
+        fitting = AMD_REGISTERS // (-(-self.registers // 8) * 8 * self.threads)
+        return min(fitting, THREADS // self.threads) * self.threads / THREADS
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -199,104 +192,56 @@ def _tool(name: str, *args: str, cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        done = subprocess.run(
-            [str(TOOLS / name), *args, file.name], capture_output=True, text=True, check=True
-        )
-    return done.stdout
+        return run_tool(str(TOOLS / name), *args, file.name)
 
 
 def sass(kernel: CompiledKernel) -> str:
     return _tool("nvdisasm", "-c", cubin=kernel.asm["cubin"])
 
 
-def _widths(text: str, pattern: str, bits: Callable[[str], int]) -> dict[str, int]:
-    count = Counter(bits(found) for found in re.findall(pattern, text))
-    return {str(width): count[width] for width in sorted(count, reverse=True)}
-
-
-def _nvidia(case: str, one: launch.Launch, arch: str) -> Row:
-    kernel = compile_launch(one, arch)
+def _nvidia(row: TritonKernel, kernel: CompiledKernel) -> None:
     usage = _tool("cuobjdump", "--dump-resource-usage", cubin=kernel.asm["cubin"])
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found, usage
-    registers, stack, local = map(int, found.groups())
-    # The stack that is no spill: none of these kernels has arrays or calls of its own.
-    spills, shared, threads = max(stack, local), kernel.metadata.shared, 32 * one.warps
-    total, most, memory, blocks = SM[arch]
-    # Registers come in units of 256 a warp; each block reserves 1 KiB of shared memory.
-    by_registers = total // (-(-registers * 32 // 256) * 256 * one.warps)
-    fitting = min(by_registers, most // threads, memory // (shared + 1024), blocks)
-    widths = _widths(
-        sass(kernel),
-        r"\b(?:LDG|STG)\.E((?:\.\w+)*)",
-        lambda suffix: next(
-            (w for tag, w in (("128", 128), ("64", 64), ("16", 16), ("8", 8)) if tag in suffix), 32
-        ),
-    )
-    return Row(
-        case,
-        _name(one),
-        arch,
-        one.warps,
-        registers,
-        spills,
-        shared,
-        fitting * threads / most,
-        widths,
-        _vector(one),
-    )
+    # None of these kernels has arrays or calls of its own: what is on the stack was spilled.
+    row.registers, row.spilled = map(int, found.groups())
+    row.stack, row.shared = row.spilled, kernel.metadata.shared
+    row.accesses = accesses_of(sass(kernel))
 
 
-def _amd(case: str, one: launch.Launch, arch: str) -> Row:
-    kernel = compile_launch(one, arch)
+AMD_BITS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "short": 16, "ushort": 16}
+
+
+def _amd(row: TritonKernel, kernel: CompiledKernel) -> None:
     text = kernel.asm["amdgcn"]
 
     def number(key: str) -> int:
         found = re.search(rf"\.{key}:\s+(\d+)", text)
         return int(found[1]) if found else 0
 
-    sizes = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "short": 16, "ushort": 16}
-    widths = _widths(
-        text,
-        r"\b(?:global|buffer|flat)_(?:load|store)_(\w+)",
-        lambda kind: next((w for k, w in sizes.items() if kind.startswith(k)), 8),
+    row.registers, row.spilled = number("vgpr_count"), 4 * number("vgpr_spill_count")
+    row.stack = number("private_segment_fixed_size")
+    row.shared = number("group_segment_fixed_size")
+    found = re.findall(r"\b(?:global|buffer|flat)_(load|store)_(\w+)", text)
+    bits = (
+        (kind, next((b for k, b in AMD_BITS.items() if w.startswith(k)), 8)) for kind, w in found
     )
-    spills = 4 * number("vgpr_spill_count")
-    shared = number("group_segment_fixed_size")
-    vgprs = number("vgpr_count")
-    return Row(case, _name(one), arch, one.warps, vgprs, spills, shared, None, widths, _vector(one))
+    row.accesses = dict(Counter(f"{kind} {width}" for kind, width in bits))
 
 
-def _vector(one: launch.Launch) -> int:
-    main = one.args.get("x_ptr", one.args.get("logits_ptr"))
-    return 0 if main is None else 8 * main.element_size() * one.args["VEC"]
+def inspect(case: str, architecture: str) -> list[TritonKernel]:
+    """A second or so for each launch of the case that Triton has not in its cache."""
+    target, rows = TARGETS[architecture], []
+    for one in launches(case):
+        kernel = compile_launch(one, architecture)
+        main = one.args.get("x_ptr", one.args.get("logits_ptr"))
+        name = f"{one.kernel.fn.__name__}: {case}"
+        row = TritonKernel(name, architecture, target.warp_size * one.warps)
+        row.vector = 0 if main is None else 8 * main.element_size() * one.args["VEC"]
+        (_amd if target.backend == "hip" else _nvidia)(row, kernel)
+        rows.append(row)
+    return rows
 
 
-def _name(one: launch.Launch) -> str:
-    return str(one.kernel.fn.__name__)
-
-
-def rows(
-    arches: tuple[str, ...] = tuple(TARGETS), cases: tuple[str, ...] = tuple(CASES)
-) -> Iterator[Row]:
-    """Compile every launch of every case. A second or so for each that Triton has not cached."""
-    for case in cases:
-        for one in launches(case):
-            for arch in arches:
-                measure = _amd if TARGETS[arch].backend == "hip" else _nvidia
-                yield measure(case, one, arch)
-
-
-def main() -> None:
-    print(f"{'case':<42}{'kernel':<18}{'arch':<8}warps  regs spill shared  occup. bits of accesses")
-    for row in rows():
-        share = "      " if row.occupancy is None else f"{row.occupancy:6.0%}"
-        print(
-            f"{row.case:<42}{row.kernel:<18}{row.arch:<8}{row.warps:>5}{row.registers:>6}"
-            f"{row.spills:>6}{row.shared:>7}  {share} {row.widths}",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    main()
+def inspect_all() -> list[TritonKernel]:
+    return [row for case in CASES for arch in TARGETS for row in inspect(case, arch)]
