@@ -20,9 +20,9 @@ EXTRAS = [(0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.05, 3.0), (0.1, 0.05, 3.0)] 
 def test_every_option(size, shape, dtype, labels):
     classes, rows, acc = shape[1], shape[:1] + shape[2:], compute_dtype(dtype)
     grid = list(product(EXTRAS, ["mean", "sum", "none"], [False, True], [False, True]))
-    # The interpreter takes 0.1 s a launch: each case meets four cells of the grid, all meet all.
+    # The interpreter takes 0.1 s a launch: each case meets three cells of the grid, all meet all.
     turn = 4 * SHAPES.index(shape) + DTYPES.index(dtype) + 8 * labels + (size == "large")
-    for (eps, z_loss, cap), reduction, per_sample, weighted in grid[turn % 12 :: 12]:
+    for (eps, z_loss, cap), reduction, per_sample, weighted in grid[turn % 16 :: 16]:
         z = (3 * torch.randn(shape)).to(dtype)
         y = torch.randint(0, classes, rows) if labels else torch.rand(shape).softmax(1)
         if labels:
