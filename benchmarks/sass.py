@@ -1,4 +1,4 @@
-"""What the compiled CUDA kernels are made of: registers, spills, occupancy, widths of access.
+"""What the CUDA and Triton kernels are compiled to: registers, spills, occupancy, widths of access.
 
 No GPU is needed: nvcc makes PTX and ptxas the machine code; nvdisasm (of a CUDA toolkit, or of
 Triton's wheel) shows the instructions.
@@ -62,7 +62,7 @@ def missing() -> str:
     return f"{', '.join(absent)} not found" if absent else ""
 
 
-def _run(*command: str) -> str:
+def run_tool(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:1])} failed:\n{done.stderr[-3000:]}")
@@ -75,7 +75,7 @@ def _demangle(names: list[str]) -> list[str]:
     return [re.match(r"\w+(<[^()]*>)?", n).group(0) for n in plain]  # type: ignore[union-attr]
 
 
-def _accesses(sass: str) -> dict[str, int]:
+def accesses_of(sass: str) -> dict[str, int]:
     """Global and local loads and stores by width in bits, of one kernel."""
     counts: dict[str, int] = {}
     for kind, suffixes in re.findall(r"\b(LDGSTS|LDG|STG|LDL|STL)\b((?:\.\w+)*)", sass):
@@ -91,12 +91,12 @@ def inspect(source: Path, architecture: str, folder: Path) -> list[Kernel]:
     include = sysconfig.get_paths()["purelib"] + "/torch/include"
     nvcc, ptxas, nvdisasm = (str(find_tool(t)) for t in ("nvcc", "ptxas", "nvdisasm"))
     ptx, cubin = folder / f"{source.stem}.ptx", folder / f"{source.stem}.cubin"
-    _run(
+    run_tool(
         *(nvcc, "-ptx", f"-arch=compute_{architecture}", "-O3", "-std=c++20", str(source)),
         *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-o", str(ptx)),
         *(f"-I{ROOT / 'csrc'}", f"-I{include}", f"-I{include}/torch/csrc/api/include"),
     )
-    log = _run(ptxas, f"-arch=sm_{architecture}", "-O3", "-v", str(ptx), "-o", str(cubin))
+    log = run_tool(ptxas, f"-arch=sm_{architecture}", "-O3", "-v", str(ptx), "-o", str(cubin))
     text = ptx.read_text()
     entries = re.findall(r"\.entry (\w+)\((?:.*?)\)\s*((?:\.\w+ [^\n]*\n)*)", text, re.S)
     mangled = [name for name, _ in entries]
@@ -112,10 +112,10 @@ def inspect(source: Path, architecture: str, folder: Path) -> list[Kernel]:
         k.registers = number(r"Used (\d+) registers")
         k.spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
         k.stack, k.shared = number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes smem")
-    for part in re.split(r"\n(?=\.text\.)", _run(nvdisasm, "-c", str(cubin))):
+    for part in re.split(r"\n(?=\.text\.)", run_tool(nvdisasm, "-c", str(cubin))):
         header = re.match(r"\.text\.(\w+):", part)
         if header and header.group(1) in kernels:
-            kernels[header.group(1)].accesses = _accesses(part)
+            kernels[header.group(1)].accesses = accesses_of(part)
     return list(kernels.values())
 
 
@@ -133,6 +133,10 @@ def main() -> None:
     if reason:
         raise SystemExit(f"the machine code cannot be looked at here: {reason}")
     kernels = inspect_all()
+    if importlib.util.find_spec("triton"):
+        from . import triton_aot
+
+        kernels += triton_aot.inspect_all()
     heads = f"{'threads':>7}{'regs':>6}{'spill':>7}{'stack':>7}{'occ':>6}"
     print(f"{'kernel':<52}{'arch':<8}{heads}  access")
     for k in sorted(kernels, key=lambda k: (k.name, k.architecture)):

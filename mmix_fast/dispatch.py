@@ -35,6 +35,11 @@ class Backend:
     device: str | None = None  # the only device type it serves; None serves all
     checks_values: bool = False
 
+    def serves(self, device: str, extra_grad: str) -> bool:
+        # The device first: to ask a backend what it misses may import it.
+        on_device = self.device is None or device == self.device
+        return on_device and not self.unsupported_reasons(device, extra_grad)
+
     def unsupported_reasons(self, device: str, extra_grad: str) -> tuple[str, ...]:
         """``device``: type of the call's tensors; ``extra_grad``: names of the arguments besides x
         or logits that require grad."""
@@ -67,14 +72,38 @@ def _cuda_missing() -> tuple[str, ...]:
     return reasons
 
 
+_triton_error = ""  # why triton cannot be imported; "" also before its first use
+
+
+def _triton_missing() -> tuple[str, ...]:
+    global _triton_error
+    if not _triton_error:
+        try:
+            from . import triton_backend  # noqa: F401
+        except Exception as error:  # not installed, or broken in whatever way
+            _triton_error = f"triton cannot be imported ({error}); pip install triton"
+    if _triton_error:
+        return (_triton_error,)
+    if _TRITON_INTERPRETED or torch.cuda.is_available() or torch.xpu.is_available():
+        return ()
+    return ("torch sees no GPU (CUDA, ROCm or XPU)",)
+
+
 def _never_missing() -> tuple[str, ...]:
     return ()
 
 
+# CUDA and ROCm tensors, or those of Intel GPUs; Triton's interpreter, for tests, on the CPU.
+_TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_GPU = "xpu" if torch.xpu.is_available() else "cuda"
+
 CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu", checks_values=True)
 CUDA = Backend("cuda", "mmix_fast", _cuda_missing, "cuda")
+TRITON = Backend(
+    "triton", "mmix_fast_triton", _triton_missing, "cpu" if _TRITON_INTERPRETED else _GPU
+)
 REFERENCE = Backend("reference", "", _never_missing)
-BACKENDS: tuple[Backend, ...] = (CPP, CUDA, REFERENCE)  # in order of preference
+BACKENDS: tuple[Backend, ...] = (CPP, CUDA, TRITON, REFERENCE)  # in order of preference
 
 # Process-wide, as torch.backends' flags are: the autograd engine's threads must see it too.
 _forced: str | None = os.environ.get("MMIX_FAST_BACKEND") or None
@@ -120,12 +149,13 @@ def select(device: str, extra_grad: str = "") -> Backend:
         if reasons:
             raise RuntimeError(f"backend {_forced!r} cannot serve this call: {'; '.join(reasons)}")
         return backend
-    if ops.LOAD_ERROR is not None and not torch.compiler.is_compiling():
-        _warn_once()
     for backend in BACKENDS:
-        if not backend.unsupported_reasons(device, extra_grad):
-            return backend
-    raise RuntimeError("no backend can serve this call")  # reference always can
+        if backend.serves(device, extra_grad):
+            break  # reference always does
+    missing = ops.LOAD_ERROR is not None and not backend.namespace
+    if missing and not torch.compiler.is_compiling():
+        _warn_once()
+    return backend
 
 
 def _warn_once() -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import os
 
 import emulation
 import pytest
@@ -7,13 +8,17 @@ import torch
 import mmix_fast
 from mmix_fast import dispatch
 
-# Backends of CPU tensors; and, in modules that say `RUNS_ON_GPU = True`, the cuda backend, with a
-# GPU as the default device.
-ON_CPU = [b.name for b in (*dispatch.BACKENDS, emulation.BACKEND) if b.device in (None, "cpu")]
-ON_GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+# Backends of CPU tensors; and, in modules that say `RUNS_ON_GPU = True`, those of a GPU, with it as
+# the default device. Triton's interpreter has a process for itself (started by test_triton.py).
+if os.environ.get("TRITON_INTERPRET") == "1":
+    ON_CPU, ON_GPU = ["triton"], []
+else:
+    every = (*dispatch.BACKENDS, emulation.BACKEND)
+    ON_CPU = [b.name for b in every if b.device in (None, "cpu")]
+    ON_GPU = [b.name for b in every if b.device == "cuda"]
 
 
-@pytest.fixture(params=[*ON_CPU, ON_GPU])
+@pytest.fixture(params=[*ON_CPU, *(pytest.param(name, marks=pytest.mark.gpu) for name in ON_GPU)])
 def backend(request, monkeypatch):
     if request.param == emulation.BACKEND.name:
         emulation.load().set_seed(0)
@@ -21,7 +26,7 @@ def backend(request, monkeypatch):
     status = mmix_fast.backends()[request.param]
     if not status.usable:
         pytest.skip("; ".join(status.reasons))
-    on_gpu = request.param == "cuda"
+    on_gpu = request.param in ON_GPU
     if on_gpu and not getattr(request.module, "RUNS_ON_GPU", False):
         pytest.skip("its tensors are on the CPU")
     device = torch.device("cuda") if on_gpu else contextlib.nullcontext()

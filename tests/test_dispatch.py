@@ -10,7 +10,9 @@ import mmix_fast as m
 
 
 def test_dispatch():
-    with pytest.raises(ValueError, match=r"backend must be one of cpp, .*reference, got 'nope'"):
+    with pytest.raises(
+        ValueError, match="backend must be one of cpp, cuda, triton, reference, got 'nope'"
+    ):
         m.use_backend("nope").__enter__()
     out = run("import mmix_fast.info as i; print(i.table())").stdout
     assert "cpp" in out and "reference" in out
@@ -39,6 +41,13 @@ ORDER = [
     "validation",
     "reference",
     "ops",
+    "triton_kernels",
+    "triton_cycles",
+    "triton_loss_rows",
+    "triton_loss_kernels",
+    "triton_launch",
+    "triton_loss_launch",
+    "triton_backend",
     "dispatch",
     "autograd",
     "functional",

@@ -9,16 +9,19 @@ import pytest
 import torch
 
 import mmix_fast as m
+from mmix_fast.dispatch import BACKENDS
 
 pytestmark = pytest.mark.gpu
-USABLE = m.backends()["cuda"]
-if not USABLE.usable:
-    pytest.skip(f"no cuda backend: {'; '.join(USABLE.reasons)}", allow_module_level=True)
+STATUS = {b.name: m.backends()[b.name] for b in BACKENDS if b.device == "cuda"}
+USABLE = [name for name, status in STATUS.items() if status.usable]
+if not USABLE:
+    why = "; ".join(f"{name}: {', '.join(status.reasons)}" for name, status in STATUS.items())
+    pytest.skip(f"no backend of a GPU: {why}", allow_module_level=True)
 
 
-@pytest.fixture(autouse=True)
-def on_gpu():
-    with m.use_backend("cuda"), torch.device("cuda"):
+@pytest.fixture(params=USABLE, autouse=True)
+def on_gpu(request):
+    with m.use_backend(request.param), torch.device("cuda"):
         yield
 
 

@@ -1,0 +1,247 @@
+"""Compiles the Triton kernels ahead of time, with no GPU, for the launches that real shapes get.
+
+``inspect_all()`` gives a row for each kernel, shape and architecture, of the kind that sass.py has
+for the CUDA kernels: `python -m benchmarks sass` prints both in one table.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from mmix_fast import triton_launch as launch
+from mmix_fast import triton_loss_launch as loss_launch
+
+from .sass import THREADS, Kernel, accesses_of, run_tool
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+AMD_REGISTERS = 4 * 512 * 64  # of a compute unit: SIMDs, registers of a lane, lanes
+TYPES = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+}
+
+
+@dataclass
+class TritonKernel(Kernel):
+    vector: int = 0  # bits of the widest access that the strides of this case allow; 0: no tile
+
+    @property
+    def occupancy(self) -> float:
+        if not self.architecture.startswith("gfx"):
+            return super().occupancy
+        fitting = AMD_REGISTERS // (-(-self.registers // 8) * 8 * self.threads)
+        return min(fitting, THREADS // self.threads) * self.threads / THREADS
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _index(*shape: int) -> torch.Tensor:
+    return meta(*shape, dtype=torch.int64)
+
+
+def _mix(shape: tuple[int, ...], dtype: torch.dtype, adjoint: bool) -> list[launch.Launch]:
+    x = meta(*shape, dtype=dtype)
+    return launch.mix(x, torch.empty_like(x), _index(shape[0]), meta(), 0, adjoint)
+
+
+def _mix_inplace(shape: tuple[int, ...], dtype: torch.dtype, lam: tuple[int, ...] = ()) -> Any:
+    return launch.mix_inplace(meta(*shape, dtype=dtype), _index(shape[0]), meta(*lam), 0)
+
+
+def _batch(shape: tuple[int, ...], classes: int, dtype: torch.dtype) -> list[launch.Launch]:
+    x, target, soft = meta(*shape, dtype=dtype), _index(shape[0]), meta(shape[0], classes)
+    return launch.batch(x, target, soft, _index(shape[0]), meta(), 0.1, -100)
+
+
+def _targets(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
+    out = meta(*shape, dtype=dtype)
+    return launch.targets(_index(shape[0], *shape[2:]), out, _index(shape[0]), meta(), 0.1, -100)
+
+
+def _loss(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    mode: str = "forward",
+    *,
+    labels: bool = True,
+    eps: float = 0.0,
+    softcap: float = 0.0,
+    weighted: bool = False,
+) -> list[launch.Launch]:
+    logits = meta(*shape, dtype=dtype)
+    rows = logits.numel() // shape[1]
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    target = _index(shape[0], *shape[2:]) if labels else logits
+    weight = meta(shape[1]) if weighted else None
+    inputs = (target, _index(shape[0]), None, meta(dtype=acc), weight, -100, "mean")
+    out = logits if mode == "inplace" else torch.empty_like(logits)
+    forward = mode == "forward"
+    return loss_launch.loss(
+        logits,
+        (*inputs, eps, 0.0, softcap),
+        stats=meta(rows, 2, dtype=acc),
+        losses=meta(rows, dtype=acc) if forward else None,
+        out=out,
+        grad=None if forward else meta(dtype=acc),
+        rescale=mode == "rescale",
+    )
+
+
+HALF, BF16, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
+# Activations of ResNets, transformers and MLPs, logits of image classifiers (10 to 21841 classes),
+# segmentation maps and vocabularies; rows of 1000 divide by 16 bytes but not by 16 elements.
+CASES: dict[str, Callable[[], list[launch.Launch]]] = {
+    "mix (128,64,32,32) float32": lambda: _mix((128, 64, 32, 32), FLOAT, False),
+    "mix (256,1000) bfloat16": lambda: _mix((256, 1000), BF16, False),
+    "mix adjoint (256,197,768) bfloat16": lambda: _mix((256, 197, 768), BF16, True),
+    "mix adjoint (64,4096) float64": lambda: _mix((64, 4096), DOUBLE, True),
+    "mix (8192,1024) float16": lambda: _mix((8192, 1024), HALF, False),
+    "mix_ (8,3,224,224) float32": lambda: _mix_inplace((8, 3, 224, 224), FLOAT),
+    "mix_ (128,64,32,32) float32": lambda: _mix_inplace((128, 64, 32, 32), FLOAT),
+    "mix_ (256,4096) bfloat16": lambda: _mix_inplace((256, 4096), BF16, (256,)),
+    "mix_ (512,197,768) bfloat16": lambda: _mix_inplace((512, 197, 768), BF16),
+    "mix_ (1024,2048) float16": lambda: _mix_inplace((1024, 2048), HALF),
+    "mix_ (100,1000) float64": lambda: _mix_inplace((100, 1000), DOUBLE),
+    "mix_ (4096,4096) float32": lambda: _mix_inplace((4096, 4096), FLOAT),
+    "mix_ (8192,1000) bfloat16": lambda: _mix_inplace((8192, 1000), BF16),
+    "mix_batch_ (128,3,32,32) float32": lambda: _batch((128, 3, 32, 32), 10, FLOAT),
+    "mix_batch_ (256,3,224,224) bfloat16": lambda: _batch((256, 3, 224, 224), 1000, BF16),
+    "mix_targets (256,1000) float32": lambda: _targets((256, 1000), FLOAT),
+    "mix_targets (8,21,512,512) float16": lambda: _targets((8, 21, 512, 512), HALF),
+    "loss (128,10) float32": lambda: _loss((128, 10), FLOAT),
+    "loss (256,1000) bfloat16": lambda: _loss((256, 1000), BF16),
+    "loss (256,1000) bfloat16 smoothed": lambda: _loss((256, 1000), BF16, eps=0.1, weighted=True),
+    "loss (256,1000) float32 soft targets": lambda: _loss((256, 1000), FLOAT, labels=False),
+    "loss (512,21841) float32": lambda: _loss((512, 21841), FLOAT),
+    "loss (512,10000) bfloat16 soft targets": lambda: _loss((512, 10000), BF16, labels=False),
+    "loss (512,21841) float32 smoothed": lambda: _loss((512, 21841), FLOAT, eps=0.1, weighted=True),
+    "loss (512,21841) bfloat16": lambda: _loss((512, 21841), BF16),
+    "loss (4096,128256) bfloat16": lambda: _loss((4096, 128256), BF16),
+    "loss (4096,50257) bfloat16 capped": lambda: _loss((4096, 50257), BF16, softcap=30.0),
+    "loss (64,10000) float64": lambda: _loss((64, 10000), DOUBLE),
+    "loss (8,21,512,512) float16": lambda: _loss((8, 21, 512, 512), HALF),
+    "loss backward (256,1000) bfloat16": lambda: _loss((256, 1000), BF16, "backward"),
+    "loss backward_ (512,21841) float32": lambda: _loss((512, 21841), FLOAT, "inplace"),
+    "loss backward_ (4096,128256) bfloat16": lambda: _loss((4096, 128256), BF16, "inplace"),
+    "loss rescale_ (256,1000) float32": lambda: _loss((256, 1000), FLOAT, "rescale"),
+}
+
+
+@cache
+def launches(case: str) -> tuple[launch.Launch, ...]:
+    return tuple(CASES[case]())
+
+
+def _specialised(one: launch.Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
+    """(signature, constants, attributes) as Triton's own launcher derives them from arguments."""
+    signature: dict[str, str] = {}
+    constants: dict[Any, Any] = {}
+    attributes: dict[Any, Any] = {}
+    for place, parameter in enumerate(one.kernel.params):
+        value = one.args[parameter.name]
+        divides = False
+        if parameter.is_constexpr or value is None:
+            kind = "constexpr"
+        elif isinstance(value, torch.Tensor):
+            kind, divides = TYPES[value.dtype], True  # torch allocates at multiples of 512 bytes
+        elif isinstance(value, float):
+            kind = "fp64"
+        elif value == 1:
+            kind = "constexpr"
+        else:
+            kind, divides = "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0
+        signature[parameter.name] = kind
+        if kind == "constexpr":
+            constants[(place,)] = value
+        if divides:
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def compile_launch(one: launch.Launch, arch: str) -> CompiledKernel:
+    signature, constants, attributes = _specialised(one)
+    source = ASTSource(one.kernel, signature, constants, attributes)
+    return triton.compile(source, target=TARGETS[arch], options=one.options)
+
+
+def _tool(name: str, *args: str, cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return run_tool(str(TOOLS / name), *args, file.name)
+
+
+def sass(kernel: CompiledKernel) -> str:
+    return _tool("nvdisasm", "-c", cubin=kernel.asm["cubin"])
+
+
+def _nvidia(row: TritonKernel, kernel: CompiledKernel) -> None:
+    usage = _tool("cuobjdump", "--dump-resource-usage", cubin=kernel.asm["cubin"])
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found, usage
+    # None of these kernels has arrays or calls of its own: what is on the stack was spilled.
+    row.registers, row.spilled = map(int, found.groups())
+    row.stack, row.shared = row.spilled, kernel.metadata.shared
+    row.accesses = accesses_of(sass(kernel))
+
+
+AMD_BITS = {"dwordx4": 128, "dwordx3": 96, "dwordx2": 64, "dword": 32, "short": 16, "ushort": 16}
+
+
+def _amd(row: TritonKernel, kernel: CompiledKernel) -> None:
+    text = kernel.asm["amdgcn"]
+
+    def number(key: str) -> int:
+        found = re.search(rf"\.{key}:\s+(\d+)", text)
+        return int(found[1]) if found else 0
+
+    row.registers, row.spilled = number("vgpr_count"), 4 * number("vgpr_spill_count")
+    row.stack = number("private_segment_fixed_size")
+    row.shared = number("group_segment_fixed_size")
+    found = re.findall(r"\b(?:global|buffer|flat)_(load|store)_(\w+)", text)
+    bits = (
+        (kind, next((b for k, b in AMD_BITS.items() if w.startswith(k)), 8)) for kind, w in found
+    )
+    row.accesses = dict(Counter(f"{kind} {width}" for kind, width in bits))
+
+
+def inspect(case: str, architecture: str) -> list[TritonKernel]:
+    """A second or so for each launch of the case that Triton has not in its cache."""
+    target, rows = TARGETS[architecture], []
+    for one in launches(case):
+        kernel = compile_launch(one, architecture)
+        main = one.args.get("x_ptr", one.args.get("logits_ptr"))
+        name = f"{one.kernel.fn.__name__}: {case}"
+        row = TritonKernel(name, architecture, target.warp_size * one.warps)
+        row.vector = 0 if main is None else 8 * main.element_size() * one.args["VEC"]
+        (_amd if target.backend == "hip" else _nvidia)(row, kernel)
+        rows.append(row)
+    return rows
+
+
+def inspect_all() -> list[TritonKernel]:
+    return [row for case in CASES for arch in TARGETS for row in inspect(case, arch)]

@@ -1,0 +1,47 @@
+import importlib
+import os
+
+import pytest
+
+# test_triton.py runs this folder in a process of its own, where Triton interprets its kernels.
+if os.environ.get("TRITON_INTERPRET") != "1":
+    collect_ignore_glob = ["test_*.py"]
+else:
+    importlib.import_module("mmix_fast.triton_backend")  # registers the ops
+
+
+@pytest.fixture(autouse=True)
+def record(monkeypatch):
+    import recorder
+
+    from mmix_fast.triton_launch import Launch
+
+    run = Launch.run
+
+    def recorded(launch):
+        recorder.note(launch)
+        run(launch)
+
+    monkeypatch.setattr(Launch, "run", recorded)
+
+
+LARGE = {
+    "triton_launch.SLAB_ROWS": 3,
+    "triton_launch.KNOWN_ROWS": 2,
+    "triton_launch.WALK_ROWS": 4,
+    "triton_launch.COUNT_BLOCK": 4,
+    "triton_loss_launch.PARTIAL_SUMS": 2,
+    "triton_loss_launch.WHOLE_CLASSES": {4: 4, 8: 4},
+    "triton_loss_launch.CHUNK_BYTES": 32,
+    "triton_loss_launch.LINE_ROWS": 2,
+    "triton_loss_launch.TILE_BYTES": 64,
+}
+
+
+@pytest.fixture(params=["small", "large"])
+def size(request, monkeypatch):
+    """Small batches and rows as they are; then the same ones treated as large."""
+    if request.param == "large":
+        for name, value in LARGE.items():
+            monkeypatch.setattr(f"mmix_fast.{name}", value)
+    return request.param

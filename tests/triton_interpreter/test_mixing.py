@@ -1,0 +1,133 @@
+"""Mixing and soft targets against the C++ kernels, bit for bit, and with a bad perm."""
+
+import pytest
+import torch
+from cases import DTYPES, LAYOUTS, PERMS, expected_mix
+
+from mmix_fast import reference, triton_launch
+from mmix_fast.validation import compute_dtype
+
+TRITON, CPP = torch.ops.mmix_fast_triton, torch.ops.mmix_fast
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_bits_of_cpp(size, layout, dtype):
+    make, dim = LAYOUTS[layout]
+    # The interpreter takes 30 ms a launch: each case meets two permutations, all meet all.
+    turn = list(LAYOUTS).index(layout) + DTYPES.index(dtype)
+    perms = list(PERMS.values())
+    for number, make_perm in enumerate((perms[turn % 6], perms[(turn + 3) % 6])):
+        if number and (size == "large" or layout == "wide"):
+            continue
+        x = make(dtype)
+        dim = dim % x.ndim
+        perm, rows = make_perm(x.shape[dim]), x.shape[dim]
+        lam = torch.rand(rows if turn % 3 else (), dtype=compute_dtype(dtype))
+        for adjoint in (False, True):
+            want = CPP.mix(x, perm, lam, dim, adjoint)
+            got = TRITON.mix(x, perm, lam, dim, adjoint)
+            assert torch.equal(got, want) and got.stride() == want.stride()
+        want = CPP.mix(x, perm, lam, dim, False)
+        TRITON.mix_(x, perm, lam, dim)
+        assert torch.equal(x, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zero_coefficients_leave_the_bits(size, dtype):
+    x = torch.randn(6, 5).to(dtype)
+    x[0] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1.0]).to(dtype)
+    perm = torch.tensor([1, 2, 0, 4, 3, 5])
+    lam = torch.tensor([1.0, 0.0, 1.0, 0.3, 0.0, 1.0], dtype=compute_dtype(dtype))
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    want = x.clone()
+    want[1], want[4] = x[2], x[3]
+    want[3] = expected_mix(x, perm, lam)[3]
+    got = TRITON.mix(x, perm, lam, 0, False)
+    assert torch.equal(got.view(bits), want.view(bits))
+    TRITON.mix_(x, perm, lam, 0)
+    assert torch.equal(x.view(bits), want.view(bits))
+
+
+BAD_PERMS = {
+    "past the end": [1, 2, 3, 4, 5, 6, 7, 8, 9],
+    "negative": [-1, 0, 1, 2, 3, 4, 5, 6, 7],
+    "a cycle that does not close": [1, 0, 3, 3, 5, 4, 7, 6, 8],
+    "all the same": [4] * 9,
+    "chains beside cycles": [0, 2, 1, 4, -5, 6, 7, 8, 2],
+    "huge": [2**62, -(2**63), 1, 2**31, 2**32, 6, 7, 5, 8],
+}
+
+
+@pytest.mark.parametrize("name", BAD_PERMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_bad_index_poisons_its_row_alone(size, name, dtype):
+    entries = BAD_PERMS[name]
+    perm = torch.tensor(entries)
+    good = torch.tensor([0 <= j < 9 and entries.count(j) == 1 for j in entries])
+    fence = torch.full((13, 5), 123.0).to(dtype)
+    x = fence[2:-2]
+    x.copy_(torch.randn(9, 5))
+    lam = torch.tensor(0.3)
+    want = expected_mix(x, perm.clamp(0, 8), lam)
+    want[~good] = float("nan")
+    torch.testing.assert_close(
+        TRITON.mix(x, perm, lam, 0, False), want, rtol=0, atol=0, equal_nan=True
+    )
+    back = torch.full_like(x, float("nan"))  # a row that no good index names got no gradient
+    for k in good.nonzero().flatten():
+        back[perm[k]] = (lam * x[perm[k]].float() + (1 - lam) * x[k].float()).to(dtype)
+    torch.testing.assert_close(
+        TRITON.mix(x, perm, lam, 0, True), back, rtol=0, atol=0, equal_nan=True
+    )
+    soft = TRITON.mix_targets(torch.zeros(9, dtype=torch.int64), perm, lam, 4, 0.0, -100, dtype)
+    assert torch.equal(soft.isnan().all(1), ~good) and torch.equal(soft.isnan().any(1), ~good)
+    TRITON.mix_(x, perm, lam, 0)
+    torch.testing.assert_close(x, want, rtol=0, atol=0, equal_nan=True)
+    assert (fence[:2] == 123).all() and (fence[-2:] == 123).all()
+
+
+@pytest.mark.parametrize("batch", [70, 130])
+def test_the_walk_with_many_tiles(monkeypatch, batch):
+    monkeypatch.setattr(triton_launch, "SLAB_ROWS", 8)
+    monkeypatch.setattr(triton_launch, "WALK_ROWS", 16)
+    for name in ("roll", "two_cycles", "random"):
+        make_perm = PERMS[name]
+        x, perm, lam = torch.randn(batch, 3), make_perm(batch), torch.rand(batch)
+        want = expected_mix(x, perm, lam)
+        TRITON.mix_(x, perm, lam, 0)
+        assert torch.equal(x, want)
+
+
+TARGETS = {
+    "labels": lambda: torch.randint(-1, 5, (9,)),
+    "maps of labels": lambda: torch.randint(-1, 5, (9, 3)),
+    "float": lambda: torch.rand(9, 5),
+    "half maps": lambda: torch.rand(9, 5, 3).half(),
+    "double": lambda: torch.rand(9, 5).double(),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_targets_and_both_at_once(size, kind, dtype):
+    for eps in (0.0, 0.1):
+        target, perm = TARGETS[kind](), torch.randperm(9)
+        acc = torch.float64 if torch.float64 in (target.dtype, dtype) else torch.float32
+        lam = torch.rand(9, dtype=acc)
+        want = reference.mix_targets(
+            target, perm, lam, num_classes=5, label_smoothing=eps, ignore_index=-1, dtype=dtype
+        )
+        options = (5, eps, -1, dtype)
+        got = TRITON.mix_targets(target, perm, lam, *options)
+        torch.testing.assert_close(got, want)
+        x = torch.randn(9, 4, 3).to(dtype)
+        mixed = expected_mix(x, perm, lam.to(compute_dtype(dtype)))
+        assert torch.equal(TRITON.mix_batch_(x, target, perm, lam, *options), got)
+        assert torch.equal(x, mixed)
+
+
+def test_bad_labels_poison_their_entries(size):
+    y, perm = torch.tensor([0, 7, -1, 2]), torch.tensor([1, 0, 3, 2])
+    got = TRITON.mix_targets(y, perm, torch.tensor(0.5), 5, 0.0, -1, torch.float32)
+    assert got.isnan().any(1).tolist() == [True, True, False, False]

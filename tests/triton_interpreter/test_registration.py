@@ -1,0 +1,72 @@
+"""The ops as torch sees them. The last test, of the last file by name, tells what has not run."""
+
+import pytest
+import torch
+from cases import DTYPES
+from recorder import RAN
+
+import mmix_fast as m
+from mmix_fast import triton_backend, triton_cycles, triton_kernels, triton_loss_kernels
+
+OPS = torch.ops.mmix_fast_triton
+
+
+def test_the_schemas_of_the_extension():
+    for schema in triton_backend.SCHEMAS:
+        name = schema.partition("(")[0]
+        mine, theirs = getattr(OPS, name).default, getattr(torch.ops.mmix_fast, name).default
+        assert str(mine._schema).partition("::")[2] == str(theirs._schema).partition("::")[2]
+
+
+def test_opcheck():
+    x, lam, y = torch.randn(3, 4), torch.tensor(0.3), torch.tensor([0, 1, 3])
+    perm = torch.tensor([1, 2, 0])
+    targets = (y, perm, lam, 4, 0.1, -100, torch.float32)
+    loss = (y, perm, None, lam, None, -100, "mean", 0.1, 0.0, 0.0)
+    _, stats, gradient = OPS.cross_entropy(x, *loss, True)
+    one = torch.ones(())
+    for op, inputs in (
+        (OPS.mix, (x, perm, lam, 0, False)),
+        (OPS.mix_, (x.clone(), perm, lam, 0)),
+        (OPS.mix_targets, targets),
+        (OPS.mix_batch_, (x.clone(), *targets)),
+        (OPS.cross_entropy, (x, *loss, True)),
+        (OPS.cross_entropy_backward, (one, stats, x, *loss)),
+        (OPS.cross_entropy_backward_, (one, stats, x.clone(), *loss)),
+        (OPS.cross_entropy_rescale_, (gradient, one * 2, stats, x, *loss)),
+    ):
+        torch.library.opcheck(op.default, inputs)
+
+
+def test_compiles_whole_for_any_lam(backend):
+    torch._dynamo.reset()
+    perm, y, graphs = torch.randperm(6), torch.randint(0, 5, (6,)), []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def step(x, lam):
+        h = m.mix_(x * 2, perm, lam)
+        return m.mixed_cross_entropy(m.mix(h, perm, lam), y, perm, lam)
+
+    compiled = torch.compile(step, fullgraph=True, backend=count)
+    for lam in (0.1, 0.2, 0.5, 0.77):
+        x = torch.randn(6, 5, requires_grad=True)
+        torch.testing.assert_close(compiled(x, lam), step(x, lam))
+    assert len(graphs) <= 2
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    x, lam = torch.randn(6, 5, requires_grad=True), torch.tensor(0.3)
+    want = torch.autograd.grad(step(x, lam), x)
+    torch.testing.assert_close(torch.autograd.grad(compiled(x, lam), x), want)
+
+
+def test_zz_every_kernel_ran_on_every_dtype():
+    modules = (triton_kernels, triton_cycles, triton_loss_kernels)
+    kernels = {n for module in modules for n in vars(module) if n.endswith("_kernel")}
+    if len({name for name, _ in RAN}) < 2:
+        pytest.skip("run with the other tests of this folder")
+    assert {name for name, _ in RAN} == kernels
+    for name in kernels - {"uses_kernel", "order_kernel"}:  # these see indices alone
+        wanted = set(DTYPES) if name != "divisors_kernel" else {torch.float32, torch.float64}
+        assert {dtype for n, dtype in RAN if n == name} == wanted, name
