@@ -42,7 +42,6 @@ NVCC_FLAGS = [
     "-std=c++20",
     "-Xcompiler",
     "-fvisibility=hidden",
-    "--compress-mode=size",
     TARGET,
 ]
 
@@ -78,9 +77,14 @@ def find_toolkit() -> Path | None:
 
 def set_architectures(home: Path) -> None:
     """The default: all that this toolkit compiles for, and PTX of the last for what comes later."""
-    listed = subprocess.run(
-        [home / "bin/nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True
-    ).stdout
+
+    def ask(option: str) -> str:
+        command = [home / "bin/nvcc", option]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    if "--compress-mode" in ask("--help"):  # nvcc 12.8 and later
+        NVCC_FLAGS.append("--compress-mode=size")
+    listed = ask("--list-gpu-arch")
     known = [a for a in ARCHITECTURES if f"compute_{a.replace('.', '')}" in listed.split()]
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ";".join(known) + "+PTX")
 

@@ -39,7 +39,7 @@ def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Ten
     if torch.compiler.is_compiling():
         # as_tensor, full and tensor would specialise the graph on the value.
         return torch.ones((), dtype=dtype, device=device) * lam
-    made = torch.tensor(lam, dtype=dtype)
+    made = torch.tensor(lam, dtype=dtype, device="cpu")  # not the default device: that would wait
     return made if device.type == "cpu" else made.to(device, non_blocking=True)
 
 

@@ -154,3 +154,11 @@ def test_random_shapes_strides_perms(data):
             with m.use_backend(b.name):
                 assert torch.equal(m.mix(x, perm, lam, dim=dim), want)
     assert torch.equal(m.mix_(x, perm, lam, dim=dim), want)
+
+
+def test_default_device_does_not_matter(backend):
+    x, perm = torch.randn(4, 3), torch.tensor([1, 2, 3, 0])
+    want = expected_mix(x, perm, 0.3)
+    with torch.device("meta"):
+        got = m.mix(x, perm, 0.3)
+    assert torch.equal(got, want)

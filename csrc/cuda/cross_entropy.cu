@@ -30,17 +30,16 @@ RowLayout row_layout(const Tensor &t) {
   for (int64_t d = t.dim() - 1; d >= 0; --d) {
     if (d == 1 || t.size(d) == 1) continue;
     const int last = at.dims - 1;
-    if (at.dims > 0 && t.stride(d) == at.stride[last] * at.size[last]) {
-      at.size[last] *= t.size(d);
+    if (at.dims > 0 && t.stride(d) == at.stride[last] * static_cast<int64_t>(at.size[last].n)) {
+      at.size[last] = divisor(static_cast<int64_t>(at.size[last].n) * t.size(d));
       continue;
     }
     STD_TORCH_CHECK(at.dims < RowLayout::kMaxDims, "logits have too many dimensions");
-    at.size[at.dims] = t.size(d);
+    at.size[at.dims] = divisor(t.size(d));
     at.stride[at.dims++] = t.stride(d);
   }
   if (at.dims == 0) { // one row
     at.dims = 1;
-    at.size[0] = 1;
     at.stride[0] = t.size(1);
   }
   return at;
@@ -67,6 +66,7 @@ LossProblem problem_of(const LossArgs &args) {
   a.batch = z.size(0);
   a.inner = 1;
   for (int64_t d = 2; d < z.dim(); ++d) a.inner *= z.size(d);
+  a.by_inner = divisor(a.inner);
   a.rows = a.batch * a.inner;
   a.classes = static_cast<int>(z.size(1));
   a.ignore_index = args.ignore_index;
@@ -119,9 +119,10 @@ template <class T> void rows(const OnDevice &device, const LossProblem &a, const
                   tile_shared_bytes<Acc<T>>(plan, a.classes, sizeof(T)), a, plan.tiles);
     return;
   }
-  const auto kernel = !plan.packed   ? cross_entropy_rows<T, false, true>
-                      : plan.general ? cross_entropy_rows<T, true, true>
-                                     : cross_entropy_rows<T, true, false>;
+  auto kernel = cross_entropy_rows<T, false, true>;
+  if (plan.packed && !plan.general) kernel = cross_entropy_rows<T, true, false>;
+  if constexpr (sizeof(T) < 8)
+    if (plan.packed && plan.general) kernel = cross_entropy_rows<T, true, true>;
   device.launch_clusters(plan.rows.cluster, kernel, blocks, plan.threads,
                          rows_shared_bytes<T>(plan.threads, plan.rows.depth, plan.packed), a,
                          plan.rows);

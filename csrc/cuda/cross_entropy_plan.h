@@ -17,8 +17,8 @@ constexpr int kMostBlocks = 8;         // of a cluster, on any GPU that has clus
 constexpr int64_t kRowsOverhead = rows_shared_bytes<double>(0, 0, true);
 
 struct LossPlan {
-  bool general; // more than labels: per-class targets or weights, softcap
-  bool tiled, packed;
+  bool general;       // more than labels: per-class targets or weights, softcap
+  bool tiled, packed; // general float64 rows are not packed: that kernel would spill registers
   TilesPlan tiles;
   RowsPlan rows;
   unsigned threads;
@@ -41,7 +41,8 @@ inline bool aligned_alike(const LossProblem &a, int64_t element) {
   if ((reinterpret_cast<uintptr_t>(a.logits) - reinterpret_cast<uintptr_t>(a.gradient)) % 16 != 0)
     return false;
   for (int d = 0; d < z.dims; ++d)
-    if (z.size[d] != g.size[d] || (z.size[d] > 1 && apart(z.stride[d], g.stride[d]))) return false;
+    if (z.size[d].n != g.size[d].n || (z.size[d].n > 1 && apart(z.stride[d], g.stride[d])))
+      return false;
   return true;
 }
 
@@ -53,7 +54,7 @@ inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_
   LossPlan plan{};
   const int64_t row_bytes = a.classes * element, width = 16 / element;
   plan.general = !a.labels || a.softcap != 0 || (a.weight.data && a.smoothing != 0);
-  plan.packed = aligned_alike(a, element);
+  plan.packed = aligned_alike(a, element) && !(plan.general && element == 8);
   plan.tiled = row_bytes < kShortRow || (row_bytes <= kLongestInTile && !plan.packed);
   const auto few = [&](int64_t rows_a_block) { return a.rows < 2 * sms * rows_a_block; };
   if (plan.tiled) {

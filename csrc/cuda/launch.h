@@ -40,12 +40,13 @@ inline void check_cuda(cudaError_t error, const char *doing) {
 // Makes the tensor's device the current one while it lives; knows torch's current stream there.
 class OnDevice {
 public:
-  explicit OnDevice(const Tensor &t) : guard_(t.get_device_index()) {
+  explicit OnDevice(const Tensor &t) : guard_(t.get_device_index()), device_(t.get_device_index()) {
     void *stream = nullptr;
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
                     "no current CUDA stream");
     stream_ = static_cast<cudaStream_t>(stream);
-    check_cuda(cudaGetDevice(&device_), "cudaGetDevice");
+    // This library's own runtime, linked statically, may not have seen torch choose the device.
+    check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   }
   int attribute(cudaDeviceAttr what) const {
     int value = 0;
@@ -86,8 +87,8 @@ public:
 
 private:
   torch::stable::accelerator::DeviceGuard guard_;
+  int device_;
   cudaStream_t stream_ = nullptr;
-  int device_ = 0;
 };
 
 inline int64_t element_size(ScalarType type) {

@@ -27,17 +27,33 @@ MMIX_DEVICE void wait_for_loads() {
 #endif
 }
 
+// Division by a number that the host knows, without the long code of a 64-bit division.
+struct Divisor {
+  uint64_t n = 1, inverse = ~uint64_t{0}; // floor((2^64 - 1) / n)
+  MMIX_DEVICE int64_t quotient(int64_t x) const {
+    const uint64_t q = __umul64hi(x, inverse); // right, or one too small
+    return static_cast<int64_t>(q + (x - q * n >= n));
+  }
+};
+
+inline Divisor divisor(int64_t n) { // an empty tensor is never divided
+  const uint64_t by = n > 0 ? static_cast<uint64_t>(n) : 1;
+  return {by, ~uint64_t{0} / by};
+}
+
 // Where the rows of a (B, C, d1, ...) tensor are, in elements: every dimension but the classes,
 // innermost first, neighbours merged where memory allows.
 struct RowLayout {
   static constexpr int kMaxDims = 8;
-  int64_t size[kMaxDims], stride[kMaxDims], class_stride;
+  Divisor size[kMaxDims];
+  int64_t stride[kMaxDims], class_stride;
   int dims;
   MMIX_DEVICE int64_t offset(int64_t r) const {
     int64_t at = 0;
     for (int d = 0; d + 1 < dims; ++d) {
-      at += r % size[d] * stride[d];
-      r /= size[d];
+      const int64_t rest = size[d].quotient(r);
+      at += (r - rest * static_cast<int64_t>(size[d].n)) * stride[d];
+      r = rest;
     }
     return at + r * stride[dims - 1];
   }
@@ -64,6 +80,7 @@ struct Values {
 
 struct LossProblem {
   int64_t rows, inner, batch; // rows = batch*inner
+  Divisor by_inner;
   int classes;
   int64_t ignore_index;
   double smoothing, even_share;            // label smoothing, and what it gives each class of it
@@ -114,7 +131,7 @@ struct LabelPair {
 
 MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
   if (!a.perm) return r;
-  const int64_t b = r / a.inner, p = load(a.perm + b);
+  const int64_t b = a.by_inner.quotient(r), p = load(a.perm + b);
   const bool inside = p >= 0 && p < a.batch;
   bad |= !inside;
   return r + (inside ? p - b : 0) * a.inner;
@@ -141,7 +158,7 @@ template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c
 }
 
 template <class Real> MMIX_DEVICE Real lam_of(const LossProblem &a, int64_t r) {
-  return load(static_cast<const Real *>(a.lam) + r / a.inner * a.lam_stride);
+  return load(static_cast<const Real *>(a.lam) + a.by_inner.quotient(r) * a.lam_stride);
 }
 
 template <class Real> MMIX_DEVICE Real upstream_of(const LossProblem &a, int64_t r) {

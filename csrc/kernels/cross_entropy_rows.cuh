@@ -8,7 +8,7 @@
 
 namespace mmix {
 
-constexpr int kRowThreads = 1024;
+constexpr int kRowThreads = 1024; // one block of them to an SM may take 64 registers a thread
 
 // How a launch divides rows: `lanes` threads of a block to a row, a power of two of warps, or all
 // threads of `cluster` blocks; each holds `depth` pieces of each of the row's segments.
@@ -98,7 +98,8 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       for (const T &one : v) s.max = max_of(s.max, logit(one));
     });
     const Real pivot = pivot_of(s.max);
-    Real shifted_sum = 0, seen = 0;
+    Real shifted_sum = 0;
+    int seen = 0;
     each(segment, [&](int first, auto &v) {
       constexpr int N = sizeof(v) / sizeof(T); // kWidth, or 1 at the edge
 #pragma unroll kUnroll
@@ -112,14 +113,14 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       }
       seen += N;
       if (!row.has_label_in(first, N)) return;
-#pragma unroll
+#pragma unroll kUnroll
       for (int e = 0; e < N; ++e) {
         if (first + e == row.y_own) s.add_term(row.hot_own, logit(v[e]) - pivot);
         if (first + e == row.y_other) s.add_term(row.hot_other, logit(v[e]) - pivot);
       }
     });
     if (!kGeneral && row.base != 0) {
-      s.mass += row.base * seen;
+      s.mass += row.base * Real(seen);
       s.dot += row.base * shifted_sum;
     }
     return s;
@@ -165,7 +166,7 @@ template <class T> constexpr size_t rows_shared_bytes(int threads, int depth, bo
 }
 
 template <class T, bool kPacked, bool kGeneral>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 1)
     cross_entropy_rows(const __grid_constant__ LossProblem a, const RowsPlan plan) {
   using Real = Acc<T>;
   using Part = RowPart<T, kPacked, kGeneral>;

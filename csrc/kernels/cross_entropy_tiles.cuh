@@ -57,7 +57,7 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
 }
 
 template <class T, bool kGeneral>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 4)
     cross_entropy_tiles(const __grid_constant__ LossProblem a, const TilesPlan plan) {
   using Real = Acc<T>;
   if (nothing_to_rescale<Real>(a)) return;

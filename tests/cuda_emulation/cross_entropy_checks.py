@@ -12,7 +12,7 @@ from mmix_fast import reference
 
 OPS = getattr(torch.ops, NAMESPACE)
 H100 = (132, 227 * 1024, 1)  # multiprocessors, shared bytes of a block, clusters
-# Two multiprocessors: a row is not spread over more lanes than it needs. Little shared memory: a row
+# Two multiprocessors: no row is spread over more lanes than it needs. Little shared memory: a row
 # needs several blocks, or several segments where there are no clusters.
 CALM, CLUSTERS, SEGMENTS = (2, 227 * 1024, 1), (2, 22 * 1024, 1), (2, 22 * 1024, 0)
 
@@ -22,7 +22,7 @@ def dense(rows, row_bytes, odd=0):
 
 
 def sliced(rows, row_bytes):
-    """Rows further apart than their classes, so that logits and gradient are aligned differently."""
+    """Rows further apart than their classes: logits and gradient are aligned differently."""
     return lambda dtype: torch.randn(rows, row_bytes // dtype.itemsize + 3)[:, 1:-1]
 
 

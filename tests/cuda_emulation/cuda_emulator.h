@@ -185,7 +185,7 @@ struct cudaLaunchConfig_t {
 };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char *cudaGetErrorString(cudaError_t e) { return e ? "invalid value" : "no error"; }
-inline cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount ? emu::device_sms
            : attribute == cudaDevAttrClusterLaunch     ? emu::device_clusters

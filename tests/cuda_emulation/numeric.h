@@ -102,6 +102,9 @@ inline float __frcp_rn(float a) { return 1.0f / a; }
 inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
 inline int __float_as_int(float v) { return std::bit_cast<int>(v); }
 inline double __longlong_as_double(long long v) { return std::bit_cast<double>(v); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  return static_cast<unsigned __int128>(a) * b >> 64;
+}
 inline int __popc(unsigned v) { return std::popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return std::countl_zero(static_cast<unsigned>(v)); }

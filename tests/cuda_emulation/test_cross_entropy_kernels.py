@@ -193,7 +193,7 @@ def test_rows_whose_upstream_is_one_are_not_touched(emulator):
         z = WAYS[way][2](torch.float32)
         y, perm = torch.randint(0, z.shape[1], z.shape[:1]), torch.randperm(len(z))
         for reduction in ("mean", "sum"):
-            (loss, stats, gradient), args = loss_of(z, y, perm, 0.3, reduction=reduction)
+            (_, stats, gradient), args = loss_of(z, y, perm, 0.3, reduction=reduction)
             before = gradient.clone()
             emulator.count_traffic(True)
             OPS.cross_entropy_rescale_(gradient, torch.ones(()), stats, z, *args)
@@ -295,7 +295,7 @@ def test_without_clusters_what_exceeds_a_block_is_read_twice_at_most(emulator):
 def test_wide_accesses(emulator):
     for z in (torch.randn(64, 1000).half(), torch.randn(512, 10), torch.randn(8, 4001)):
         emulator.count_traffic(True)
-        n, classes = z.shape
+        n = len(z)
         (_, _, gradient), _ = loss_of(z, torch.randint(0, 10, (n,)), torch.randperm(n), 0.3)
         for widths in (
             emulator.traffic()[z.data_ptr()].loads,
