@@ -3,11 +3,13 @@
 from . import reference
 from .dispatch import backends, use_backend
 from .functional import mix, mix_, mix_batch_, mix_targets, mixed_cross_entropy
+from .manifold import ManifoldMixup
 from .sampling import Mix, sample_mix
 from .validation import set_validation
 
 __version__ = "0.1.0"
 __all__ = [
+    "ManifoldMixup",
     "Mix",
     "backends",
     "mix",
