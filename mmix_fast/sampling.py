@@ -161,8 +161,10 @@ def _draw_perm(
         return rows.flip(0)
     if pairing == "roll":
         return rows.roll(1)
-    # Not randperm: inductor cannot index by a randperm of the same graph.
-    order = torch.rand(batch, dtype=torch.float64, device=device, generator=generator).argsort()
+    # Not randperm: inductor cannot index by a randperm of the same graph. Not rand(generator=...):
+    # it takes no symbolic size.
+    key = torch.empty(batch, dtype=torch.float64, device=device).uniform_(generator=generator)
+    order = key.argsort()
     if pairing == "random":
         return order
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
