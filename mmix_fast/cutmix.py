@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import reference
 from . import validation as v
-from .dispatch import Problem, select
+from .dispatch import select
 from .ops import kernel
 
 
@@ -55,7 +55,7 @@ def cutmix_(
     acc = v.compute_dtype(x.dtype)
     lam = v.as_lam(lam, acc, x.device)
     wants_gradient = "x" if torch.is_grad_enabled() and x.requires_grad else ""
-    backend = select(Problem(x.device.type, wants_gradient))
+    backend = select(x.device.type, wants_gradient)
     if backend.namespace:
         kernel(backend.namespace, "cutmix_")(x, perm.contiguous(), box.contiguous(), lam)
         if not torch.compiler.is_compiling():

@@ -18,7 +18,7 @@ def make(kind):
     if kind is MLP:
         return MLP(), torch.randn(6, 16), torch.randint(0, 5, (6,))
     if kind is PreActResNet18:
-        return PreActResNet18(8), torch.randn(6, 3, 16, 16), torch.randint(0, 10, (6,))
+        return PreActResNet18(4), torch.randn(6, 3, 16, 16), torch.randint(0, 10, (6,))
     return Encoder(), torch.randint(0, 11, (6, 7)), torch.randint(0, 4, (6,))
 
 

@@ -91,8 +91,8 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
   const int64_t width = all.right - all.left, height = all.bottom - all.top;
   if (x.numel() == 0 || width <= 0 || height <= 0) return;
   const std::vector<int64_t> starts = cycle_starts(index, n);
-  const Lam lam(lam_tensor);
   const DType type = dtype_of(x.scalar_type());
+  const Lam lam(lam_tensor, type == kDouble);
   const int64_t elem = element_size(type), unit = lines.unit, column = lines.column_stride;
   const auto mix_row = row_kernels().mix[type];
   char *data = static_cast<char *>(x.mutable_data_ptr());
@@ -114,7 +114,7 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
         const int64_t run = dense ? b.right - b.left : 1; // columns a call
         for (int64_t c = b.left - all.left; c < b.right - all.left; c += run) {
           char *p = at(i) + c * column * elem;
-          mix_row(p, p, from + c * step * elem, run * unit, own, other);
+          mix_row(p, p, from + c * step * elem, p, run * unit, own, other, false);
         }
       };
       for (int64_t start : starts) {
