@@ -101,15 +101,13 @@ def auto(model: nn.Module) -> list[str]:
     """
     while isinstance(inner := getattr(model, "module", None), nn.Module):
         model = inner  # DistributedDataParallel
-    ends: list[str] = []
     queue = [("", model)]
-    while queue and not ends:
-        prefix, module = queue.pop(0)
-        ends = _stages(prefix, module) or _chain(prefix, module, model)
-        if module is model or not any(isinstance(m, _WEIGHTED) for m in module.children()):
-            queue += [
-                (_join(prefix, n), m) for n, m in module.named_children() if any(m.children())
-            ]
+    for prefix, module in queue:
+        children = list(module.named_children())
+        if module is model or not any(isinstance(m, _WEIGHTED) for _, m in children):
+            queue += [(_join(prefix, name), m) for name, m in children if any(m.children())]
+    found = [_stages(*place) for place in queue] + [_chain(*place, model) for place in queue]
+    ends = next(filter(None, found), [])
     return [_input(model), *ends[:AUTO_DEPTH]]
 
 
@@ -135,7 +133,7 @@ def _chain(prefix: str, module: nn.Module, model: nn.Module) -> list[str]:
     """For leaves in a row: in a Sequential the module before each weighted one but the first."""
     children = list(module.named_children())
     weighted = [i for i, (_, child) in enumerate(children) if isinstance(child, _WEIGHTED)]
-    if type(module) is nn.Sequential:
+    if isinstance(module, nn.Sequential):
         ends = [i - 1 for i in weighted[1:]]
     elif module is model:
         ends = weighted[:-1]

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from test_readme import run
 
 import mmix_fast as m
 
@@ -124,3 +125,8 @@ def test_auto(name):
     x, y = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     for _ in range(3):
         mixup.loss(model(x), y).backward()
+
+
+def test_the_loop_of_the_readme():
+    names, code, _ = run("integrations.torchvision", 3)
+    exec(code, names | {"v2": v2})
