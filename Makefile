@@ -19,7 +19,7 @@ CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/d
 help:
 	@echo "make demo       backends, speed table, training on real digits, pictures"
 	@echo "make test       the tests, but for the long ones"
-	@echo "make test-deep  the long ones"
+	@echo "make test-deep  the long ones, and those against timm, torchvision, Lightning, transformers"
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
 	@echo "make bench      the benchmarks of the speed floors"
@@ -53,8 +53,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not deep"
 
+# The libraries that mmix_fast/integrations stands in for. torch is named too, so that pip can only
+# refuse, never replace it by a CUDA build of several GB.
+WITH_PEERS := $(VENV)/.peers_installed
+$(WITH_PEERS): tests/integrations/requirements.txt | $(STAMP)
+	$(BIN)/python -m pip install $(TORCH) -r $<
+	@touch $@
+
 # pytest exits with 5 where no test is marked deep.
-test-deep: $(STAMP)
+test-deep: $(WITH_PEERS)
 	$(BIN)/python -m pytest -q -m deep || [ $$? -eq 5 ]
 
 lint: $(STAMP)

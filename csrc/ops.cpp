@@ -16,6 +16,8 @@ STABLE_TORCH_LIBRARY(MMIX_NAMESPACE, m) {
   // i
   m.def("mix(Tensor x, Tensor perm, Tensor lam, int dim, bool adjoint) -> Tensor");
   m.def("mix_(Tensor(a!) x, Tensor perm, Tensor lam, int dim) -> ()");
+  // inside box (top, bottom, left, right) of each row, or of all: mix_; outside nothing
+  m.def("cutmix_(Tensor(a!) x, Tensor perm, Tensor box, Tensor lam) -> ()");
   m.def(
       "mix_targets(Tensor target, Tensor perm, Tensor lam, int num_classes, float label_smoothing, "
       "int ignore_index, ScalarType dtype) -> Tensor");

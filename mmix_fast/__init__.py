@@ -1,15 +1,19 @@
 """mmix_fast: Manifold Mixup (Verma et al., ICML 2019) at the price of one pass over memory."""
 
 from . import reference
+from .cutmix import cutmix_
 from .dispatch import backends, use_backend
 from .functional import mix, mix_, mix_batch_, mix_targets, mixed_cross_entropy
+from .manifold import ManifoldMixup
 from .sampling import Mix, sample_mix
 from .validation import set_validation
 
 __version__ = "0.1.0"
 __all__ = [
+    "ManifoldMixup",
     "Mix",
     "backends",
+    "cutmix_",
     "mix",
     "mix_",
     "mix_batch_",

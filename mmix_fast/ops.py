@@ -61,6 +61,7 @@ def _fake_cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *a
 _FAKES: dict[str, Any] = {
     "mix": _fake_mix,
     "mix_": _fake_nothing,
+    "cutmix_": _fake_nothing,
     "mix_targets": _fake_mix_targets,
     "mix_batch_": _fake_mix_batch,
     "cross_entropy": _fake_cross_entropy,

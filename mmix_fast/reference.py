@@ -62,6 +62,16 @@ def mix_(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
     return x.copy_(mix(x, perm, lam, dim=dim))
 
 
+def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
+    """Like mix_, inside each row's box only; box (4,) or (B, 4): top, bottom, left, right."""
+    y = torch.arange(x.shape[-2], device=x.device).unsqueeze(1)
+    column = torch.arange(x.shape[-1], device=x.device)
+    edges = box.reshape(-1, 4, *[1] * (x.ndim - 1))
+    top, bottom, left, right = (edges[:, k] for k in range(4))
+    inside = (top <= y) & (y < bottom) & (left <= column) & (column < right)
+    return x.copy_(torch.where(inside, mix(x, perm, lam), x))
+
+
 def _soft(
     target: Tensor, classes: int, eps: float, ignore_index: int, dtype: torch.dtype
 ) -> Tensor:

@@ -41,6 +41,12 @@ class Mix:
         rows = torch.arange(self.perm.shape[0], device=self.perm.device)
         return torch.empty_like(self.perm).scatter_(0, self.perm, rows)
 
+    def to(self, device: torch.device) -> Mix:
+        """This draw on ``device``, without making the host wait; itself where it is there."""
+        if self.perm.device == device and self.lam.device == device:
+            return self
+        return Mix(_to(self.perm, device), _to(self.lam, device))
+
     def mix(self, x: Tensor, *, dim: int = 0) -> Tensor:
         return functional.mix(x, self.perm, self.lam, dim=dim)
 
@@ -113,8 +119,10 @@ def sample_mix(
             raise RuntimeError("generator= cannot be used inside a compiled graph; pass None there")
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {what(generator)}")
-    where = generator.device if generator is not None else torch.get_default_device()
-    wanted = where if device is None else torch.device(device)
+    if device is not None:
+        wanted = torch.device(device)
+    else:  # not get_default_device, which Dynamo cannot trace
+        wanted = generator.device if generator is not None else torch.empty(0).device
     source = wanted if generator is None else generator.device
     if source.type != "cpu" and source.type != wanted.type:
         raise ValueError(f"generator must be on cpu or {wanted}, got {source}")
@@ -153,8 +161,10 @@ def _draw_perm(
         return rows.flip(0)
     if pairing == "roll":
         return rows.roll(1)
-    # Not randperm: inductor cannot index by a randperm of the same graph.
-    order = torch.rand(batch, dtype=torch.float64, device=device, generator=generator).argsort()
+    # Not randperm: inductor cannot index by a randperm of the same graph. Not rand(generator=...):
+    # it takes no symbolic size.
+    key = torch.empty(batch, dtype=torch.float64, device=device).uniform_(generator=generator)
+    order = key.argsort()
     if pairing == "random":
         return order
     return torch.empty_like(order).scatter_(0, order, order.roll(1))

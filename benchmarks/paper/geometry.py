@@ -1,0 +1,143 @@
+"""Flattened representations, smooth decision boundaries, novel deformations and FGSM."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..harness import save
+from .train import (
+    ERM,
+    INPUT,
+    MANIFOLD,
+    METHODS,
+    best_rate,
+    data,
+    fit,
+    network,
+    summary,
+    test,
+    train,
+)
+
+SIDE = 28
+COMPARED = (ERM, INPUT, MANIFOLD)
+
+
+def flattening(seeds: int) -> None:
+    """Singular values of the first hidden layer, class by class (paper, section 3.1)."""
+    rows = []
+    set_ = data("mnist")
+    for method in COMPARED:
+        runs = []
+        for seed in range(seeds):
+            model = fit(set_, method, best_rate("mnist", method), seed)
+            with torch.no_grad():
+                hidden = model[:2](set_.x)
+            values = []
+            for label in range(10):
+                h = hidden[set_.y == label]
+                values.append(torch.linalg.svdvals(h) / math.sqrt(len(h)))  # the same for any count
+            least = min(len(v) for v in values)
+            mean = torch.stack([v[:least] for v in values]).mean(0)
+            runs.append({"largest": mean[0].item(), "rest": mean[1:].sum().item()})
+        for key in ("largest", "rest"):
+            print(f"{method.name:<16}{key:<9}%.3f ±%.3f" % summary([r[key] for r in runs]))
+        rows.append({"method": method.name, "runs": runs})
+    save("paper_flattening", rows)
+
+
+def deform(x: Tensor, matrix: list[list[float]]) -> Tensor:
+    """Images through an affine map of their coordinates; black comes in at the edges."""
+    images = x.reshape(-1, 1, SIDE, SIDE)
+    theta = torch.tensor(matrix).expand(len(x), 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    dark = x.min()
+    return (F.grid_sample(images - dark, grid, align_corners=False) + dark).flatten(1)
+
+
+def rotation(degrees: float) -> list[list[float]]:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return [[c, -s, 0.0], [s, c, 0.0]]
+
+
+DEFORMATIONS = {
+    "rotation 20": rotation(20),
+    "rotation 40": rotation(40),
+    "shear 28": [[1.0, math.tan(math.radians(28.6)), 0.0], [0.0, 1.0, 0.0]],
+    "shear 57": [[1.0, math.tan(math.radians(57.3)), 0.0], [0.0, 1.0, 0.0]],
+    "zoom 60 %": [[1 / 0.6, 0.0, 0.0], [0.0, 1 / 0.6, 0.0]],
+    "zoom 80 %": [[1 / 0.8, 0.0, 0.0], [0.0, 1 / 0.8, 0.0]],
+    "zoom 120 %": [[1 / 1.2, 0.0, 0.0], [0.0, 1 / 1.2, 0.0]],
+    "zoom 140 %": [[1 / 1.4, 0.0, 0.0], [0.0, 1 / 1.4, 0.0]],
+}
+FGSM = (0.05, 0.1, 0.2)  # in units of the pixel range 0..1
+
+
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), x)
+    step = epsilon / 0.31  # pixels are (p - 0.13) / 0.31
+    return (x + step * gradient.sign()).detach().clamp(-0.13 / 0.31, 0.87 / 0.31)
+
+
+def robustness(seeds: int) -> None:
+    set_ = data("mnist")
+    rows = []
+    for method in COMPARED:
+        runs = []
+        for seed in range(seeds):
+            model = fit(set_, method, best_rate("mnist", method), seed)
+            inputs = {"clean": set_.test_x}
+            inputs |= {name: deform(set_.test_x, m) for name, m in DEFORMATIONS.items()}
+            inputs |= {f"FGSM {e}": fgsm(model, set_.test_x, set_.test_y, e) for e in FGSM}
+            runs.append({k: test(model, x, set_.test_y)["error"] for k, x in inputs.items()})
+        rows.append({"method": method.name, "runs": runs})
+        for key in runs[0]:
+            print(f"{method.name:<16}{key:<14}%6.2f ±%.2f %%" % summary([r[key] for r in runs]))
+    save("paper_robustness", rows)
+
+
+def two_spirals(count: int) -> tuple[Tensor, Tensor]:
+    turn = torch.rand(count).sqrt() * 3 * math.pi
+    label = torch.arange(count) % 2
+    angle = turn + math.pi * label
+    points = torch.stack([angle.cos(), angle.sin()], 1) * (turn / (3 * math.pi)).unsqueeze(1)
+    return points + 0.01 * torch.randn(count, 2), label
+
+
+def spiral(seeds: int, cells: int = 60) -> None:
+    """The 2-D spiral with a 2-D bottleneck, mixed at the bottleneck (paper, figure 1)."""
+    torch.manual_seed(0)
+    x, y = two_spirals(400)
+    line = torch.linspace(-1.2, 1.2, cells)
+    grid = torch.cartesian_prod(line, line)
+    rows = []
+    for method in METHODS:
+        if method is MANIFOLD:
+            method = type(method)(method.name, ("act3",), 2.0)
+        torch.manual_seed(1)
+        model = network(2, 2, method, (64, 64, 2, 64))
+        model.act3 = nn.Identity()  # the bottleneck is linear: two ReLUs of width 2 often die
+        train(model, method, x, y, 3e-3, steps=2000)
+        end = [name for name, _ in model.named_children()].index("act3")
+        with torch.no_grad():
+            confidence = model(grid).softmax(1)[:, 1]
+            hidden = model[: end + 1](x)
+        low = ((confidence - 0.5).abs() < 0.4).float().mean().item()
+        print(f"{method.name:<16}share of the plane at less than 90 % confidence: {low:.3f}")
+        rows.append(
+            {
+                "method": method.name,
+                "low_confidence": low,
+                "confidence": [round(v, 3) for v in confidence.tolist()],
+                "hidden": [[round(v, 3) for v in point] for point in hidden.tolist()],
+                "points": [[round(v, 3) for v in point] for point in x.tolist()],
+                "labels": y.tolist(),
+                **test(model, x, y),
+            }
+        )
+    save("paper_spiral", rows)

@@ -1,0 +1,92 @@
+"""timm's own Mixup and loss are the truth; the same NumPy seed gives the same draws."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmix_fast.integrations.timm import Mixup, SoftTargetCrossEntropy
+
+pytestmark = pytest.mark.deep
+timm_data = pytest.importorskip("timm.data")
+timm_loss = pytest.importorskip("timm.loss")
+
+KINDS = {
+    "mixup": {"mixup_alpha": 0.8},
+    "cutmix": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0},
+    "both": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "switch_prob": 0.4},
+    "minmax": {"mixup_alpha": 0.8, "cutmix_minmax": (0.2, 0.8)},
+    "seldom": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "prob": 0.5},
+    "uncorrected": {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "correct_lam": False},
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixup(kind, mode, channels_last):
+    options = {**KINDS[kind], "mode": mode, "label_smoothing": 0.1, "num_classes": 7}
+    ours, theirs = Mixup(**options), timm_data.Mixup(**options)
+    for seed in range(12):
+        x, y = torch.randn(8, 3, 13, 10), torch.randint(0, 7, (8,))
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        np.random.seed(seed)
+        want, want_target = theirs(x.clone(), y)
+        np.random.seed(seed)
+        got, target = ours(given := x.clone(), y)
+        assert got is given
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+        torch.testing.assert_close(target, want_target, rtol=0, atol=1e-6)
+        assert np.random.rand() == (np.random.seed(seed), theirs(x, y), np.random.rand())[2]
+
+
+def test_switched_off_multi_label_and_odd():
+    ours, theirs = (m(num_classes=4, mode="elem") for m in (Mixup, timm_data.Mixup))
+    ours.mixup_enabled = theirs.mixup_enabled = False
+    x, y = torch.randn(6, 3, 4, 4), torch.randint(0, 4, (6,))
+    assert torch.equal(ours(x.clone(), y)[0], x)
+    torch.testing.assert_close(ours(x, y)[1], theirs(x, y)[1])
+    ours, theirs = (m(num_classes=4, multi_label=True) for m in (Mixup, timm_data.Mixup))
+    dense = torch.randint(0, 2, (6, 4))
+    np.random.seed(0)
+    want = theirs(x.clone(), dense)
+    np.random.seed(0)
+    torch.testing.assert_close(ours(x.clone(), dense), want)
+    for mode in ("batch", "pair", "elem"):
+        mixup = Mixup(cutmix_alpha=1.0, num_classes=4, mode=mode)
+        mixed, target = mixup(x[:5].clone(), y[:5])
+        assert torch.equal(mixed[2], x[2]) or mode != "pair"
+        torch.testing.assert_close(target.sum(1), torch.ones(5))
+        torch.testing.assert_close(mixup(x[:1].clone(), y[:1])[0], x[:1])
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (4, 3, 10)])
+def test_soft_target_cross_entropy(shape):
+    x = torch.randn(shape, requires_grad=True)
+    target = torch.rand(shape)
+    got, want = SoftTargetCrossEntropy()(x, target), timm_loss.SoftTargetCrossEntropy()(x, target)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(torch.autograd.grad(got, x), torch.autograd.grad(want, x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "half"}, "mode must be one of batch, pair, elem, got 'half'"),
+        ({"mixup_alpha": 0.0}, "must be given, got none"),
+        ({"cutmix_minmax": (0.1,)}, "cutmix_minmax must be"),
+        ({"prob": 2.0}, r"prob must be in \[0, 1\]"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Mixup(**options)
+
+
+def test_a_training_step_of_a_timm_model():
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=5)
+    mixup, criterion = Mixup(cutmix_alpha=1.0, num_classes=5), SoftTargetCrossEntropy()
+    x, y = mixup(torch.randn(4, 3, 32, 32), torch.randint(0, 5, (4,)))
+    criterion(model(x), y).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())

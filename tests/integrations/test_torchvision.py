@@ -1,0 +1,132 @@
+"""torchvision's own transforms and models are the truth; the same seed gives the same draws."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_readme import run
+
+import mmix_fast as m
+
+pytestmark = pytest.mark.deep
+torchvision = pytest.importorskip("torchvision")
+
+from torchvision import tv_tensors  # noqa: E402
+from torchvision.transforms import v2  # noqa: E402
+
+from mmix_fast.integrations.torchvision import CutMix, MixUp  # noqa: E402
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(MixUp, v2.MixUp), (CutMix, v2.CutMix)])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_transforms(ours, theirs, dense, wrapped):
+    images, labels = torch.randn(5, 3, 9, 12), torch.randint(0, 4, (5,))
+    labels = F.one_hot(labels, 4) if dense else labels
+    images = tv_tensors.Image(images) if wrapped else images
+    before = images.clone()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        want, want_target = theirs(alpha=0.7, num_classes=4)(images, labels)
+        torch.manual_seed(seed)
+        got, target = ours(alpha=0.7, num_classes=4)(images, labels)
+        assert type(got) is type(want) and torch.equal(images, before)
+        torch.testing.assert_close(torch.Tensor(got), torch.Tensor(want), rtol=0, atol=1e-6)
+        torch.testing.assert_close(target, want_target, rtol=0, atol=1e-6)
+
+
+def test_other_structures():
+    batch = {"image": torch.randn(4, 3, 8, 8), "extra": "text", "label": torch.arange(4)}
+    for ours, theirs in ((MixUp, v2.MixUp), (CutMix, v2.CutMix)):
+        outs = []
+        for kind in (ours, theirs):
+            torch.manual_seed(1)
+            outs.append(kind(num_classes=4, labels_getter=lambda b: b["label"])(batch))
+        torch.testing.assert_close(outs[0]["image"], outs[1]["image"])
+        torch.testing.assert_close(outs[0]["label"], outs[1]["label"])
+        assert outs[0]["extra"] == "text"
+        choice = v2.RandomChoice([ours(num_classes=4)])
+        assert choice(batch["image"], batch["label"])[1].shape == (4, 4)
+        with pytest.raises(ValueError, match="batch size"):
+            ours(num_classes=4)(batch["image"], torch.arange(3))
+
+
+def naive(h, mix):
+    perm, lam = mix
+    return lam * h + (1 - lam) * h[perm]
+
+
+def resnet_by_hand(net, x, layer, mix):
+    x = naive(x, mix) if layer == "" else x
+    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        x = getattr(net, name)(x)
+        x = naive(x, mix) if layer == name else x
+    return net.fc(net.avgpool(x).flatten(1))
+
+
+def vit_by_hand(net, x, layer, mix):
+    x = naive(x, mix) if layer == "" else x
+    x = net._process_input(x)
+    x = torch.cat([net.class_token.expand(len(x), -1, -1), x], 1)
+    x = net.encoder.dropout(x + net.encoder.pos_embedding)
+    for name, block in net.encoder.layers.named_children():
+        x = block(x)
+        x = naive(x, mix) if layer == f"encoder.layers.{name}" else x
+    return net.heads(net.encoder.ln(x)[:, 0])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+def test_models_by_hand(name):
+    make = getattr(torchvision.models, name)
+    if name == "resnet18":
+        model, by_hand, want = make(num_classes=5), resnet_by_hand, ["", "layer1", "layer2"]
+    else:
+        model, by_hand = make(num_classes=5, image_size=32), vit_by_hand
+        want = ["", "encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1"]
+    twin = copy.deepcopy(model)
+    mixup = m.ManifoldMixup(model, "auto")
+    assert list(mixup.layers) == want
+    x, y, seen = torch.randn(4, 3, 32, 32), torch.randint(0, 5, (4,)), set()
+    for _ in range(60):
+        twin.load_state_dict(model.state_dict())
+        model.zero_grad(), twin.zero_grad()
+        z = model(x)
+        if mixup.layer in seen:
+            continue
+        seen.add(mixup.layer)
+        mixup.loss(z, y).backward()
+        hand = by_hand(twin, x, mixup.layer, mixup.mix)
+        assert torch.equal(z, hand)
+        mixup.mix.cross_entropy(hand, y).backward()
+        for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad)
+        if len(seen) == len(want):
+            return
+    raise AssertionError(seen)
+
+
+AUTO = {
+    "vgg11": ["", "features.2", "features.5"],
+    "densenet121": ["", "features.denseblock1", "features.denseblock2"],
+    "mobilenet_v3_small": ["", "features.0", "features.1"],
+    "convnext_tiny": ["", "features.0", "features.1"],
+    "swin_t": ["", "features.0", "features.1"],
+    "regnet_y_400mf": ["", "trunk_output.block1", "trunk_output.block2"],
+}
+
+
+@pytest.mark.parametrize("name", AUTO)
+def test_auto(name):
+    model = getattr(torchvision.models, name)(num_classes=5)
+    mixup = m.ManifoldMixup(model, "auto")
+    assert list(mixup.layers) == AUTO[name]
+    x, y = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
+    for _ in range(3):
+        mixup.loss(model(x), y).backward()
+
+
+def test_the_loop_of_the_readme():
+    names, code, _ = run("integrations.torchvision", 3)
+    exec(code, names | {"v2": v2})

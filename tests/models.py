@@ -1,0 +1,135 @@
+"""Models to mix, each with the hand-written Manifold Mixup that people put into a forward."""
+
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def naive(h, mix):
+    perm, lam = mix
+    wide = h.float()  # half precision is rounded once, at the end
+    return (lam * wide + (1 - lam) * wide[perm]).to(h.dtype)
+
+
+class MLP(nn.Sequential):
+    layers = ("", "0", "1", "3")
+
+    def __init__(self, width=16, classes=5):
+        super().__init__(
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, classes),
+        )
+
+    def forward(self, x):  # of its own: torch skips nn.Sequential's in model.compile()
+        return self.by_hand(x, None, None)
+
+    def by_hand(self, x, layer, mix):
+        if layer == "":
+            x = naive(x, mix)
+        for name, step in self.named_children():
+            x = step(x)
+            if layer == name:
+                x = naive(x, mix)
+        return x
+
+
+class PreActBlock(nn.Module):
+    """BN-ReLU-conv twice beside a skip (He et al., Identity mappings, ECCV 2016)."""
+
+    def __init__(self, inner, outer, stride):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inner), nn.BatchNorm2d(outer)
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.shortcut = None
+        if stride != 1 or inner != outer:
+            self.shortcut = nn.Conv2d(inner, outer, 1, stride, bias=False)
+
+    def forward(self, x):
+        out = F.relu(self.bn1(x))
+        skip = x if self.shortcut is None else self.shortcut(out)
+        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + skip
+
+
+class PreActResNet18(nn.Module):
+    """The paper's network for CIFAR, 11.2 million parameters at width 64."""
+
+    layers = ("", "layer1", "layer2")
+
+    def __init__(self, width=64, classes=10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        inner = width
+        for stage in range(4):
+            outer = width << stage
+            blocks = [
+                PreActBlock(inner, outer, 1 if stage == 0 else 2),
+                PreActBlock(outer, outer, 1),
+            ]
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            inner = outer
+        self.bn, self.linear = nn.BatchNorm2d(inner), nn.Linear(inner, classes)
+
+    def forward(self, x):
+        return self.by_hand(x, None, None)
+
+    def by_hand(self, x, layer, mix):
+        if layer == "":
+            x = naive(x, mix)
+        x = self.conv1(x)
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            x = getattr(self, name)(x)
+            if layer == name:
+                x = naive(x, mix)
+        x = F.relu(self.bn(x))
+        return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class EncoderBlock(nn.Module):
+    """Returns (hidden, {"attention": ..., "length": int}), as encoders of text do."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, h):
+        a, weights = self.attention(h, h, h)
+        h = self.norm1(h + a)
+        return self.norm2(h + self.mlp(h)), {"attention": weights, "length": h.shape[1]}
+
+
+class Encoder(nn.Module):
+    layers = ("embed", "blocks.0", "blocks.1")
+
+    def __init__(self, width=8, classes=4, checkpointing=None):
+        super().__init__()
+        self.embed = nn.Embedding(11, width)
+        self.blocks = nn.ModuleList(EncoderBlock(width) for _ in range(3))
+        self.head = nn.Linear(width, classes)
+        self.checkpointing = checkpointing  # None, or use_reentrant
+
+    def forward(self, tokens):
+        return self.by_hand(tokens, None, None)
+
+    def by_hand(self, tokens, layer, mix):
+        h = self.embed(tokens)
+        if layer == "embed":
+            h = naive(h, mix)
+        attention = 0
+        for k, block in enumerate(self.blocks):
+            if self.checkpointing is None:
+                h, more = block(h)
+            else:
+                h, more = checkpoint(block, h, use_reentrant=self.checkpointing)
+            weights = more["attention"]
+            if layer == f"blocks.{k}":
+                h, weights = naive(h, mix), naive(weights, mix)
+            attention = attention + weights.mean()
+        return self.head(h.mean(1)) + attention

@@ -1,0 +1,164 @@
+"""cutmix_: bits in every layout, λ by area, gradients, errors, compile."""
+
+import pytest
+import torch
+from cases import DTYPES, PERMS, expected_mix
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mmix_fast as m
+
+LAYOUTS = {
+    "contiguous": lambda: torch.randn(6, 3, 7, 9),
+    "channels_last": lambda: torch.randn(6, 3, 7, 9).contiguous(memory_format=torch.channels_last),
+    "channels_last_video": lambda: torch.randn(4, 3, 2, 5, 6).contiguous(
+        memory_format=torch.channels_last_3d
+    ),
+    "gray": lambda: torch.randn(5, 8, 4),
+    "sliced": lambda: torch.randn(8, 3, 9, 14)[::2, 1:, ::3, ::2],
+    "transposed": lambda: torch.randn(6, 3, 7, 9).transpose(2, 3),
+    "one": lambda: torch.randn(1, 1, 4, 4),
+    "empty": lambda: torch.randn(0, 3, 4, 4),
+}
+
+
+def by_hand(x, perm, boxes, lams):
+    mixed, out = [expected_mix(x, perm, lam) for lam in lams], x.clone()
+    for i, (top, bottom, left, right) in enumerate(boxes):
+        out[i, ..., top:bottom, left:right] = mixed[i][i, ..., top:bottom, left:right]
+    return out
+
+
+def random_box(height, width):
+    top, bottom = sorted(torch.randint(0, height + 1, (2,)).tolist())
+    left, right = sorted(torch.randint(0, width + 1, (2,)).tolist())
+    return top, bottom, left, right
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("own_box", [False, True])
+@pytest.mark.parametrize("lam", ["paste", 0.3, "per_sample"])
+def test_bits_in_every_layout(backend, layout, dtype, own_box, lam):
+    for make_perm in PERMS.values():
+        like = LAYOUTS[layout]()
+        x = torch.empty_strided(like.shape, like.stride(), dtype=dtype).copy_(like)
+        batch, (height, width) = x.shape[0], x.shape[-2:]
+        perm = make_perm(batch)
+        boxes = [random_box(height, width) for _ in range(batch if own_box else 1)]
+        box = torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4) if own_box else boxes[0]
+        boxes = boxes if own_box else boxes * batch
+        inside = torch.rand(batch) if lam == "per_sample" else torch.tensor(0.3)
+        weights = [inside if inside.ndim == 0 else v for v in inside.expand(batch)]
+        if lam == "paste":
+            inside, weights = 0.0, [torch.tensor(0.0)] * batch
+        want, version = by_hand(x, perm, boxes, weights), x._version
+        out, corrected = m.cutmix_(x, perm, box, lam=inside)
+        assert out is x and x._version == version + 1
+        assert torch.equal(x, want)
+        area = torch.tensor([(b - t) * (r - c) for t, b, c, r in boxes]) / (height * width)
+        expected = 1 - (1 - torch.as_tensor(inside).double()) * area.double()
+        per_sample = own_box or lam == "per_sample"
+        assert corrected.shape == ((batch,) if per_sample else ())
+        assert corrected.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(corrected.double().expand(batch), expected, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_random_boxes(data):
+    batch, channels, height, width = (data.draw(st.integers(1, 6)) for _ in range(4))
+    x = torch.randn(batch, channels, height, width)
+    if data.draw(st.booleans()):
+        x = x.contiguous(memory_format=torch.channels_last)
+    perm = torch.tensor(data.draw(st.permutations(range(batch))))
+    edges = st.lists(st.integers(0, height), min_size=2, max_size=2).map(sorted)
+    sides = st.lists(st.integers(0, width), min_size=2, max_size=2).map(sorted)
+    boxes = [data.draw(edges) + data.draw(sides) for _ in range(batch)]
+    want = by_hand(x, perm, boxes, [torch.tensor(0.0)] * batch)
+    m.cutmix_(x, perm, torch.tensor(boxes))
+    assert torch.equal(x, want)
+
+
+def test_absent_side_does_not_leak(backend):
+    x = torch.full((2, 1, 2, 2), float("nan"))
+    x[1] = 1.0
+    m.cutmix_(x, torch.tensor([1, 0]), (0, 1, 0, 2))
+    assert torch.equal(x[0, 0, 0], torch.ones(2)) and x[0, 0, 1].isnan().all()
+
+
+def test_gradient_is_right(backend):
+    perm, box = torch.tensor([1, 2, 0]), torch.tensor([[0, 2, 1, 3], [0, 0, 0, 0], [1, 3, 0, 2]])
+    x = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    if backend == "cpp":
+        with pytest.raises(RuntimeError, match="it has no gradient for x"):
+            m.cutmix_(x * 1, perm, box)
+        return
+    assert torch.autograd.gradcheck(lambda t: m.cutmix_(t * 1, perm, box, lam=0.3)[0], x)
+
+
+def test_gradient_without_a_forced_backend():
+    x = torch.randn(3, 2, 3, 3, requires_grad=True)
+    m.cutmix_(x * 1, torch.tensor([1, 2, 0]), (0, 3, 0, 3))[0][0].sum().backward()
+    assert torch.equal(x.grad[1], torch.ones(2, 3, 3)) and not x.grad[0].any()
+
+
+X, PERM = torch.randn(3, 2, 4, 5), torch.tensor([1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: m.cutmix_([1], PERM, (0, 1, 0, 1)), TypeError, "x must be a Tensor"),
+        (lambda: m.cutmix_(X[0, 0], PERM, (0, 1, 0, 1)), ValueError, "x must have shape"),
+        (lambda: m.cutmix_(X, PERM[:2], (0, 1, 0, 1)), ValueError, "perm must be int64 of shape"),
+        (lambda: m.cutmix_(X, PERM * 0, (0, 1, 0, 1)), ValueError, "perm must be a permutation"),
+        (lambda: m.cutmix_(X, PERM, (0, 1, 0, 1), lam="a"), TypeError, "lam must be a float"),
+        (lambda: m.cutmix_(X, PERM, 3), TypeError, r"box must be 4 ints, or int64 of shape \(4,\)"),
+        (lambda: m.cutmix_(X, PERM, (0, 1, 0)), ValueError, "box must be 4 ints"),
+        (lambda: m.cutmix_(X, PERM, (0, 1, 0, 1.5)), TypeError, "box must be an int, got float"),
+        (lambda: m.cutmix_(X, PERM, torch.zeros(4)), TypeError, "got float32 of shape"),
+        (lambda: m.cutmix_(X, PERM, PERM), ValueError, r"\(3, 4\), got int64 of shape \(3,\)"),
+        (
+            lambda: m.cutmix_(X, PERM, (0, 5, 0, 1)),
+            ValueError,
+            r"bottom <= 4 and 0 <= left <= right <= 5, got \(0, 5, 0, 1\)",
+        ),
+        (lambda: m.cutmix_(X, PERM, (2, 1, 0, 1)), ValueError, r"got \(2, 1, 0, 1\)"),
+        (lambda: m.cutmix_(X, PERM, (0, 1, -1, 1)), ValueError, r"got \(0, 1, -1, 1\)"),
+        (
+            lambda: m.cutmix_(X[:1].expand(3, 2, 4, 5), PERM, (0, 1, 0, 1)),
+            RuntimeError,
+            "x must not overlap itself",
+        ),
+        (
+            lambda: m.cutmix_(X.clone().requires_grad_(), PERM, (0, 1, 0, 1)),
+            RuntimeError,
+            "x must not be a leaf",
+        ),
+    ],
+)
+def test_bad_input(backend, call, kind, message):
+    before = X.clone()
+    with pytest.raises(kind, match=message):
+        call()
+    assert torch.equal(X, before)
+
+
+def test_compiled(backend):
+    torch._dynamo.reset()
+    step = torch.compile(lambda x, box: m.cutmix_(x * 1, PERM, box), fullgraph=True)
+    for box in (torch.tensor([0, 2, 1, 4]), torch.tensor([1, 3, 0, 5])):
+        out, lam = step(X, box)
+        want, want_lam = m.cutmix_(X.clone(), PERM, box)
+        assert torch.equal(out, want) and torch.equal(lam, want_lam)
+    given = torch.compile(lambda x: m.cutmix_(x, PERM, (0, 2, 1, 4))[0], fullgraph=True)
+    x = X.clone()
+    given(x)
+    assert torch.equal(x, m.cutmix_(X.clone(), PERM, (0, 2, 1, 4))[0])
+
+
+def test_opcheck():
+    box = torch.tensor([[0, 2, 1, 4]] * 3)
+    args = (X.clone(), PERM, box, torch.tensor(0.3))
+    torch.library.opcheck(torch.ops.mmix_fast.cutmix_.default, args)
