@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import reference
 from . import triton_launch as launch
 from . import triton_loss_launch as loss_launch
 from .ops import register_fakes
@@ -31,6 +32,7 @@ SCHEMAS = (  # those of csrc/ops.cpp, which may not be there; a test compares
     "mix_(Tensor(a!) x, Tensor perm, Tensor lam, int dim) -> ()",
     f"mix_targets({_TARGET_ARGS}) -> Tensor",
     f"mix_batch_(Tensor(a!) x, {_TARGET_ARGS}) -> Tensor",
+    "cutmix_(Tensor(a!) x, Tensor perm, Tensor box, Tensor lam) -> ()",
     f"cross_entropy(Tensor logits, {_LOSS_ARGS}, bool with_gradient) -> "
     "(Tensor loss, Tensor stats, Tensor gradient)",
     f"cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, {_LOSS_ARGS}) -> Tensor",
@@ -102,6 +104,10 @@ def mix_batch_(
     else:
         _run(launch.batch(x, target, out, perm, lam, label_smoothing, ignore_index), x)
     return out
+
+
+def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> None:
+    reference.cutmix_(x, perm, box, lam)  # no kernel of its own yet: plain PyTorch
 
 
 def _collapsed(t: Tensor) -> Tensor:

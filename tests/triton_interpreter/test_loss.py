@@ -24,12 +24,14 @@ def test_every_option(size, shape, dtype, labels):
     turn = 4 * SHAPES.index(shape) + DTYPES.index(dtype) + 8 * labels + (size == "large")
     for (eps, z_loss, cap), reduction, per_sample, weighted in grid[turn % 16 :: 16]:
         z = (3 * torch.randn(shape)).to(dtype)
-        y = torch.randint(0, classes, rows) if labels else torch.rand(shape).softmax(1)
+        y, other = (
+            torch.randint(0, classes, rows) if labels else torch.rand(shape).softmax(1)
+            for _ in "ab"
+        )
         if labels:
             y.view(-1)[1] = -100
-        perm, partner = torch.randperm(shape[0]), None
-        if per_sample:
-            perm, partner = None, y[perm].contiguous()
+        # Partners given directly make the two divisors of a mean differ.
+        perm, partner = (None, other) if weighted else (torch.randperm(shape[0]), None)
         lam = torch.rand(shape[0] if per_sample else (), dtype=acc)
         w = torch.rand(classes).to(dtype) if weighted else None
         z64 = z.double().requires_grad_()
