@@ -56,14 +56,14 @@ def cutmix_(
     lam = v.as_lam(lam, acc, x.device)
     wants_gradient = "x" if torch.is_grad_enabled() and x.requires_grad else ""
     backend = select(x.device.type, wants_gradient)
+    if not backend.checks_values and v.must_check_values(x.device):
+        v.check_permutation_values(perm)
+        _check_box_values(box, x)
     if backend.namespace:
         kernel(backend.namespace, "cutmix_")(x, perm.contiguous(), box.contiguous(), lam)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x)
     else:
-        if v.must_check_values(x.device):
-            v.check_permutation_values(perm)
-            _check_box_values(box, x)
         reference.cutmix_(x, perm, box, lam)
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     share = area.to(acc) / max(x.shape[-2] * x.shape[-1], 1)

@@ -51,7 +51,12 @@ ORDER = [
     "dispatch",
     "autograd",
     "functional",
+    "cutmix",
     "sampling",
+    "nested",
+    "hooks",
+    "layers",
+    "manifold",
     "__init__",
     "info",
 ]
@@ -59,6 +64,7 @@ ORDER = [
 
 def test_imports_go_one_way():
     package = Path(m.__file__).parent
+    assert {file.stem for file in package.glob("*.py")} == set(ORDER)
     for at, name in enumerate(ORDER):
         for node in ast.walk(ast.parse((package / f"{name}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.level == 1:

@@ -73,6 +73,7 @@ def load() -> Any:
     """The emulator on fibers, its ops registered."""
     module = _load("mmix_emulated", "engine_fibers.cpp")
     ops.register_fakes(NAMESPACE)
+    ops.register_plain(NAMESPACE, "CPU")
     return module
 
 
@@ -85,7 +86,7 @@ def build_threads() -> Path:
 
 
 # The kernels as a backend on CPU tensors: every test of the `backend` fixture runs them.
-BACKEND = Backend("cuda-emulated", NAMESPACE, lambda: (), "cpu", checks_values=False)
+BACKEND = Backend("cuda-emulated", NAMESPACE, lambda: (), ("cpu",))
 
 
 def symbols() -> list[str]:
