@@ -171,6 +171,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   using Real = Acc<T>;
   using Part = RowPart<T, kPacked, kGeneral>;
   if (nothing_to_rescale<Real>(a)) return;
+  static_assert(sizeof(LossRow<Real>) * 32 % 16 == 0 && sizeof(RowSums<Real>) % 16 == 0);
   double *losses = dynamic_shared<double>();
   LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
   RowSums<Real> *warps = reinterpret_cast<RowSums<Real> *>(rows + 32);

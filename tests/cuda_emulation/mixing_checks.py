@@ -106,3 +106,17 @@ def run_all(emulator, dtype, perms=(torch.randperm, noise)):
     return all(check(emulator, way, dtype, p) for way in WAYS for p in perms) and all(
         check_targets(emulator, dtype, shared) for shared in (H100[1], 512)
     )
+
+
+def run_few(emulator, dtype):
+    """The same under ThreadSanitizer, which is slow: in place, where most can go wrong."""
+    return (
+        all(
+            check(emulator, way, dtype, p, modes=("in",))
+            for way in WAYS
+            for p in (torch.randperm, noise)
+        )
+        and check(emulator, "slab", dtype, torch.randperm, modes=("out", "adjoint"))
+        and check(emulator, "walk_global", dtype, torch.randperm, modes=("adjoint",))
+        and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 512))
+    )

@@ -302,3 +302,14 @@ def test_wide_accesses(emulator):
             emulator.traffic()[gradient.data_ptr()].stores,
         ):  # of 1, 2, 4, 8, 16 bytes
             assert widths[4] * 16 >= 0.99 * z.numel() * z.element_size()
+
+
+def test_no_wide_access_to_shared_memory_off_its_alignment(emulator):
+    """The emulator does not see shared memory: a tile is as far off as the logits are."""
+    for offset in range(1, 8):
+        z = torch.randn(64 * 10 + offset).half()[offset:].view(64, 10)
+        y, perm = torch.randint(0, 10, (64,)), torch.randperm(64)
+        emulator.count_traffic(True)
+        (_, _, gradient), _ = loss_of(z, y, perm, 0.3)
+        assert emulator.traffic()[z.data_ptr()].loads[4] > 0
+        assert emulator.traffic()[gradient.data_ptr()].stores[4] == 0
