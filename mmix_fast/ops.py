@@ -82,7 +82,8 @@ def register_plain(namespace: str, key: str) -> None:
     """The ops that have no kernel of their own for this dispatch key yet, in plain PyTorch."""
 
     def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> None:
-        reference.cutmix_(x, perm, box, lam)
+        with torch.autograd._unsafe_preserve_version_counter(x):  # a kernel does not bump it
+            reference.cutmix_(x, perm, box, lam)
 
     torch.library.impl(f"{namespace}::cutmix_", key)(cutmix_)
 

@@ -15,6 +15,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 else:
     every = (*dispatch.BACKENDS, emulation.BACKEND)
     ON_CPU = [b.name for b in every if b.device in (None, "cpu")]
+    assert emulation.BACKEND.name in ON_CPU  # else its tests would vanish without a word
     ON_GPU = [b.name for b in every if b.device == "cuda"]
 
 

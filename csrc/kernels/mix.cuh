@@ -114,8 +114,10 @@ __device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &we
   const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
   Tile<T> own = shelf.tile(first, head), other = own;
   int row = first, partner = load(next + row);
+  // The row after next is loaded while a row is mixed; for float64 there are not enough registers.
+  constexpr bool kAhead = sizeof(T) < 8;
   Vec<T> v;
-  bool some = !ends(partner) && shelf.tile(partner, turns).fetch(team, v);
+  bool some = kAhead && !ends(partner) && shelf.tile(partner, turns).fetch(team, v);
   for (int turn = 0;; turn ^= 1) {
     if (partner < 0) {
       poison_tile(shelf.out(row), shelf.at.n, team);
@@ -127,11 +129,12 @@ __device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &we
           shelf.tile(partner, partner == first ? head : heads + partner / a.cut.step() * a.pitch);
     } else {
       other = shelf.tile(partner, turns + turn * a.pitch);
+      if (!kAhead) some = other.fetch(team, v);
       if (some) other.keep(team, v);
       other.copy_edges(team);
     }
     const int after = last ? kBad : load(next + partner);
-    if (!ends(after)) some = shelf.tile(after, turns).fetch(team, v); // while this row is mixed
+    if (kAhead && !ends(after)) some = shelf.tile(after, turns).fetch(team, v);
     __syncwarp(); // the row is mixed with elements that other lanes have loaded
     const auto c = weights(row, partner);
     if (!a.in_place() || c.other != 0)

@@ -90,6 +90,7 @@ template <class T>
 __device__ __forceinline__ void mix_tile(T *out, const T *own, const T *other, int n,
                                          Coefficients<Acc<T>> c, Team t) {
   const Split<T> s(out, n);
+#pragma unroll 1 // a team has a lane for each vector
   for (int k = t.lane; k < s.vectors; k += t.lanes) {
     const int at = s.head + k * Vec<T>::kCount;
     const Vec<T> a = gather(own + at), b = gather(other + at);

@@ -86,7 +86,7 @@ def build_threads() -> Path:
 
 
 # The kernels as a backend on CPU tensors: every test of the `backend` fixture runs them.
-BACKEND = Backend("cuda-emulated", NAMESPACE, lambda: (), ("cpu",))
+BACKEND = Backend("cuda-emulated", NAMESPACE, lambda: (), "cpu")
 
 
 def symbols() -> list[str]:
