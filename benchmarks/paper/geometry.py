@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,8 @@ def robustness(seeds: int) -> None:
             runs.append({k: test(model, x, set_.test_y)["error"] for k, x in inputs.items()})
         rows.append({"method": method.name, "runs": runs})
         for key in runs[0]:
-            print(f"{method.name:<16}{key:<14}%6.2f ±%.2f %%" % summary([r[key] for r in runs]))
+            error, margin = summary([r[key] for r in runs])
+            print(f"{method.name:<16}{key:<14}{error:>6.2f} ±{margin:.2f} %")
     save("paper_robustness", rows)
 
 
@@ -109,7 +111,7 @@ def two_spirals(count: int) -> tuple[Tensor, Tensor]:
     return points + 0.01 * torch.randn(count, 2), label
 
 
-def spiral(seeds: int, cells: int = 60) -> None:
+def spiral(seeds: int, cells: int = 40) -> None:
     """The 2-D spiral with a 2-D bottleneck, mixed at the bottleneck (paper, figure 1)."""
     torch.manual_seed(0)
     x, y = two_spirals(400)
@@ -119,6 +121,7 @@ def spiral(seeds: int, cells: int = 60) -> None:
     for method in METHODS:
         if method is MANIFOLD:
             method = type(method)(method.name, ("act3",), 2.0)
+        method = replace(method, noise=min(method.noise, 0.05))  # the plane is small
         torch.manual_seed(1)
         model = network(2, 2, method, (64, 64, 2, 64))
         model.act3 = nn.Identity()  # the bottleneck is linear: two ReLUs of width 2 often die
@@ -133,11 +136,11 @@ def spiral(seeds: int, cells: int = 60) -> None:
             {
                 "method": method.name,
                 "low_confidence": low,
-                "confidence": [round(v, 3) for v in confidence.tolist()],
-                "hidden": [[round(v, 3) for v in point] for point in hidden.tolist()],
-                "points": [[round(v, 3) for v in point] for point in x.tolist()],
-                "labels": y.tolist(),
+                "confidence": [round(v, 2) for v in confidence.tolist()],
+                "hidden": [[round(v, 3) for v in line] for line in hidden.T.tolist()],
                 **test(model, x, y),
             }
         )
+    rows[0]["points"] = [[round(v, 3) for v in line] for line in x.T.tolist()]
+    rows[0]["labels"] = y.tolist()
     save("paper_spiral", rows)

@@ -112,9 +112,8 @@ def spiral(rows: list[dict]) -> str:
         image = [list(line) for line in zip(*confidence, strict=True)]  # x runs to the right
         box = (-1.2, 1.2, -1.2, 1.2)
         axes[0][k].imshow(image, origin="lower", extent=box, cmap="RdBu", vmin=0, vmax=1)
-        for place, line in (("points", axes[0][k]), ("hidden", axes[1][k])):
-            across, up = zip(*row[place], strict=True)
-            line.scatter(across, up, s=3, c=row["labels"], cmap="bwr_r")
+        for points, line in ((rows[0]["points"], axes[0][k]), (row["hidden"], axes[1][k])):
+            line.scatter(*points, s=3, c=rows[0]["labels"], cmap="bwr_r")
             line.set_xticks([])
             line.set_yticks([])
         axes[0][k].set_title(row["method"], fontsize=9)
