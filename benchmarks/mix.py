@@ -72,7 +72,9 @@ def over_100_mb(budget_s: float) -> dict:
     x, perm = torch.randn(OVER_100_MB), torch.randperm(OVER_100_MB[0])
     rivals = {"fused": lambda: mmix_fast.mix_(x, perm, 0.3), "mul_": lambda: x.mul_(1.0001)}
     # At most 1.5 times mul_: the ratio mul_/fused must be at least 1/1.5.
-    return compare(f"mix_ forward over 100 MB {OVER_100_MB}", rivals, {"mul_": 0.667}, budget_s)
+    return compare(
+        f"mix_ forward over 100 MB {torch.float32} {OVER_100_MB}", rivals, {"mul_": 0.667}, budget_s
+    )
 
 
 def main(

@@ -31,14 +31,14 @@ def cell(row: dict, name: str) -> str:
     return f"{row['ratio'][name]:.3g}x" + (f" (goal {goal:g}x)" if missed else "")
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], dtype: str) -> str:
     names = [n for n in (*RIVALS, *PLAIN) if any(n in r["ratio"] for r in rows)]
     lines = [
-        f"| | us | {' | '.join(names)} | extra memory |",
+        f"| {dtype} | us | {' | '.join(names)} | extra memory |",
         "|---" * (len(names) + 3) + "|",
     ]
     for row in rows:
-        title = row["title"].replace("torch.", "")
+        title = row["title"].replace(f"torch.{dtype} ", "")
         cells = " | ".join(cell(row, n) for n in names)
         memory = size(row["peak_bytes"]["fused"])
         lines.append(f"| {title} | {row['us']['fused']:.0f} | {cells} | {memory} |")
@@ -53,14 +53,15 @@ def main() -> None:
     text = README.read_text()
     rows: list[dict] = []
     for name in ("mix", "cross_entropy"):
-        data = read(name)["rows"]
-        rows += data
-        begin, end = f"<!-- {name}.json -->", f"<!-- end of {name}.json -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
-        new = f"{begin}\n{table(data)}\n{end}"
-        text, count = pattern.subn(lambda _, new=new: new, text)
-        if count != 1:
-            raise SystemExit(f"README.md must hold {begin} and {end} once, found {count}")
+        rows += read(name)["rows"]
+        for dtype in ("float32", "bfloat16"):
+            begin, end = f"<!-- {name}.json {dtype} -->", f"<!-- end of {name}.json {dtype} -->"
+            pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
+            some = [r for r in read(name)["rows"] if dtype in r["title"]]
+            new = f"{begin}\n\n{table(some, dtype)}\n\n{end}"
+            text, count = pattern.subn(lambda _, new=new: new, text)
+            if count != 1:
+                raise SystemExit(f"README.md must hold {begin} and {end} once, found {count}")
     README.write_text(text)
     plots.speedups([r for r in rows if "float32" in r["title"]])
     print(f"{README.name}: tables written; {RESULTS.name}/speedups.png drawn")
