@@ -7,6 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 def naive(h, mix):
     perm, lam = mix
+    if lam.ndim:
+        lam = lam.reshape(-1, *[1] * (h.ndim - 1))
     wide = h.float()  # half precision is rounded once, at the end
     return (lam * wide + (1 - lam) * wide[perm]).to(h.dtype)
 
