@@ -20,8 +20,9 @@ from benchmarks import triton_aot as aot  # noqa: E402
 FOLDER = "tests/triton_interpreter"
 SHARED = ["tests/test_mix.py", "tests/test_cross_entropy.py", "tests/test_targets.py"]
 SHARED += ["tests/test_errors.py", "tests/test_sampling.py"]
-# Long grids: the folder has the same cases, fewer for each dtype. `make test-deep` runs all.
-LONG = "test_bits_in_every_layout or test_parity_grid or gradcheck or test_every_option_at_once"
+# The folder has the cases of these two grids, fewer for each dtype: here they take over ten minutes.
+GRIDS = "test_bits_in_every_layout or test_parity_grid"
+LONG = "gradcheck or test_every_option_at_once"
 
 
 def interpret(*args):
@@ -40,7 +41,7 @@ def test_kernels_in_the_interpreter():
 
 
 def test_shared_cases_in_the_interpreter():
-    interpret("-k", f"triton and not ({LONG})", *SHARED)
+    interpret("-k", f"triton and not ({GRIDS} or {LONG})", *SHARED)
 
 
 @pytest.mark.deep
