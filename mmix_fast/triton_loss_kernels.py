@@ -229,6 +229,8 @@ def loss_kernel(
         if Z_LOSS:
             mass += 2 * z_coef * (pivot + log_sum)
         mass = tl.where(bad, float("nan"), mass)
+        # From log_sum in the forward too, so that a second backward gives the same bits.
+        share = 1 / tl.exp(log_sum)
         g_at = out_ptr + o * g_outer + s * g_row
         # A loop for WHOLE too: one round, whose class numbers are made anew. Taken from pass 1 they
         # would cost a register for each element, and spills.
@@ -236,11 +238,11 @@ def loss_kernel(
             c = c0 + tl.arange(0, K)
             mask = live[:, None] & (c < C)[None, :]
             if WHOLE and FORWARD:
-                p = e * (1 / total)[:, None]
+                p = e * share[:, None]
             else:
                 if not WHOLE:
                     z = load_logits(z_at, c, here, live, C, z_class, acc, BESIDE, CAPPED, softcap)
-                p = tl.exp((z - pivot[:, None]) - log_sum[:, None])
+                p = tl.exp(z - pivot[:, None]) * share[:, None]
             if WHOLE and DENSE:
                 t = u
             else:

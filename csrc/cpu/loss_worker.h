@@ -45,8 +45,9 @@ public:
     const RowStats s = kernels_.stats[row_type()](row_, rows_.classes, !dense_ && row.base != 0,
                                                   exps_.empty() ? nullptr : exps_.data());
     kept_ = !exps_.empty();
-    const A sum = static_cast<A>(s.sum);
-    return {static_cast<A>(s.max), std::log(sum), sum, s.shifted_sum};
+    const A log_sum = std::log(static_cast<A>(s.sum));
+    // The sum as the backward has it, so that a second backward gives the same bits.
+    return {static_cast<A>(s.max), log_sum, std::exp(log_sum), s.shifted_sum};
   }
 
   double loss(const LossRow &row, const Softmax<A> &s) const {
