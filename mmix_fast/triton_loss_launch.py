@@ -16,7 +16,8 @@ from .triton_loss_kernels import divisors_kernel, loss_kernel
 # A row is kept in registers up to so many classes, by the bytes of the arithmetic's dtype; half as
 # many where the targets are as long as the logits, or weigh every class, and are kept too.
 WHOLE_CLASSES = {4: 32768, 8: 8192}
-# Classes a step of the online softmax, for rows larger than that.
+# Classes a step of the online softmax, for rows larger than that; half where targets are kept too,
+# as fewer threads to a block may each have more than 128 registers.
 CHUNK_BYTES = 32768
 TILE_BYTES = 16384
 MIN_TILE_BYTES = 4096  # smaller problems take smaller tiles, down to this
@@ -45,7 +46,7 @@ def tile(n: int, outer: int, classes: int, acc: int, beside: bool, dense: bool) 
         step = min(every, elements // rows)
         return fits(rows, elements // step, pow2(n)), step
     whole = every <= WHOLE_CLASSES[acc] // (1 + dense)
-    step = every if whole else min(every, CHUNK_BYTES // acc)
+    step = every if whole else min(every, CHUNK_BYTES // (1 + dense) // acc)
     while elements * acc > MIN_TILE_BYTES and outer * cdiv(n * step, elements) < common.FULL_GPU:
         elements //= 2
     return fits(1, elements // step, pow2(n)), step
