@@ -138,9 +138,7 @@ def mix_targets(
     v.check_lam(lam, target.shape[0], target.device)
     backend = _choose(target, target=target, lam=lam)
     if _checks_here(backend, target):
-        v.check_permutation_values(perm)
-        if target.dtype == torch.int64:
-            v.check_label_values("target", target, classes, ignore_index)
+        _check_target_values(target, perm, classes, ignore_index)
     if not backend.namespace:
         return reference.mix_targets(
             target,
@@ -160,6 +158,12 @@ def mix_targets(
         ignore_index,
         dtype,
     )
+
+
+def _check_target_values(target: Tensor, perm: Tensor, classes: int, ignore_index: int) -> None:
+    v.check_permutation_values(perm)
+    if target.dtype == torch.int64:
+        v.check_label_values("target", target, classes, ignore_index)
 
 
 def _targets_arithmetic(target: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -206,9 +210,7 @@ def mix_batch_(
         )
         return mix_(x, perm, lam), soft
     if _checks_here(backend, x):
-        v.check_permutation_values(perm)
-        if target.dtype == torch.int64:
-            v.check_label_values("target", target, classes, ignore_index)
+        _check_target_values(target, perm, classes, ignore_index)
     # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
     wide = torch.float64 in (v.compute_dtype(x.dtype), _targets_arithmetic(target, dtype))
     lam_tensor = v.as_lam(lam, torch.float64 if wide else torch.float32, x.device)

@@ -21,7 +21,7 @@ constexpr int64_t kBytesPerThread = 32768;
 // A sample seen as runs of contiguous elements: offsets of the runs in x and out.
 struct Layout {
   int64_t batch, x_stride, out_stride; // of the batch dimension
-  int64_t run = 1, x_step = 1, out_step = 1;
+  int64_t run = 1;
   std::vector<int64_t> sizes, x_strides, out_strides; // the outer dimensions, fastest first
   int64_t runs = 1;
 
