@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ def interleave(rivals: dict[str, Work], budget_s: float = 2.0) -> dict[str, list
     times: dict[str, list[float]] = {name: [] for name in rivals}
     start = time.perf_counter()
     while len(times[next(iter(rivals))]) < 7 or time.perf_counter() - start < budget_s:
-        for name, work in rivals.items():
+        # In a new order each round: who runs after whom decides what the cache and the heap hold.
+        for name, work in random.sample(list(rivals.items()), len(rivals)):
             begin = time.perf_counter()
             work()
             times[name].append(time.perf_counter() - begin)

@@ -32,7 +32,9 @@ class SmallCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)
+            )
             for i, o in ((1, 32), (32, 64))
         )
         self.head = nn.Sequential(
@@ -43,7 +45,7 @@ class SmallCNN(nn.Module):
         if mix is not None and layer == 0:
             x = mix(x)
         for number, block in enumerate(self.blocks, 1):
-            x = F.max_pool2d(block(x), 2)
+            x = block(x)
             if mix is not None and layer == number:
                 x = mix(x)  # a pool keeps indices, not its output: in place would do as well
         return self.head(x)
