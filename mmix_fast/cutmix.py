@@ -55,7 +55,7 @@ def cutmix_(
     acc = v.compute_dtype(x.dtype)
     lam = v.as_lam(lam, acc, x.device)
     wants_gradient = "x" if torch.is_grad_enabled() and x.requires_grad else ""
-    backend = select(x.device.type, wants_gradient)
+    backend = select(x, wants_gradient)
     if not backend.checks_values and v.must_check_values(x.device):
         v.check_permutation_values(perm)
         _check_box_values(box, x)

@@ -11,13 +11,12 @@ from .dispatch import Backend, select
 from .ops import kernel
 
 
-def _choose(x: Tensor, **may_require_grad: object) -> Backend:
-    wanting = ""
-    if torch.is_grad_enabled():
-        for name, t in may_require_grad.items():
-            if isinstance(t, Tensor) and t.requires_grad:
-                wanting += f", {name}" if wanting else name
-    return select(x.device.type, wanting)
+def _requiring_grad(**arguments: object) -> str:
+    """Names of those that a kernel has no gradient for, and that require one."""
+    if not torch.is_grad_enabled():
+        return ""
+    found = [n for n, t in arguments.items() if isinstance(t, Tensor) and t.requires_grad]
+    return ", ".join(found) if found else ""
 
 
 def _checks_here(backend: Backend, x: Tensor) -> bool:
@@ -53,7 +52,7 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
             [0.7500]])
     """
     dim = _check_mix(x, perm, lam, dim)
-    backend = _choose(x)
+    backend = select(x)
     if _checks_here(backend, x):
         v.check_permutation_values(perm)
     if not backend.namespace:
@@ -79,7 +78,7 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     """
     dim = _check_mix(x, perm, lam, dim)
     v.check_inplace(x, lam)
-    backend = _choose(x)
+    backend = select(x)
     if _checks_here(backend, x):
         v.check_permutation_values(perm)
     if not backend.namespace:
@@ -136,7 +135,7 @@ def mix_targets(
     classes = v.check_targets(target, num_classes, label_smoothing, ignore_index, dtype)
     v.check_perm(perm, target.shape[0], target.device)
     v.check_lam(lam, target.shape[0], target.device)
-    backend = _choose(target, target=target, lam=lam)
+    backend = select(target, _requiring_grad(target=target, lam=lam))
     if _checks_here(backend, target):
         _check_target_values(target, perm, classes, ignore_index)
     if not backend.namespace:
@@ -195,7 +194,7 @@ def mix_batch_(
     v.check_inplace(x, lam)
     classes = v.check_targets(target, num_classes, label_smoothing, ignore_index, dtype)
     v.check_perm(perm, target.shape[0], target.device)
-    backend = _choose(x, target=target, lam=lam)
+    backend = select(x, _requiring_grad(target=target, lam=lam))
     options = (classes, float(label_smoothing), ignore_index, dtype)
     if not backend.namespace or torch.compiler.is_compiling():
         # The targets first: their value checks come before x is touched.
@@ -272,7 +271,8 @@ def mixed_cross_entropy(
     v.check_positive(z_loss, softcap)
     v.check_lam(lam, logits.shape[0], logits.device)
     labels = not target.is_floating_point()
-    backend = _choose(logits, target=target, target_b=target_b, lam=lam, weight=weight)
+    others = _requiring_grad(target=target, target_b=target_b, lam=lam, weight=weight)
+    backend = select(logits, others)
     if _checks_here(backend, logits):
         if perm is not None:
             v.check_permutation_values(perm)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 # Small calls feel every microsecond of these checks: nothing is built here that is not needed.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NUMBERS = (float, int, torch.SymFloat)
 TARGETS = (torch.int64, *FLOATS)
 REDUCTIONS = ("none", "mean", "sum")
 _validate_everywhere = os.environ.get("MMIX_FAST_VALIDATE", "0") not in ("", "0")
@@ -39,7 +40,8 @@ def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Ten
     if torch.compiler.is_compiling():
         # as_tensor, full and tensor would specialise the graph on the value.
         return torch.ones((), dtype=dtype, device=device) * lam
-    made = torch.tensor(lam, dtype=dtype, device="cpu")  # not the default device: that would wait
+    # Not on the default device: that would wait. torch.tensor takes twice the time.
+    made = torch.scalar_tensor(lam, dtype=dtype, device="cpu")
     return made if device.type == "cpu" else made.to(device, non_blocking=True)
 
 
@@ -57,6 +59,8 @@ def check_x(x: Any, name: str = "x") -> None:
 
 
 def check_dim(x: Tensor, dim: int) -> int:
+    if type(dim) is int and 0 <= dim < x.ndim:
+        return dim
     if x.ndim == 0:
         raise ValueError("x must have a batch dimension, got shape ()")
     if not isinstance(dim, int) or isinstance(dim, bool):
@@ -77,18 +81,18 @@ def check_perm(perm: Any, batch: int, device: torch.device) -> None:
 
 def check_lam(lam: Any, batch: int, device: torch.device) -> None:
     if isinstance(lam, Tensor):
-        if not lam.is_floating_point():
+        if lam.dtype not in FLOATS and not lam.is_floating_point():
             raise TypeError(f"lam must be a float or a floating tensor, got {what(lam)}")
         if lam.ndim and lam.shape != (batch,):
             raise ValueError(f"lam must have shape () or ({batch},), got {what(lam)}")
         if lam.device != device and not (lam.ndim == 0 and lam.device.type == "cpu"):
             raise ValueError(f"lam must be on {device}, got {lam.device}")
-    elif isinstance(lam, bool) or not isinstance(lam, float | int | torch.SymFloat):
+    elif isinstance(lam, bool) or not isinstance(lam, NUMBERS):
         raise TypeError(f"lam must be a float or a floating tensor, got {what(lam)}")
 
 
 def check_fraction(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, float | int):
+    if isinstance(value, bool) or not isinstance(value, (float, int)):
         raise TypeError(f"{name} must be a float, got {what(value)}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
@@ -104,14 +108,8 @@ def check_inplace(x: Tensor, lam: Any) -> None:
             raise RuntimeError(
                 "x must not be a leaf that requires grad, nor a view of one, to be mixed in place"
             )
-        # Autograd itself refuses such views only after the write.
-        meta = torch._C._autograd.CreationMeta
-        made = torch._C._autograd._get_creation_meta(x) if x._is_view() else meta.DEFAULT
-        if made != meta.DEFAULT:
-            raise RuntimeError(
-                "x must not be one of several views of a tensor (chunk, split, unbind) nor a view "
-                f"made without grad, to be mixed in place, got a view of kind {made.name}; use mix"
-            )
+        if x._is_view():
+            _check_view(x)
     if overlaps(x):
         raise RuntimeError(
             f"x must not overlap itself in memory to be mixed in place, got shape "
@@ -119,9 +117,19 @@ def check_inplace(x: Tensor, lam: Any) -> None:
         )
 
 
+def _check_view(x: Tensor) -> None:
+    """Autograd itself refuses such views only after the write."""
+    made = torch._C._autograd._get_creation_meta(x)
+    if made != torch._C._autograd.CreationMeta.DEFAULT:
+        raise RuntimeError(
+            "x must not be one of several views of a tensor (chunk, split, unbind) nor a view "
+            f"made without grad, to be mixed in place, got a view of kind {made.name}; use mix"
+        )
+
+
 def overlaps(x: Tensor) -> bool:
     """True where two elements may share an address (sufficient test: strides nest by size)."""
-    if x.numel() == 0 or x.is_contiguous():
+    if x.is_contiguous() or x.numel() == 0:
         return False
     reach = 0
     for stride, size in sorted(
@@ -206,7 +214,6 @@ def check_loss(
 ) -> None:
     if logits.ndim < 2:
         raise ValueError(f"logits must have shape (B, C, ...), got {what(logits)}")
-    batch, classes = logits.shape[:2]
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     check_index("ignore_index", ignore_index)
@@ -222,23 +229,28 @@ def check_loss(
     if ignore_index >= 0 and target.is_floating_point():
         raise ValueError(f"ignore_index must be negative with float targets, got {ignore_index}")
     if perm is not None:
-        check_perm(perm, batch, logits.device)
+        check_perm(perm, logits.shape[0], logits.device)
     if weight is not None:
-        expected = f"weight must be floating of shape ({classes},)"
-        if not isinstance(weight, Tensor) or weight.dtype not in (logits.dtype, torch.float32):
-            raise TypeError(f"{expected}, {logits.dtype} or torch.float32, got {what(weight)}")
-        if weight.shape != (classes,):
-            raise ValueError(f"{expected}, got {what(weight)}")
-        if weight.device != logits.device:
-            raise ValueError(f"weight must be on {logits.device}, got {weight.device}")
+        _check_weight(weight, logits)
+
+
+def _check_weight(weight: Any, logits: Tensor) -> None:
+    classes = logits.shape[1]
+    expected = f"weight must be floating of shape ({classes},)"
+    if not isinstance(weight, Tensor) or weight.dtype not in (logits.dtype, torch.float32):
+        raise TypeError(f"{expected}, {logits.dtype} or torch.float32, got {what(weight)}")
+    if weight.shape != (classes,):
+        raise ValueError(f"{expected}, got {what(weight)}")
+    if weight.device != logits.device:
+        raise ValueError(f"weight must be on {logits.device}, got {weight.device}")
 
 
 def _check_loss_target(name: str, target: Any, logits: Tensor) -> None:
     if not isinstance(target, Tensor) or target.dtype not in TARGETS:
         raise TypeError(f"{name} must be int64 labels or floating, got {what(target)}")
-    expected = logits.shape
+    expected: tuple[int, ...] = logits.shape
     if target.dtype == torch.int64:
-        expected = expected[:1] + expected[2:]
+        expected = (logits.shape[0], *logits.shape[2:]) if logits.ndim > 2 else logits.shape[:1]
     if target.shape != expected:
         raise ValueError(f"{name} must have shape {tuple(expected)}, got {what(target)}")
     if target.device != logits.device:
