@@ -12,7 +12,8 @@ static const RowKernels &choose() {
   if (cap == "default") return kPortable;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512 && cap != "avx2") return kAvx512;
+  if (avx512 && cap != "avx2")
+    return cap != "avx512" && __builtin_cpu_supports("avx512bf16") ? kAvx512Bf16 : kAvx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     return kAvx2;

@@ -40,9 +40,10 @@ extern const RowKernels kPortable;
 #define MMIX_X86_KERNELS
 extern const RowKernels kAvx2;
 extern const RowKernels kAvx512;
+extern const RowKernels kAvx512Bf16;
 #endif
 
-// The best set this CPU has, or the one ATEN_CPU_CAPABILITY asks for.
+// The best set this CPU has, or the one ATEN_CPU_CAPABILITY asks for (avx512: without bfloat16's).
 const RowKernels &row_kernels();
 
 // After streamed stores and before another thread may read what they wrote.
