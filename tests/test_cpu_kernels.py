@@ -29,11 +29,7 @@ for dt in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
 
 @pytest.mark.deep
 def test_same_bits_on_every_isa_and_thread_count():
-    runs = [
-        run(SWEEP.format(threads=t), ATEN_CPU_CAPABILITY=isa)
-        for t in (1, 2)
-        for isa in ISAS
-    ]
+    runs = [run(SWEEP.format(threads=t), ATEN_CPU_CAPABILITY=isa) for t in (1, 2) for isa in ISAS]
     assert len({r.stdout for r in runs}) == 1 and runs[0].returncode == 0, runs[0].stderr
 
 
