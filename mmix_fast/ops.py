@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
-
 LOAD_ERROR: str | None = None
 try:
     importlib.import_module("mmix_fast._C")
@@ -78,16 +76,5 @@ def register_fakes(namespace: str) -> None:
         torch.library.register_fake(f"{namespace}::{name}", fake)
 
 
-def register_plain(namespace: str, key: str) -> None:
-    """The ops that have no kernel of their own for this dispatch key yet, in plain PyTorch."""
-
-    def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> None:
-        with torch.autograd._unsafe_preserve_version_counter(x):  # a kernel does not bump it
-            reference.cutmix_(x, perm, box, lam)
-
-    torch.library.impl(f"{namespace}::cutmix_", key)(cutmix_)
-
-
 if LOAD_ERROR is None:
     register_fakes("mmix_fast")
-    register_plain("mmix_fast", "CUDA")

@@ -1,6 +1,8 @@
-// mix, mix_, mix_targets and mix_batch_ on CUDA tensors. Nothing here reads a value on the host.
+// mix, mix_, mix_targets, mix_batch_ and cutmix_ on CUDA tensors. Nothing here reads a value on the
+// host.
 #include "cuda/launch.h"
 #include "cuda/mix_plan.h"
+#include "kernels/cutmix.cuh"
 #include <optional>
 #include <vector>
 
@@ -32,13 +34,19 @@ Kind kind_of(ScalarType type) {
   }
 }
 
-// The sample's dimensions, merged where x and out allow; nothing if kMaxDims are too few.
-std::optional<Columns> columns_of(const Tensor &x, const Tensor &out, int64_t dim) {
+// The sample's dimensions, fastest first: the order in which columns are counted.
+std::vector<int64_t> sorted_dims(const Tensor &x, int64_t batch_dim) {
   std::vector<int64_t> dims;
   for (int64_t d = 0; d < x.dim(); ++d)
-    if (d != dim && x.size(d) != 1) dims.push_back(d);
+    if (d != batch_dim && x.size(d) != 1) dims.push_back(d);
   std::sort(dims.begin(), dims.end(),
             [&](int64_t a, int64_t b) { return x.stride(a) < x.stride(b); });
+  return dims;
+}
+
+// The sample's dimensions, merged where x and out allow; nothing if kMaxDims are too few.
+std::optional<Columns> columns_of(const Tensor &x, const Tensor &out, int64_t dim) {
+  const std::vector<int64_t> dims = sorted_dims(x, dim);
   Columns c{1, 1, 0, {}, {}, {}};
   for (int64_t d : dims) {
     if (c.dims > 0 && x.stride(d) == c.x_stride[c.dims - 1] * c.size[c.dims - 1] &&
@@ -133,11 +141,28 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
   return {a, out, wide};
 }
 
-// One launch for x, with the targets in it where the kernel can; says whether it was so.
+BoxArgs box_args(const Tensor &x, const Tensor &box) {
+  BoxArgs b{input<int64_t>(box), box.dim() == 2 ? 4 : 0, 1, 1, 1, 1};
+  int64_t every = 1;
+  for (int64_t d : sorted_dims(x, 0)) {
+    if (d == x.dim() - 2) b.y_every = every, b.height = x.size(d);
+    if (d == x.dim() - 1) b.x_every = every, b.width = x.size(d);
+    every *= x.size(d);
+  }
+  return b;
+}
+
+// What a launch does beside mixing, or instead of mixing whole samples.
+struct Extra {
+  const Targets *targets = nullptr; // in the same launch where the kernel can
+  const Tensor *box = nullptr;      // mix inside it only
+};
+
+// One launch for x; says whether the targets were in it.
 template <class T>
 bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tensor &perm,
              const Tensor &lam, int64_t dim, bool adjoint, const Columns &columns,
-             const Targets *targets) {
+             const Extra &extra) {
   const Device device = device_of(on);
   MixArgs<T> a{};
   a.out = output<T>(out);
@@ -149,7 +174,8 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   a.perm = input<int64_t>(perm);
   a.adjoint = adjoint;
   a.lam = lam_ref(lam);
-  const MixPlan plan = plan_mix<T>({a.batch, columns, alignment_of(a)}, device);
+  const MixShape<T> shape{a.batch, columns, alignment_of(a)};
+  const MixPlan plan = extra.box ? plan_strided(shape, device) : plan_mix(shape, device);
   a.width = plan.width;
   a.pitch = plan.pitch;
   a.lanes = plan.lanes;
@@ -165,13 +191,16 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
     on.launch(kernel, dim3(blocks), plan.threads, plan.shared, arguments...);
   };
   if constexpr (sizeof(T) < 8) {
+    const Targets *targets = extra.targets;
     if (plan.way == Way::kSlab && targets && !targets->wide) {
       launch(mix_slab<T, true>, a.blocks + plan_targets(targets->args, plan.threads, device), a,
              targets->args);
       return true;
     }
   }
-  if (plan.way == Way::kSlab)
+  if (extra.box)
+    launch(cutmix<T>, a.blocks, a, box_args(x, *extra.box));
+  else if (plan.way == Way::kSlab)
     launch(mix_slab<T, false>, a.blocks, a, TargetArgs{});
   else if (plan.way == Way::kWalk)
     launch(mix_walk<T>, a.blocks, a);
@@ -181,17 +210,17 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
 }
 
 bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tensor &lam,
-              int64_t dim, bool adjoint, const Targets *targets, const OnDevice &on) {
+              int64_t dim, bool adjoint, const Extra &extra, const OnDevice &on) {
   const auto columns = columns_of(x, out, dim);
   bool together = false;
   if (!columns) { // more than kMaxDims dimensions that do not merge
     Tensor dense = torch::stable::contiguous(x), target = out;
-    together = mix_into(dense, dense, perm, lam, dim, adjoint, targets, on);
+    together = mix_into(dense, dense, perm, lam, dim, adjoint, extra, on);
     torch::stable::copy_(target, dense);
     return together;
   }
   with_dtype(x.scalar_type(), [&]<class T>() {
-    together = run_mix<T>(on, x, out, perm, lam, dim, adjoint, *columns, targets);
+    together = run_mix<T>(on, x, out, perm, lam, dim, adjoint, *columns, extra);
   });
   return together;
 }
@@ -199,13 +228,18 @@ bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tens
 Tensor mix(Tensor x, Tensor perm, Tensor lam, int64_t dim, bool adjoint) {
   const OnDevice on(x);
   Tensor out = torch::stable::empty_like(x);
-  if (x.numel() > 0) mix_into(x, out, perm, lam, dim, adjoint, nullptr, on);
+  if (x.numel() > 0) mix_into(x, out, perm, lam, dim, adjoint, {}, on);
   return out;
 }
 
 void mix_(Tensor x, Tensor perm, Tensor lam, int64_t dim) {
   const OnDevice on(x);
-  if (x.numel() > 0) mix_into(x, x, perm, lam, dim, false, nullptr, on);
+  if (x.numel() > 0) mix_into(x, x, perm, lam, dim, false, {}, on);
+}
+
+void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam) {
+  const OnDevice on(x);
+  if (x.numel() > 0) mix_into(x, x, perm, lam, 0, false, {.box = &box}, on);
 }
 
 void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
@@ -238,8 +272,8 @@ Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t clas
   Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
   // One launch, unless there is float64 or the batch is too large for a slab.
   const bool any = targets.out.numel() > 0;
-  const bool together =
-      x.numel() > 0 && mix_into(x, x, perm, lam, 0, false, any ? &targets : nullptr, on);
+  const bool together = x.numel() > 0 && mix_into(x, x, perm, lam, 0, false,
+                                                  {.targets = any ? &targets : nullptr}, on);
   if (!together) launch_targets(targets, perm, on);
   return targets.out;
 }
@@ -252,4 +286,5 @@ STABLE_TORCH_LIBRARY_IMPL(MMIX_NAMESPACE, MMIX_DEVICE_KEY, m) {
   m.impl("mix_", TORCH_BOX(&mmix::mix_));
   m.impl("mix_targets", TORCH_BOX(&mmix::mix_targets_op));
   m.impl("mix_batch_", TORCH_BOX(&mmix::mix_batch_));
+  m.impl("cutmix_", TORCH_BOX(&mmix::cutmix_));
 }

@@ -104,17 +104,15 @@ template <class T> MixPlan plan_strided(const MixShape<T> &s, const Device &devi
   MixPlan plan{Way::kStrided};
   plan.cut = {(1 << 30) - 1}; // row 0 alone
   plan.shared = 2 * table_bytes(s.batch);
-  plan.blocks = at_most((s.columns.runs + plan.threads - 1) / plan.threads,
-                        int64_t{8} * device.multiprocessors);
+  const int64_t columns = s.columns.run * s.columns.runs;
+  plan.blocks =
+      at_most((columns + plan.threads - 1) / plan.threads, int64_t{8} * device.multiprocessors);
+  if (plan.shared > device.shared) plan.tables_in_block = false, plan.shared = 0;
   return plan;
 }
 
 template <class T> MixPlan plan_mix(const MixShape<T> &s, const Device &device) {
-  if (s.columns.run == 1 && s.columns.runs > 1) {
-    MixPlan plan = plan_strided(s, device);
-    if (plan.shared > device.shared) plan.tables_in_block = false, plan.shared = 0;
-    return plan;
-  }
+  if (s.columns.run == 1 && s.columns.runs > 1) return plan_strided(s, device);
   if (const int bytes = slab_width(s, device)) return plan_slab(s, bytes, device);
   MixPlan plan = plan_walk(s, device);
   if (plan.shared > device.shared) {

@@ -47,6 +47,7 @@ template <class T> struct Weights {
     const A own = lam(row);
     return {own, plus(A(1), -(a.adjoint ? lam(partner) : own))};
   }
+  __device__ bool covers(int) const { return true; } // every row is mixed in every column
   // One λ of 1 for all rows: in place, no good row changes.
   __device__ bool still() const { return a.in_place() && a.lam.stride == 0 && lam0 == 1; }
 };
@@ -196,8 +197,10 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
 }
 
 // Shared memory: next[batch] and start[batch] unless they are in global memory. The only cut row is
-// row 0, whose first value every walk may need.
-template <class T> __device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a) {
+// row 0, whose first value every walk may need. `of_column(column)` gives the weights there, whose
+// rows may be covered or not: what is not covered is not written, and read only as a partner.
+template <class T, class OfColumn>
+__device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a, const OfColumn &of_column) {
   int *tables = dynamic_shared<int>();
   const int *next = a.next, *start = a.start;
   if (next == nullptr) {
@@ -208,29 +211,36 @@ template <class T> __device__ __forceinline__ void mix_strided_block(const MixAr
     next = tables;
     start = starts;
   }
-  const Weights<T> weights(a);
-  for (int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; column < a.columns.runs;
-       column += int64_t{a.blocks} * blockDim.x) {
-    const Offsets o = run_offsets(a.columns, column);
-    const auto at = [&](int row) { return a.x + o.x + row * a.x_row; };
+  for (int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+       column < a.columns.run * a.columns.runs; column += int64_t{a.blocks} * blockDim.x) {
+    const auto weights = of_column(column);
+    const Offsets o = run_offsets(a.columns, column / a.columns.run);
+    const int64_t in_run = column % a.columns.run;
+    const auto at = [&](int row) { return a.x + o.x + in_run + row * a.x_row; };
     const T zeroth = load(at(0));
     for (int first = 0; first < a.batch; ++first) {
       if (first != 0 && load(start + first) == 0) continue;
       const T head = first == 0 ? zeroth : load(at(first));
       T own = head;
+      bool known = true; // own holds the row's value
       for (int row = first;;) {
-        T *out = a.out + o.out + row * a.out_row;
         const int partner = load(next + row);
-        if (partner < 0) {
-          store(out, not_a_number<T>());
-          break;
+        const bool last = partner < 0 || partner == first || partner == 0;
+        const bool covered = weights.covers(row);
+        T other{};
+        if (covered) {
+          T *out = a.out + o.out + in_run + row * a.out_row;
+          if (partner < 0) {
+            store(out, not_a_number<T>());
+          } else {
+            other = partner == first ? head : partner == 0 ? zeroth : load(at(partner));
+            const auto c = weights(row, partner);
+            if (!a.in_place() || c.other != 0) store(out, c(known ? own : load(at(row)), other));
+          }
         }
-        const bool last = partner == first || partner == 0;
-        const T other = partner == first ? head : partner == 0 ? zeroth : load(at(partner));
-        const auto c = weights(row, partner);
-        if (!a.in_place() || c.other != 0) store(out, c(own, other));
         if (last) break;
         own = other;
+        known = covered;
         row = partner;
       }
     }
@@ -262,7 +272,8 @@ __global__ void __launch_bounds__(kWalkWarps * 32, 2) mix_walk(const MixArgs<T> 
   mix_walk_block(a);
 }
 template <class T> __global__ void __launch_bounds__(256, 4) mix_strided(const MixArgs<T> a) {
-  mix_strided_block(a);
+  const Weights<T> weights(a);
+  mix_strided_block(a, [&](int64_t) { return weights; });
 }
 
 } // namespace mmix

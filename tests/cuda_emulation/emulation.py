@@ -73,7 +73,6 @@ def load() -> Any:
     """The emulator on fibers, its ops registered."""
     module = _load("mmix_emulated", "engine_fibers.cpp")
     ops.register_fakes(NAMESPACE)
-    ops.register_plain(NAMESPACE, "CPU")
     return module
 
 

@@ -101,10 +101,31 @@ def check_targets(emulator, dtype, shared=H100[1], batch=70, classes=11):
         emulator.set_device(*H100)
 
 
+def check_cutmix(emulator, dtype, perm_of, shared=H100[1]):
+    """A box for each row, as sorted numbers: some empty, some the whole image."""
+    emulator.set_device(2, shared)
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    try:
+        n, height, width = 40, 5, 6
+        x, lam, perm = torch.randn(n, 2, height, width).to(dtype), torch.rand(n).to(acc), perm_of(n)
+        top, bottom = torch.randint(0, height + 1, (n, 2)).sort().values.unbind(1)
+        left, right = torch.randint(0, width + 1, (n, 2)).sort().values.unbind(1)
+        y, column = torch.arange(height)[:, None], torch.arange(width)
+        a, b, c, d = (edge[:, None, None, None] for edge in (top, bottom, left, right))
+        inside = (y >= a) & (y < b) & (column >= c) & (column < d)
+        want = torch.where(inside, truth(x, links(perm, False), lam, 1 - lam), x)
+        OPS.cutmix_(x, perm, torch.stack([top, bottom, left, right], 1), lam)
+        return same(x, want)
+    finally:
+        emulator.set_device(*H100)
+
+
 def run_all(emulator, dtype, perms=(torch.randperm, noise)):
     """True where every check came right."""
-    return all(check(emulator, way, dtype, p) for way in WAYS for p in perms) and all(
-        check_targets(emulator, dtype, shared) for shared in (H100[1], 512)
+    return (
+        all(check(emulator, way, dtype, p) for way in WAYS for p in perms)
+        and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 512))
+        and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 256))
     )
 
 
@@ -119,4 +140,5 @@ def run_few(emulator, dtype):
         and check(emulator, "slab", dtype, torch.randperm, modes=("out", "adjoint"))
         and check(emulator, "walk_global", dtype, torch.randperm, modes=("adjoint",))
         and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 512))
+        and check_cutmix(emulator, dtype, noise)
     )
