@@ -77,6 +77,10 @@ def _batch(shape: tuple[int, ...], classes: int, dtype: torch.dtype) -> list[lau
     return launch.batch(x, target, soft, _index(shape[0]), meta(), 0.1, -100)
 
 
+def _cutmix(shape: tuple[int, ...], dtype: torch.dtype, box: tuple[int, ...]) -> Any:
+    return launch.cutmix(meta(*shape, dtype=dtype), _index(shape[0]), _index(*box), meta(shape[0]))
+
+
 def _targets(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
     out = meta(*shape, dtype=dtype)
     return launch.targets(_index(shape[0], *shape[2:]), out, _index(shape[0]), meta(), 0.1, -100)
@@ -120,6 +124,8 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "mix adjoint (256,197,768) bfloat16": lambda: _mix((256, 197, 768), BF16, True),
     "mix adjoint (64,4096) float64": lambda: _mix((64, 4096), DOUBLE, True),
     "mix (8192,1024) float16": lambda: _mix((8192, 1024), HALF, False),
+    "cutmix_ (128,3,224,224) bfloat16": lambda: _cutmix((128, 3, 224, 224), BF16, (128, 4)),
+    "cutmix_ (64,3,32,32) float32": lambda: _cutmix((64, 3, 32, 32), FLOAT, (4,)),
     "mix_ (8,3,224,224) float32": lambda: _mix_inplace((8, 3, 224, 224), FLOAT),
     "mix_ (128,64,32,32) float32": lambda: _mix_inplace((128, 64, 32, 32), FLOAT),
     "mix_ (256,4096) bfloat16": lambda: _mix_inplace((256, 4096), BF16, (256,)),

@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import triton_cycles, triton_kernels
+from . import triton_cutmix, triton_cycles, triton_kernels
 
 cdiv, pow2 = triton.cdiv, triton.next_power_of_2
 
@@ -71,14 +71,19 @@ def vector(itemsize: int, *multiples: int) -> int:
     return width
 
 
+def sorted_dims(x: Tensor, out: Tensor, dim: int) -> list[int]:
+    """The dimensions but dim, fastest first: the order in which columns are counted."""
+    dims = [d for d in range(x.ndim) if d != dim and x.shape[d] != 1]
+    return sorted(dims, key=lambda d: (x.stride(d), out.stride(d)))
+
+
 def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, int, int]] | None:
     """The dimensions but dim as two groups (size, stride in x, in out), fastest first.
 
     None where it takes more than two: x is not dense within a sample.
     """
     groups: list[tuple[int, int, int]] = []
-    dims = [d for d in range(x.ndim) if d != dim and x.shape[d] != 1]
-    for d in sorted(dims, key=lambda d: (x.stride(d), out.stride(d))):
+    for d in sorted_dims(x, out, dim):
         size, step, out_step = x.shape[d], x.stride(d), out.stride(d)
         if groups:
             n, s, t = groups[-1]
@@ -192,6 +197,25 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
             triton_kernels.walk_kernel, programs, args, warps_for(WALK_ROWS * width * item), True
         ),
     ]
+
+
+def cutmix(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> list[Launch] | None:
+    """None where x is not dense within a sample, or has more than SLAB_ROWS samples."""
+    if x.shape[0] > SLAB_ROWS or columns(x, x, 0) is None:
+        return None
+    programs, args, warps = slab(x, perm, lam, 0)
+    args = {name: v for name, v in args.items() if not name.startswith("out_")} | {
+        "box_ptr": box, "box_stride": 4 if box.ndim == 2 else 0,
+        "y_every": 1, "height": 1, "x_every": 1, "width": 1,
+    }  # fmt: skip
+    every = 1
+    for d in sorted_dims(x, x, 0):
+        if d == x.ndim - 2:
+            args |= {"y_every": every, "height": x.shape[d]}
+        if d == x.ndim - 1:
+            args |= {"x_every": every, "width": x.shape[d]}
+        every *= x.shape[d]
+    return [Launch(triton_cutmix.cutmix_kernel, programs, args, warps, True)]
 
 
 def soft_tile(

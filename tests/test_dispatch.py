@@ -43,6 +43,7 @@ ORDER = [
     "ops",
     "triton_kernels",
     "triton_cycles",
+    "triton_cutmix",
     "triton_loss_rows",
     "triton_loss_kernels",
     "triton_launch",

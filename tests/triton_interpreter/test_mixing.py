@@ -131,3 +131,36 @@ def test_bad_labels_poison_their_entries(size):
     y, perm = torch.tensor([0, 7, -1, 2]), torch.tensor([1, 0, 3, 2])
     got = TRITON.mix_targets(y, perm, torch.tensor(0.5), 5, 0.0, -1, torch.float32)
     assert got.isnan().any(1).tolist() == [True, True, False, False]
+
+
+IMAGES = {
+    "contiguous": lambda: torch.randn(5, 2, 6, 7),
+    "channels_last": lambda: torch.randn(5, 3, 4, 8).contiguous(memory_format=torch.channels_last),
+    "gray, wide": lambda: torch.randn(4, 2, 3000),
+    "transposed": lambda: torch.randn(4, 2, 6, 4).transpose(2, 3),
+    "with holes": lambda: torch.randn(4, 3, 9, 12)[:, 1:, ::3, ::2],
+}
+
+
+@pytest.mark.parametrize("layout", IMAGES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_cutmix_has_the_bits_of_cpp(size, layout, dtype):
+    like = IMAGES[layout]()
+    x = torch.empty_strided(like.shape, like.stride(), dtype=dtype).copy_(like)
+    batch, height, width = x.shape[0], *x.shape[-2:]
+    lam, perm = torch.rand(batch, dtype=compute_dtype(dtype)), torch.randperm(batch)
+    for rows in (batch, 1):
+        edges = [torch.randint(0, n + 1, (rows, 2)).sort().values for n in (height, width)]
+        box = torch.cat(edges, 1) if rows > 1 else torch.cat(edges, 1)[0]
+        want = x.clone(memory_format=torch.preserve_format)
+        CPP.cutmix_(want, perm, box, lam)
+        TRITON.cutmix_(x, perm, box, lam)
+        assert torch.equal(x, want)
+
+
+def test_cutmix_poisons_inside_the_box_alone():
+    x, perm, box = torch.randn(3, 1, 4, 4), torch.tensor([1, 1, 7]), torch.tensor([1, 3, 0, 2])
+    want = x.clone()
+    want[..., 1:3, 0:2] = float("nan")
+    TRITON.cutmix_(x, perm, box, torch.tensor(0.5))
+    torch.testing.assert_close(x, want, rtol=0, atol=0, equal_nan=True)

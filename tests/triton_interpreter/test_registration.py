@@ -6,7 +6,13 @@ from cases import DTYPES
 from recorder import RAN
 
 import mmix_fast as m
-from mmix_fast import triton_backend, triton_cycles, triton_kernels, triton_loss_kernels
+from mmix_fast import (
+    triton_backend,
+    triton_cutmix,
+    triton_cycles,
+    triton_kernels,
+    triton_loss_kernels,
+)
 
 OPS = torch.ops.mmix_fast_triton
 
@@ -28,6 +34,7 @@ def test_opcheck():
     for op, inputs in (
         (OPS.mix, (x, perm, lam, 0, False)),
         (OPS.mix_, (x.clone(), perm, lam, 0)),
+        (OPS.cutmix_, (torch.randn(3, 2, 4), perm, torch.tensor([0, 1, 1, 3]), lam)),
         (OPS.mix_targets, targets),
         (OPS.mix_batch_, (x.clone(), *targets)),
         (OPS.cross_entropy, (x, *loss, True)),
@@ -62,7 +69,7 @@ def test_compiles_whole_for_any_lam(backend):
 
 
 def test_zz_every_kernel_ran_on_every_dtype():
-    modules = (triton_kernels, triton_cycles, triton_loss_kernels)
+    modules = (triton_kernels, triton_cutmix, triton_cycles, triton_loss_kernels)
     kernels = {n for module in modules for n in vars(module) if n.endswith("_kernel")}
     if len({name for name, _ in RAN}) < 2:
         pytest.skip("run with the other tests of this folder")
