@@ -1,7 +1,7 @@
 // cutmix_ on strided CPU tensors: like mix_, but each row changes inside its own box only. Lines of
 // an image are independent, so the work is split over them; each walks the cycles of perm with only
 // the head's line saved.
-#include "checks.h"
+#include "cpu/cycles.h"
 #include "cpu/tensors.h"
 #include <algorithm>
 #include <cstring>
@@ -10,9 +10,6 @@
 
 namespace mmix {
 namespace {
-
-// Below this many bytes a second thread costs more than it brings.
-constexpr int64_t kBytesPerThread = 32768;
 
 // An image's line y, seen as columns of `unit` contiguous elements: 1, or all channels of a
 // channels_last image. The other dimensions, channels for one, number the images of a sample.
@@ -71,26 +68,14 @@ std::vector<Box> boxes_of(const Tensor &box, int64_t n, int64_t height, int64_t 
   return boxes;
 }
 
-std::vector<int64_t> cycle_starts(const int64_t *perm, int64_t n) {
-  std::vector<bool> seen(n, false);
-  std::vector<int64_t> starts;
-  for (int64_t i = 0; i < n; ++i) {
-    if (!seen[i]) starts.push_back(i);
-    for (int64_t j = i; !seen[j]; j = perm[j]) seen[j] = true;
-  }
-  return starts;
-}
-
 void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
   const int64_t n = x.size(0), row_stride = x.stride(0);
-  const int64_t *index = static_cast<const int64_t *>(perm.const_data_ptr());
-  check_permutation(index, n);
+  const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), n);
   const Lines lines(x);
   const std::vector<Box> boxes = boxes_of(box, n, lines.height, lines.width);
   const Box &all = boxes[n];
   const int64_t width = all.right - all.left, height = all.bottom - all.top;
   if (x.numel() == 0 || width <= 0 || height <= 0) return;
-  const std::vector<int64_t> starts = cycle_starts(index, n);
   const DType type = dtype_of(x.scalar_type());
   const Lam lam(lam_tensor, type == kDouble);
   const int64_t elem = element_size(type), unit = lines.unit, column = lines.column_stride;
@@ -117,14 +102,16 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
           mix_row(p, p, from + c * step * elem, p, run * unit, own, other, false);
         }
       };
-      for (int64_t start : starts) {
-        const int64_t run = column == unit ? width : 1;
-        for (int64_t c = 0; c < width; c += run)
-          std::memcpy(head.data() + c * unit * elem, at(start) + c * column * elem,
-                      run * unit * elem);
-        int64_t i = start;
-        for (; index[i] != start; i = index[i]) change(i, at(index[i]), column);
-        change(i, head.data(), unit);
+      const int64_t run = column == unit ? width : 1;
+      for (int64_t k = 0; k < n; ++k) {
+        if (cycles.head[k] == k)
+          for (int64_t c = 0; c < width; c += run)
+            std::memcpy(head.data() + c * unit * elem, at(cycles.row[k]) + c * column * elem,
+                        run * unit * elem);
+        if (cycles.ends_cycle(k))
+          change(cycles.row[k], head.data(), unit);
+        else
+          change(cycles.row[k], at(cycles.row[k + 1]), column);
       }
     }
   });

@@ -1,5 +1,6 @@
 // mix and mix_ on strided CPU tensors: one walk along the cycles of perm serves both.
 #include "checks.h"
+#include "cpu/cycles.h"
 #include "cpu/tensors.h"
 #include <algorithm>
 #include <cstring>
@@ -15,9 +16,6 @@ constexpr int64_t kTileBytes = 32768, kSmallTileBytes = 8192;
 constexpr int64_t kSavedPerThread = 65536;
 // How far before its own visit a row is prefetched, and the least and most rows that may be.
 constexpr int64_t kAheadBytes = 32768, kLeastAhead = 2, kMostAhead = 8;
-// Below this many bytes a second thread costs more than it brings.
-constexpr int64_t kBytesPerThread = 32768;
-
 // A sample seen as runs of contiguous elements: offsets of the runs in x and out.
 struct Layout {
   int64_t batch, x_stride, out_stride; // of the batch dimension
@@ -60,31 +58,6 @@ struct Layout {
       out_offset += k * out_strides[d];
     }
   }
-};
-
-// The rows in the order in which cycles of the permutation meet them. Row i of the mix needs row
-// index[i], so that each row is read from memory once: as a partner, then, from cache, as itself.
-// 16 bytes a row at most; checks on the way that index is a permutation.
-struct Cycles {
-  Cycles(const int64_t *index, int64_t n) {
-    std::vector<bool> seen(n, false);
-    row.reserve(n);
-    for (int64_t i = 0; i < n; ++i) {
-      if (seen[i]) continue;
-      const int64_t first = static_cast<int64_t>(row.size());
-      for (int64_t j = i; j >= 0 && j < n && !seen[j]; j = index[j]) {
-        seen[j] = true;
-        row.push_back(j);
-        head.push_back(first);
-      }
-      if (index[row.back()] != i) refuse_permutation(index, n);
-    }
-  }
-  bool ends_cycle(int64_t k) const { return k + 1 == size() || head[k + 1] == k + 1; }
-  int64_t size() const { return static_cast<int64_t>(row.size()); }
-
-  std::vector<int64_t> row;  // the k-th row to visit
-  std::vector<int64_t> head; // where the cycle of the k-th row begins in `row`
 };
 
 // How the work is cut. Stretches of the visit are independent once the rows that another stretch

@@ -136,6 +136,9 @@ inline Tensor fresh_like(const Tensor &x) {
   return out;
 }
 
+// Below this many bytes moved a second thread costs more than it brings.
+constexpr int64_t kBytesPerThread = 32768;
+
 // mix.cpp; also a part of mix_batch_.
 void mix_(Tensor x, Tensor perm, Tensor lam, int64_t dim);
 
