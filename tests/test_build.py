@@ -131,3 +131,12 @@ def test_info_tells_what_was_built(tmp_path, monkeypatch):
     )
     info.FACTS.write_text(json.dumps({**facts, "cuda": None, "architectures": []}))
     assert info.built().endswith("against torch 2.13.0, without CUDA")
+
+
+def test_the_release_takes_the_pinned_versions():
+    text = (ROOT / "pyproject.toml").read_text()
+    dev = text[text.index("\ndev = [") : text.index("[tool.cibuildwheel]")]
+    release = text[text.index("[tool.cibuildwheel]") : text.index("[tool.ruff]")]
+    torch = re.search(r"^TORCH\s*:=\s*(\S+)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    pins = set(re.findall(r"[\w-]+==[\w.]+", release))
+    assert len(pins) == 4 and pins <= {torch, *re.findall(r'"([\w-]+==[\w.]+)"', dev)}

@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PYTEST = "pytest==9.2.0"
+PYTEST = f"pytest=={version('pytest')}"
 # The module's own initialisation is all of Python's API that it uses; torch's libraries know no
 # Python, so one torch serves the extension under all of them.
 LOAD = """
