@@ -84,13 +84,14 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks report
 
 # Wheels are built from the sdist, so that it is seen to hold what it must. The version tells of a toolkit.
+# pip would keep a wheel under the path of its sdist, and give it again for another sdist there.
 wheel: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 wheel: $(STAMP)
 	rm -rf dist
 	MMIX_FAST_CUDA=0 $(BIN)/python -m build --no-isolation
 	@version=$$(MMIX_FAST_CUDA=$(WHEEL_CUDA) $(BIN)/python setup.py --version) && \
 	case $$version in *+cuda*) \
-	  MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel dist/*.tar.gz --no-build-isolation --no-deps -w dist;; \
+	  MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel dist/*.tar.gz --no-build-isolation --no-deps --no-cache-dir -w dist;; \
 	esac
 
 AUDITORS := $(VENV)/.auditors_installed

@@ -124,12 +124,15 @@ def commit() -> str:
 def facts() -> dict[str, object]:
     """What `python -m mmix_fast.info` tells of the binary; the architectures as nvcc gets them."""
     flags = cpp_extension._get_cuda_arch_flags() if TOOLKIT else []
+    named = re.findall(r",code=(\w+)", " ".join(flags))
     return {
         "version": VERSION,
         "commit": commit(),
         "torch": torch.__version__,
         "cuda": CUDA,
-        "architectures": re.findall(r",code=(\w+)", " ".join(flags)),
+        "architectures": sorted(
+            named, key=lambda name: (name[0] == "c", int(re.sub(r"\D", "", name)))
+        ),
     }
 
 
