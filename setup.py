@@ -100,13 +100,25 @@ def ask_nvcc(home: Path, option: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def set_architectures(home: Path) -> None:
-    """The default: all that this toolkit compiles for, and PTX of the last for what comes later."""
+def set_architectures(home: Path) -> list[str]:
+    """By default all that this toolkit compiles for, and PTX of the last for what comes later.
+
+    Returns what nvcc is asked for, by nvcc's names.
+    """
     if "--compress-mode" in ask_nvcc(home, "--help"):  # nvcc 12.8 and later
         NVCC_FLAGS.append("--compress-mode=size")
-    listed = ask_nvcc(home, "--list-gpu-arch")
-    known = [a for a in ARCHITECTURES if f"compute_{a.replace('.', '')}" in listed.split()]
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ";".join(known) + "+PTX")
+    able = ask_nvcc(home, "--list-gpu-arch").split()
+    known = [a for a in ARCHITECTURES if f"compute_{a.replace('.', '')}" in able]
+    wish = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ";".join(known) + "+PTX")
+    flags = " ".join(cpp_extension._get_cuda_arch_flags())
+    for asked in re.findall(r"arch=(compute_\d+)", flags):
+        if asked not in able:
+            raise SystemExit(
+                f"TORCH_CUDA_ARCH_LIST={wish} asks for {asked}, which {home / 'bin/nvcc'} does not "
+                f"compile for: it knows {', '.join(able)}. Name some of these, or unset it."
+            )
+    named = re.findall(r",code=(\w+)", flags)
+    return sorted(named, key=lambda name: (name[0] == "c", int(re.sub(r"\D", "", name))))
 
 
 def commit() -> str:
@@ -122,17 +134,13 @@ def commit() -> str:
 
 
 def facts() -> dict[str, object]:
-    """What `python -m mmix_fast.info` tells of the binary; the architectures as nvcc gets them."""
-    flags = cpp_extension._get_cuda_arch_flags() if TOOLKIT else []
-    named = re.findall(r",code=(\w+)", " ".join(flags))
+    """What `python -m mmix_fast.info` tells of the binary."""
     return {
         "version": VERSION,
         "commit": commit(),
         "torch": torch.__version__,
         "cuda": CUDA,
-        "architectures": sorted(
-            named, key=lambda name: (name[0] == "c", int(re.sub(r"\D", "", name)))
-        ),
+        "architectures": CODE,
     }
 
 
@@ -216,10 +224,11 @@ class Sdist(sdist):
 TOOLKIT = find_toolkit()
 CUDA = TOOLKIT and re.search(r"release (\S+),", ask_nvcc(TOOLKIT, "--version"))[1]
 VERSION = f"{PLAIN_VERSION}+cuda{CUDA}" if CUDA else PLAIN_VERSION
+CODE: list[str] = []
 cuda: dict[str, list[str]] = {}
 if TOOLKIT:
     cpp_extension.CUDA_HOME = str(TOOLKIT)
-    set_architectures(TOOLKIT)
+    CODE = set_architectures(TOOLKIT)
     cuda = {
         "library_dirs": [str(TOOLKIT / "lib64")],
         "libraries": ["cudart_static", "rt", "dl", "pthread"],

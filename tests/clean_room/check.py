@@ -2,7 +2,7 @@
 
     python tests/clean_room/check.py --torch 2.13.0 dist/*.whl
 
-The extension is loaded by every other CPython >= 3.10 at hand too: one file serves them all.
+The extension is loaded by every CPython >= 3.10 at hand too: one file serves them all.
 """
 
 import argparse
@@ -42,14 +42,13 @@ def ask(python: Path, code: str, cwd: Path) -> str:
     return done.stdout.strip()
 
 
-def others() -> list[Path]:
-    """Other CPythons: those of pyenv, and those on PATH that are none of its stand-ins."""
+def interpreters() -> list[Path]:
+    """CPythons at hand: those of pyenv, and those on PATH that are none of its stand-ins."""
     names = [f"python3.{minor}" for minor in range(10, 20)]
     pyenv = Path(os.environ.get("PYENV_ROOT", "")) / "versions"
     found = [path for name in names for path in sorted(pyenv.glob(f"*/bin/{name}"))]
     found += [Path(path) for name in names if (path := shutil.which(name)) and "shims" not in path]
-    own = f"python3.{sys.version_info.minor}"
-    return list({path.name: path for path in found if path.name != own}.values())
+    return list({path.name: path for path in found}.values())
 
 
 def smoke(python: Path, wheel: Path, folder: Path) -> None:
@@ -60,8 +59,8 @@ def smoke(python: Path, wheel: Path, folder: Path) -> None:
     run(python, "-m", "pytest", "-q", "--disable-warnings", "smoke.py", cwd=folder)
     lib = ask(python, "import torch; print(torch.__path__[0])", folder) + "/lib"
     extension = ask(python, "import mmix_fast._C as c; print(c.__file__)", folder)
-    for other in others():
-        run(other, "-c", LOAD, extension, cwd=folder, LD_LIBRARY_PATH=lib)
+    for each in interpreters():
+        run(each, "-c", LOAD, extension, cwd=folder, LD_LIBRARY_PATH=lib)
 
 
 def main() -> None:
