@@ -5,7 +5,7 @@ TORCH  := torch==2.13.0
 # The CUDA kernels take nvcc minutes for seven architectures, and the tests run them by an emulator
 # that needs no nvcc: `make install MMIX_FAST_CUDA=1` (or auto) for those who have a GPU.
 # `make wheel` takes what it finds.
-WHEEL_CUDA := $(or $(MMIX_FAST_CUDA),auto)
+ASKED := $(MMIX_FAST_CUDA)
 export MMIX_FAST_CUDA ?= 0
 
 VENV   := .venv
@@ -42,7 +42,13 @@ ifneq ($(wildcard $(STAMP)),)
 else
 	@$(MAKE) --no-print-directory install-all
 endif
-	@touch $@
+	@echo $(MMIX_FAST_CUDA) > $@
+
+# Another MMIX_FAST_CUDA than the one installed, where it is named.
+ifneq ($(filter-out $(shell cat $(STAMP) 2>/dev/null),$(ASKED)),)
+.PHONY: asked
+$(STAMP): asked
+endif
 
 .PHONY: install-all
 install-all:
@@ -89,7 +95,7 @@ wheel: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null |
 wheel: $(STAMP)
 	rm -rf dist
 	MMIX_FAST_CUDA=0 $(BIN)/python -m build --no-isolation
-	@version=$$(MMIX_FAST_CUDA=$(WHEEL_CUDA) $(BIN)/python setup.py --version) && \
+	@version=$$(MMIX_FAST_CUDA=$(or $(ASKED),auto) $(BIN)/python setup.py --version) && \
 	case $$version in *+cuda*) \
 	  MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel dist/*.tar.gz --no-build-isolation --no-deps --no-cache-dir -w dist;; \
 	esac

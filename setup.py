@@ -188,6 +188,9 @@ class Build(BuildExtension):
                 "mmix_fast needs the C headers of Python and Python.h was not found: install "
                 "python3-dev (Fedora: python3-devel), then build again."
             )
+        # Only ninja sees that flags or the toolkit changed; setuptools would keep the old file, and
+        # the facts would be untrue.
+        self.force = True
         super().run()
         beside = Path(self.get_ext_fullpath("mmix_fast._C")).with_name("build.json")
         beside.write_text(json.dumps(facts(), indent=2) + "\n")
