@@ -105,6 +105,8 @@ def main() -> None:
         facts(wheel, commit)
     plain = [wheel for wheel in wheels if "+" not in wheel.name]
     expect("wheels without CUDA", 1, len(plain))
+    if plain == wheels:
+        print("no CUDA wheel is here, so no architectures: `make wheel` builds one where nvcc is")
     rebuild(sdist, plain[0])
 
 
