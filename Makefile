@@ -4,6 +4,8 @@ TORCH  := torch==2.13.0
 
 # The CUDA kernels take nvcc minutes for seven architectures, and the tests run them by an emulator
 # that needs no nvcc: `make install MMIX_FAST_CUDA=1` (or auto) for those who have a GPU.
+# `make wheel` takes what it finds.
+ASKED := $(MMIX_FAST_CUDA)
 export MMIX_FAST_CUDA ?= 0
 
 VENV   := .venv
@@ -13,7 +15,7 @@ STAMP  := $(VENV)/.mmix_fast_installed
 NATIVE  := $(sort $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh'))
 CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/dev/null))
 
-.PHONY: help install demo test test-deep lint format bench wheel clean
+.PHONY: help install demo test test-deep lint format bench wheel clean-room clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,7 +25,8 @@ help:
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
 	@echo "make bench      the benchmarks of the speed floors"
-	@echo "make wheel      dist/*.whl with the CUDA kernels (needs nvcc, no GPU)"
+	@echo "make wheel      dist/: sdist, CPU wheel and, with nvcc (no GPU), CUDA wheel; MMIX_FAST_CUDA=0: no CUDA wheel"
+	@echo "make clean-room audit what make wheel made, install it in a fresh environment, try it there"
 	@echo "make install    .venv with everything, extension built (all the above do it first)"
 	@echo "make clean      remove build products; .venv stays"
 
@@ -39,7 +42,13 @@ ifneq ($(wildcard $(STAMP)),)
 else
 	@$(MAKE) --no-print-directory install-all
 endif
-	@touch $@
+	@echo $(MMIX_FAST_CUDA) > $@
+
+# Another MMIX_FAST_CUDA than the one installed, where it is named.
+ifneq ($(filter-out $(shell cat $(STAMP) 2>/dev/null),$(ASKED)),)
+.PHONY: asked
+$(STAMP): asked
+endif
 
 .PHONY: install-all
 install-all:
@@ -80,9 +89,27 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks cross_entropy
 	$(BIN)/python -m benchmarks report
 
+# Wheels are built from the sdist, so that it is seen to hold what it must. The version tells of a toolkit.
+# pip would keep a wheel under the path of its sdist, and give it again for another sdist there.
+wheel: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 wheel: $(STAMP)
-	MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel . --no-build-isolation --no-deps -w dist
+	rm -rf dist
+	MMIX_FAST_CUDA=0 $(BIN)/python -m build --no-isolation
+	@version=$$(MMIX_FAST_CUDA=$(or $(ASKED),auto) $(BIN)/python setup.py --version) && \
+	case $$version in *+cuda*) \
+	  MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel dist/*.tar.gz --no-build-isolation --no-deps --no-cache-dir -w dist;; \
+	esac
+
+AUDITORS := $(VENV)/.auditors_installed
+$(AUDITORS): tests/clean_room/requirements.txt | $(STAMP)
+	$(BIN)/python -m pip install -q -r $<
+	@touch $@
+
+# What `make wheel` left in dist/.
+clean-room: $(AUDITORS)
+	$(BIN)/python tests/clean_room/audit.py dist
+	$(BIN)/python tests/clean_room/check.py --torch $(lastword $(subst ==, ,$(TORCH))) dist/*.whl
 
 clean:
-	rm -rf build dist *.egg-info mmix_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(STAMP)
+	rm -rf build dist *.egg-info mmix_fast/*.so mmix_fast/build.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks $(STAMP)
 	find mmix_fast tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
