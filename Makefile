@@ -13,7 +13,7 @@ STAMP  := $(VENV)/.mmix_fast_installed
 NATIVE  := $(sort $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh'))
 CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/dev/null))
 
-.PHONY: help install demo test test-deep lint format bench wheel clean
+.PHONY: help install demo test test-deep lint format bench bench-check bench-baseline wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,7 +22,9 @@ help:
 	@echo "make test-deep  the long ones, and those against timm, torchvision, Lightning, transformers"
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
-	@echo "make bench      the benchmarks of the speed floors"
+	@echo "make bench      every measurement, the README's tables and the pictures (8 minutes)"
+	@echo "make bench-check     what got slower than the committed baseline"
+	@echo "make bench-baseline  measures that baseline anew"
 	@echo "make wheel      dist/*.whl with the CUDA kernels (needs nvcc, no GPU)"
 	@echo "make install    .venv with everything, extension built (all the above do it first)"
 	@echo "make clean      remove build products; .venv stays"
@@ -76,9 +78,13 @@ format: $(STAMP)
 	$(BIN)/clang-format -i $(CXX_ALL)
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks mix
-	$(BIN)/python -m benchmarks cross_entropy
-	$(BIN)/python -m benchmarks report
+	$(BIN)/python -m benchmarks all
+
+bench-check: $(STAMP)
+	$(BIN)/python -m benchmarks check
+
+bench-baseline: $(STAMP)
+	$(BIN)/python -m benchmarks baseline
 
 wheel: $(STAMP)
 	MMIX_FAST_CUDA=1 $(BIN)/python -m pip wheel . --no-build-isolation --no-deps -w dist
