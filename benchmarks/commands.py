@@ -6,6 +6,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from . import (
     check,
     cross_entropy,
@@ -25,11 +27,18 @@ from .options import Options, judged
 from .problem import Maker
 from .runner import FULL, QUICK, run
 
+FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
+
+
+def both(options: Options) -> tuple[torch.dtype, ...]:
+    return options.dtypes or (FLOAT if options.quick else FLOAT + HALF)
+
+
 # The measurements that have one data file each.
 MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
-    "mix": lambda o: mix.makers(o.shapes, o.dtypes, o.device, o.quick),
-    "cross_entropy": lambda o: cross_entropy.makers(o.shapes, o.dtypes, o.device, o.quick),
-    "scaling": lambda o: scaling.makers(o.dtypes[:1], o.device, o.quick),
+    "mix": lambda o: mix.makers(o.shapes, both(o), o.device, o.quick),
+    "cross_entropy": lambda o: cross_entropy.makers(o.shapes, both(o), o.device, o.quick),
+    "scaling": lambda o: scaling.makers(o.dtypes or FLOAT, o.device, o.quick),
     "step": lambda o: step.makers(o.device, o.quick),
 }
 

@@ -18,7 +18,6 @@ DTYPES = {
     str(t).removeprefix("torch."): t
     for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 }
-MEASURED = (torch.float32, torch.bfloat16)  # by default
 
 
 class BadOption(ValueError):
@@ -61,7 +60,7 @@ def shapes(text: str) -> tuple[tuple[int, ...], ...]:
 class Options:
     device: str = "cpu"
     backend: str | None = None
-    dtypes: tuple[torch.dtype, ...] = MEASURED
+    dtypes: tuple[torch.dtype, ...] | None = None  # None: those of the measurement
     shapes: tuple[tuple[int, ...], ...] | None = None
     quick: bool = False
     json: Path | None = None
@@ -86,7 +85,7 @@ def judged(name: str, arguments: Namespace) -> Options:
     options = Options(
         arguments.device,
         arguments.backend,
-        getattr(arguments, "dtype", None) or (MEASURED[:1] if arguments.quick else MEASURED),
+        getattr(arguments, "dtype", None),
         getattr(arguments, "shapes", None),
         arguments.quick,
         arguments.json,

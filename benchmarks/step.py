@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import mmix_fast
 
 from .problem import OURS, Goal, Maker, Op, Problem, Rival
-from .runner import Effort
+from .runner import Effort, WrongResult
 from .training import SmallCNN
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -96,7 +96,9 @@ def agree(models: dict[str, nn.Module], hand: NaiveMixup, mixup, x: Tensor, y: T
     while left:
         ours = mixup.loss(models[OURS](x), y)
         hand.forced = (mixup.layer, mixup.mix.perm, mixup.mix.lam)
-        torch.testing.assert_close(ours, hand.loss(models["naive"](x), y), rtol=1e-4, atol=1e-5)
+        same = hand.loss(models["naive"](x), y)
+        if not torch.isclose(ours, same, rtol=1e-4):
+            raise WrongResult(f"ours at {mixup.layer!r} must lose as by hand, {same}, got {ours}")
         left.discard(mixup.layer)
     hand.forced = None
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import mmix_fast
 from benchmarks import __main__ as cli
-from benchmarks import check, commands, datafile, options, report, rows, runner, tables
+from benchmarks import check, commands, datafile, options, report, rows, runner, step
 from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Goal, Problem, Rival
 
@@ -159,6 +160,15 @@ def test_a_round_is_long_against_the_timer(call, precision, calls):
     assert found == dict.fromkeys(some.rivals, calls)
 
 
+def test_a_time_is_that_of_one_call():
+    some = problem()
+    stats, calls = runner.interleave(
+        Steady(1e-5, 1e-8), some, runner.Inputs(some, 1), runner.Effort(3, 0.0)
+    )
+    assert calls == dict.fromkeys(some.rivals, 100)
+    assert all(own.data == pytest.approx([1e-5] * 3) for own in stats.values())
+
+
 def test_no_input_is_found_in_a_cache_when_cold():
     size, cache = 1 << 16, 1 << 20
     copies = runner.copies_for(size, cache)
@@ -175,6 +185,7 @@ def test_peak_counts_what_is_held_at_once():
     x = torch.zeros(1000)
     peak = Clock().peak_bytes(lambda: (x + x) * x)
     assert peak == 2 * x.nbytes
+    assert Clock().peak_bytes(lambda: [(x + x).numel() for _ in range(3)]) == x.nbytes
 
 
 def test_a_data_file_names_the_machine_but_not_whose(data):
@@ -233,8 +244,10 @@ def test_report(files, data):
     report.main(files)  # the same data gives the same files
     assert again == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
     (files / "README.md").write_text(readme.replace("<!-- small -->", ""))
+    (files / report.FULL).unlink()
     with pytest.raises(datafile.BadFile, match="<!-- small -->"):
         report.main(files)
+    assert not (files / report.FULL).exists()
 
 
 def test_committed_files_are_read():
@@ -281,15 +294,74 @@ def test_every_command_has_a_line_of_help(capsys):
     assert all(f"{name} {c.help}" in text for name, c in commands.COMMANDS.items())
 
 
-def test_mix_from_end_to_end(tmp_path):
-    """The problems as they are, compiled rival and all."""
-    words = ["mix", "--shapes", "6x40", "--dtype", "float32", "--quick", "--json"]
-    command = [sys.executable, "-m", "benchmarks", *words, str(tmp_path / "m.json")]
+@pytest.mark.parametrize(("words", "written"), [([], True), (["--quick"], False)])
+def test_all_reports_what_it_replaced(monkeypatch, words, written):
+    done = []
+    monkeypatch.setattr(commands, "measure", lambda name, options: done.append(name))
+    monkeypatch.setattr(report, "main", lambda: done.append("report"))
+    assert cli.main(["all", *words]) == 0
+    assert done == [*commands.MEASURING, *(["report"] if written else [])]
+
+
+def test_check_needs_no_compiler():
+    names = ("fused", "eager", "compiled")
+    x = torch.ones(2)
+    some = problem(
+        rivals={n: Rival(lambda x: x, x) for n in names},
+        goals=(Goal("eager", 0.1), Goal("compiled", 0.5)),
+    )
+    kept = check.first_rival_only(lambda: some)
+    assert list(kept.rivals) == ["fused", "eager"] and kept.goals == (Goal("eager", 0.1),)
+
+
+def test_the_hand_written_mixup_is_that_of_the_step():
+    with pytest.raises(runner.WrongResult, match="must lose as by hand"):
+        step.agree(*wrong_by(1.0))
+    step.agree(*wrong_by(0.0))
+
+
+def wrong_by(shift):
+    """What step.agree checks, of a model whose copy for the hand-written loss is off by shift."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3))
+    models = dict(zip((OURS, "naive", "ERM"), step.sharing_weights(model), strict=True))
+    hand = step.NaiveMixup(models["naive"], ("", "0"))
+    mixup = mmix_fast.ManifoldMixup(models[OURS], ["", "0"])
+    models["naive"].register_forward_hook(lambda module, args, z: z + shift * z.abs())
+    return models, hand, mixup, torch.randn(6, 4), torch.randint(0, 3, (6,))
+
+
+END_TO_END = """
+from functools import partial
+from pathlib import Path
+import sys, torch
+from benchmarks.__main__ import main
+from benchmarks import clock, cross_entropy, datafile, mix, runner, scaling
+folder, float32 = sys.argv[1], torch.float32
+for name in ("mix", "cross_entropy"):
+    words = f"--shapes 6x40 --dtype float32 --quick --json {folder}/{name}.json"
+    assert main([name, *words.split()]) == 0
+makers = [partial(mix.small, "mix_", float32, "cpu"), partial(cross_entropy.small, float32, "cpu")]
+makers.append(partial(scaling.point, "mix_", "B", (3, 16), float32, "cpu"))
+rest = runner.run("rest", makers, clock.Clock(), runner.Effort(3, 0.0))
+datafile.write_json(Path(folder) / "rest.json", rest)
+"""
+
+
+def test_the_problems_from_end_to_end(tmp_path):
+    """As they are, compiled rivals and all."""
+    command = [sys.executable, "-c", END_TO_END, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    found = rows.rows(datafile.read(tmp_path / "m.json")["benchmarks"])
-    assert [row.op for row in found] == ["mix_ forward", "mix forward+backward"]
-    assert all(row.compile_s > 0 for row in found)
-    assert found[0].ours["extra_info"]["peak_bytes"] == 0  # in place
-    assert "mix_ forward" in done.stdout and "6x40" in done.stdout
-    tables.show(datafile.read(tmp_path / "m.json"))
+    mixed, lost = (
+        rows.rows(datafile.read(tmp_path / f"{name}.json")["benchmarks"])
+        for name in ("mix", "cross_entropy")
+    )
+    assert [row.op for row in mixed] == ["mix_ forward", "mix forward+backward"]
+    assert [row.op for row in lost] == ["cross-entropy in place", "cross-entropy fresh gradient"]
+    assert all(row.compile_s > 0 and "compiled" in row.rivals for row in mixed + lost)
+    in_place, fresh = (r.ours["extra_info"]["peak_bytes"] for r in lost)
+    assert mixed[0].ours["extra_info"]["peak_bytes"] == 0 and fresh - in_place >= 6 * 40 * 4 - 64
+    assert all(text in done.stdout for text in ("mix_ forward", "6x40", "soft targets"))
+    rest = rows.rows(json.loads((tmp_path / "rest.json").read_text())["benchmarks"])
+    assert (rest[2].axis, rest[2].size) == ("B", 3)
+    assert all("goal" in row.rivals["x.mul_(lam)"]["extra_info"] for row in rest[:2])
