@@ -18,6 +18,7 @@ from .clock import Clock
 from .problem import Maker, Problem
 from .rows import rows
 from .runner import Effort, run
+from .tables import busy
 
 BASELINE = datafile.path_of("baseline")
 LEAST = 0.10
@@ -77,6 +78,9 @@ def main() -> int:
         old, new = (d["machine_info"][key] for d in (baseline, now))
         if old != new:
             print(f"the baseline is of {old}, this is {new}: ratios may differ for that alone")
+    for name, data in (("baseline", baseline), ("now", now)):
+        if words := busy(data["machine_info"]):
+            print(f"{name}: {words}")
     found = slower(baseline, now)
     if found:
         again = slower(baseline, measure())

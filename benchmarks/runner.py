@@ -30,7 +30,7 @@ class Effort:
     seconds: float  # then as many rounds as fit
 
 
-FULL, QUICK = Effort(7, 1.2), Effort(5, 0.25)
+FULL, QUICK = Effort(7, 1.0), Effort(5, 0.25)
 
 
 class WrongResult(AssertionError):
