@@ -1,30 +1,66 @@
+"""The command line: `python -m benchmarks --help`."""
+
+from __future__ import annotations
+
 import argparse
+import sys
+from pathlib import Path
 
 import torch
 
-from . import cross_entropy, demo, gpu, mix, paper, report, sass, training
+from . import options as judge
+from . import paper
+from .commands import COMMANDS, MEASURING
+from .datafile import BadFile
+from .runner import WrongResult
 
-COMMANDS = {
-    "mix": lambda: mix.main(),
-    "cross_entropy": lambda: cross_entropy.main(),
-    "training": lambda: training.main(),
-    "demo": lambda: demo.main(),
-    "report": lambda: report.main(),
-    "sass": lambda: sass.main(),
-    "paper": lambda: paper.main(arguments.part, arguments.full),
-}
+THREADS = 2  # of every measurement on the CPU; the data files say so
 
-parser = argparse.ArgumentParser(prog="python -m benchmarks", description="measure mmix_fast")
-parser.add_argument("what", nargs="?", choices=COMMANDS, help="what to measure on the CPU")
-parser.add_argument("part", nargs="*", help=f"of paper: {', '.join(paper.PARTS)}; default all")
-parser.add_argument("--full", action="store_true", help="paper: more seeds")
-parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: bandwidths")
-arguments = parser.parse_args()
-torch.set_num_threads(2)
-torch.manual_seed(0)
-if arguments.device == "cuda":
-    gpu.main()
-elif arguments.what:
-    COMMANDS[arguments.what]()
-else:
-    parser.error("say what to measure, or --device cuda")
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_options(sub: argparse.ArgumentParser, name: str) -> None:
+    sub.add_argument("--device", type=judge.device, default="cpu", help="cpu, cuda or cuda:N")
+    sub.add_argument("--backend", help="one of mmix_fast.backends(); default: what dispatch picks")
+    sub.add_argument("--quick", action="store_true", help="fewer shapes and rounds, float32")
+    file = "a folder for the data files" if name == "all" else "the data file to write"
+    default = "default: benchmarks/results/ for a run without options, else none"
+    sub.add_argument("--json", type=Path, metavar="PATH", help=f"{file}; {default}")
+    if name != "step":
+        sub.add_argument("--dtype", type=judge.dtypes, help="as in float32,bfloat16")
+    if name in ("mix", "cross_entropy"):
+        sub.add_argument("--shapes", type=judge.shapes, help="as in 128x64x32x32,256x4096")
+
+
+def parser() -> Parser:
+    top = Parser(prog="python -m benchmarks", description="measure mmix_fast")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help)
+        if name in MEASURING or name == "all":
+            add_options(sub, name)
+        if name == "paper":
+            parts = ", ".join(paper.PARTS)
+            sub.add_argument("part", nargs="*", type=paper.part, help=f"{parts}; default: all")
+            sub.add_argument("--full", action="store_true", help="more seeds")
+    return top
+
+
+def main(words: list[str] | None = None) -> int:
+    top = parser()
+    arguments = top.parse_args(words)
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    try:
+        return COMMANDS[arguments.command].run(arguments) or 0
+    except (judge.BadOption, BadFile) as error:
+        top.error(str(error))
+    except WrongResult as error:
+        top.exit(1, f"{top.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

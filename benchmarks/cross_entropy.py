@@ -1,6 +1,9 @@
-"""What does the mixed loss and its gradient cost, against two F.cross_entropy?"""
+"""What do the mixed loss and its gradient cost, against F.cross_entropy and others' kernels?"""
 
 from __future__ import annotations
+
+import importlib.util
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,60 +11,118 @@ from torch import Tensor
 
 import mmix_fast
 
-from .harness import compare, save
+from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled
+from .small import SMALL, recorded
 
-# (shape, floors for inplace_backward, floors for a fresh buffer): (eager, compiled or None)
-CASES = (
-    ((512, 21841), (20.0, 5.0), (5.0, 1.3)),
-    ((1024, 32000), (20.0, 5.0), (5.0, 1.3)),
-    ((256, 1000), (4.0, None), (4.0, None)),
-    ((128, 100), (4.0, None), (4.0, None)),
-    ((128, 10), (2.0, None), (2.0, None)),
-)
+# shape -> ((eager, compiled) for inplace_backward, the same for a fresh gradient): least ratios
+GOALS: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {
+    (512, 21841): ((20.0, 5.0), (5.0, 1.3)),
+    (1024, 32000): ((20.0, 5.0), (5.0, 1.3)),
+    (256, 1000): ((4.0,), (4.0,)),
+    (128, 100): ((4.0,), (4.0,)),
+    (128, 10): ((2.0,), (2.0,)),
+}
+SHAPES = {
+    "cpu": tuple(GOALS),
+    "cuda": ((16384, 10), (4096, 1000), (2048, 21841), (4096, 32000), (1024, 128256)),
+}
+QUICK_SHAPES = ((512, 21841), (256, 1000))
+RTOL, ATOL = 2e-2, 1e-3  # the absolute one of a row's gradient, which a mean divides by the rows
 
 
-def naive(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+def two_terms(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
     return lam * F.cross_entropy(z, y) + (1 - lam) * F.cross_entropy(z, y[perm])
 
 
-def one(case, dtype: torch.dtype, inplace: bool, budget_s: float) -> dict:
-    shape, inplace_floors, fresh_floors = case
-    floors = dict(zip(("eager", "compiled"), inplace_floors if inplace else fresh_floors))  # noqa: B905
-    z = torch.randn(shape).to(dtype).requires_grad_()
-    y, perm = torch.randint(0, shape[1], shape[:1]), torch.randperm(shape[0])
-    lam = torch.tensor(0.3)
-    compiled = torch.compile(naive)
+def soft_targets(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    hot = F.one_hot(y, z.shape[1]).to(z.dtype)
+    return F.cross_entropy(z, lam * hot + (1 - lam) * hot[perm])
 
-    def fused(z: Tensor) -> Tensor:
-        return mmix_fast.mixed_cross_entropy(z, y, perm, lam, inplace_backward=inplace)
 
-    def both(loss, logits):
-        return torch.autograd.grad(loss(logits), logits)[0]
+def others() -> dict[str, object]:
+    """Two terms of each GPU library that is installed."""
+    found = {}
+    if importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.transformers.functional import liger_cross_entropy
 
-    check = z.detach().clone().requires_grad_()
-    want = both(lambda t: naive(t, y, perm, lam), z.detach().float().requires_grad_())
-    torch.testing.assert_close(both(fused, check).float(), want, rtol=2e-2, atol=1e-4)
-    # In place, the gradient becomes the next round's logits: other numbers, the same work, no copy.
-    own = z.detach().clone().requires_grad_()
+        def liger(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+            # Its forward writes the gradient over the logits, so each term needs its own.
+            one, other = liger_cross_entropy(z.clone(), y), liger_cross_entropy(z.clone(), y[perm])
+            return lam * one + (1 - lam) * other
+
+        found["Liger-Kernel"] = liger
+    if importlib.util.find_spec("quack"):
+        from quack.cross_entropy import cross_entropy
+
+        def quack(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+            return lam * cross_entropy(z, y) + (1 - lam) * cross_entropy(z, y[perm])
+
+        found["quack"] = quack
+    return found
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+    z = torch.randn(shape, device=device).to(dtype)
+    y = torch.randint(0, shape[1], shape[:1], device=device)
+    return z, y, torch.randperm(shape[0], device=device), torch.tensor(0.3, device=device)
+
+
+def loss(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, inplace: bool, compiler=compiled
+) -> Problem:
+    """Loss and gradient. In place, the gradient becomes the next call's logits: other numbers,
+    the same work."""
+    z, *labels = draw(shape, dtype, device)
+    near = (RTOL, ATOL / shape[0])
+
+    def gradient(of) -> Op:
+        return lambda z: torch.autograd.grad(of(z, *labels), z)[0]
+
+    def fused(z: Tensor, *labels: Tensor) -> Tensor:
+        return mmix_fast.mixed_cross_entropy(z, *labels, inplace_backward=inplace)
+
+    def fresh() -> Tensor:
+        return z.clone().requires_grad_()
+
+    want = gradient(two_terms)(z.float().requires_grad_()).to(dtype)
     rivals = {
-        "fused": lambda: both(fused, own),
-        "eager": lambda: both(lambda t: naive(t, y, perm, lam), z),
-        "compiled": lambda: both(lambda t: compiled(t, y, perm, lam), z),
+        OURS: Rival(gradient(fused), want, *near),
+        "two terms": Rival(gradient(two_terms), want, *near),
+        "soft targets": Rival(gradient(soft_targets), want, *near),
+        "compiled": Rival(gradient(compiler(two_terms)), want, *near, compiled=True),
     }
-    kind = "inplace_backward" if inplace else "fresh gradient"
-    kept = {k: f for k, f in floors.items() if f is not None}
-    return compare(f"cross-entropy {kind} {dtype} {shape}", rivals, kept, budget_s)
+    if torch.device(device).type == "cuda":
+        rivals |= {name: Rival(gradient(op), want, *near) for name, op in others().items()}
+    least = GOALS.get(shape, ((), ()))[0 if inplace else 1]
+    goals = tuple(
+        Goal(rival, 1 / ratio)
+        for rival, ratio in zip(("two terms", "compiled"), least)  # noqa: B905
+    )
+    op = f"cross-entropy {'in place' if inplace else 'fresh gradient'}"
+    return Problem(op, shape, dtype, fresh, rivals, 2 * z.nbytes, goals)
 
 
-def main(
-    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16),
-    cases=CASES,
-    budget_s: float = 2.0,
-) -> list[dict]:
-    rows = []
+def small(dtype: torch.dtype, device: str) -> Problem:
+    z, *labels = draw(SMALL, dtype, device)
+    want = two_terms(z.float(), *labels)
+    name = "mixed_cross_entropy"
+    ours, eager = (
+        lambda z, op=op: op(z, *labels) for op in (mmix_fast.mixed_cross_entropy, two_terms)
+    )
+    return recorded(name, z, labels[-1], ours, eager, want)
+
+
+def makers(
+    shapes: tuple[tuple[int, ...], ...] | None,
+    dtypes: tuple[torch.dtype, ...],
+    device: str,
+    quick: bool,
+) -> list[Maker]:
+    default = QUICK_SHAPES if quick else SHAPES[torch.device(device).type]
+    found: list[Maker] = []
     for dtype in dtypes:
-        for case in cases:
-            rows += [one(case, dtype, inplace, budget_s) for inplace in (True, False)]
-            torch._dynamo.reset()
-    save("cross_entropy", rows)
-    return rows
+        for shape in shapes or default:
+            found += [partial(loss, shape, dtype, device, inplace) for inplace in (True, False)]
+        if not shapes:
+            found.append(partial(small, dtype, device))
+    return found

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from mmix_fast import info
 
-from . import cross_entropy, mix, plots, training
+from . import cross_entropy, datafile, mix, plots, tables, training
+from .clock import Clock
+from .runner import QUICK, run
+
+PICTURES = Path(__file__).parents[1] / "build"  # git ignores it: a demo changes no figure here
 
 
 def main() -> None:
     print(info.table())
-    print("\nSpeed: rival / fused (quartiles), peak bytes of the tensors allocated")
-    speed = mix.main((torch.float32,), (mix.SHAPES[0], mix.SHAPES[2]), 1.0)[:-1]
-    speed += cross_entropy.main((torch.float32,), cross_entropy.CASES[::2], 1.0)
+    clock = Clock()
+    makers = [
+        maker
+        for part in (mix, cross_entropy)
+        for maker in part.makers(None, (torch.float32,), "cpu", True)
+    ]
+    speed = datafile.content(run("speed", makers, clock, QUICK), clock, None, True)
+    tables.show(speed)
     print("\nTraining: 1,000 digits of MNIST, 3 seeds")
-    rows = training.main()
-    plots.speedups(speed)
-    plots.test_nll(rows)
-    print("pictures: benchmarks/results/speedups.png, benchmarks/results/test_nll.png")
+    rows = training.measure()
+    PICTURES.mkdir(exist_ok=True)
+    datafile.write(PICTURES / "speedup.svg", plots.speedup([speed]))
+    datafile.write(PICTURES / "test_nll.svg", plots.test_nll(rows))
+    print("pictures: build/speedup.svg, build/test_nll.svg")

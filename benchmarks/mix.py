@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 import mmix_fast
 
-from .harness import compare, save
+from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled
+from .small import SMALL, recorded
 
-SHAPES = ((128, 64, 32, 32), (128, 256, 14, 14), (256, 4096), (1024, 1024))
+SHAPES = {
+    "cpu": ((128, 64, 32, 32), (128, 256, 14, 14), (256, 4096), (1024, 1024)),
+    "cuda": ((64, 256, 56, 56), (256, 4096), (1024, 16384), (8, 512, 4096), (4096, 1023)),
+}
+QUICK_SHAPES = ((128, 256, 14, 14), (256, 4096))
+FAULTS = SHAPES["cpu"][0]  # page faults of fresh 33 MB buffers bound every rival with a backward
 OVER_100_MB = (256, 128, 32, 32)
+NEAR = (2e-2, 2e-2)  # relative, absolute: rivals round to bfloat16 after each step, ours once
 
 
 def naive(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
@@ -26,68 +35,99 @@ def timm_style_(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
     return x.mul_(lam).add_(other)
 
 
-def forward(shape: tuple[int, ...], dtype: torch.dtype, budget_s: float) -> dict:
-    x, perm, lam = torch.randn(shape).to(dtype), torch.randperm(shape[0]), torch.tensor(0.3)
-    compiled = torch.compile(naive)
+def roll(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    """torchvision's: always the neighbour, so the gather is a plain copy."""
+    return x.roll(1, 0).mul_(1 - lam).add_(x.mul(lam))
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(shape, device=device).to(dtype)
+    return x, torch.randperm(shape[0], device=device), torch.tensor(0.3, device=device)
+
+
+def neighbours(perm: Tensor) -> Tensor:
+    return torch.arange(len(perm), device=perm.device).roll(1)
+
+
+def forward(shape: tuple[int, ...], dtype: torch.dtype, device: str, compiler=compiled) -> Problem:
+    x, perm, lam = draw(shape, dtype, device)
+    fast = compiler(naive)
     want = naive(x.float(), perm, lam).to(dtype)
-    torch.testing.assert_close(mmix_fast.mix_(x.clone(), perm, lam), want, rtol=0, atol=0)
-    torch.testing.assert_close(timm_style_(x.clone(), perm, lam), want, rtol=2e-2, atol=2e-2)
-    torch.testing.assert_close(compiled(x, perm, lam), want, rtol=2e-2, atol=2e-2)
+    rolled = naive(x.float(), neighbours(perm), lam).to(dtype)
     rivals = {
-        "fused": lambda: mmix_fast.mix_(x, perm, lam),
-        "eager": lambda: naive(x, perm, lam),
-        "timm in place": lambda: timm_style_(x, perm, lam),
-        "lerp": lambda: lerp(x, perm, lam),
-        "compiled": lambda: compiled(x, perm, lam),
-        "mul_": lambda: x.mul_(1.0),  # no rival: the least that any pass in place can take
+        OURS: Rival(lambda x: mmix_fast.mix_(x, perm, lam), want),
+        "eager": Rival(lambda x: naive(x, perm, lam), want, *NEAR),
+        "timm in place": Rival(lambda x: timm_style_(x, perm, lam), want, *NEAR),
+        "torchvision roll": Rival(lambda x: roll(x, perm, lam), rolled, *NEAR),
+        "lerp": Rival(lambda x: lerp(x, perm, lam), want, *NEAR),
+        "compiled": Rival(lambda x: fast(x, perm, lam), want, *NEAR, compiled=True),
+        "mul_": Rival(lambda x: x.mul_(1.0)),  # the least that any pass in place can take
     }
-    floors = {"eager": 10.0, "timm in place": 3.0, "compiled": 1.5}
-    return compare(f"mix_ forward {dtype} {shape}", rivals, floors, budget_s)
+    goals = (Goal("eager", 1 / 10), Goal("timm in place", 1 / 3), Goal("compiled", 1 / 1.5))
+    asked = goals if shape in SHAPES["cpu"] else ()
+    return Problem("mix_ forward", shape, dtype, x.clone, rivals, 2 * x.nbytes, asked)
 
 
-def train(shape: tuple[int, ...], dtype: torch.dtype, budget_s: float) -> dict:
-    x = torch.randn(shape).to(dtype).requires_grad_()
-    perm, lam, upstream = torch.randperm(shape[0]), torch.tensor(0.3), torch.randn(shape).to(dtype)
-    compiled = torch.compile(naive)
+def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
+    x, perm, lam = draw(shape, dtype, device)
+    upstream = torch.randn(shape, device=device).to(dtype)
 
-    def both(op):
-        return torch.autograd.grad(op(x, perm, lam), x, upstream)
+    def both(op, perm: Tensor = perm) -> Op:
+        return lambda x: torch.autograd.grad(op(x, perm, lam), x, upstream)[0]
 
-    torch.testing.assert_close(both(mmix_fast.mix), both(naive), rtol=2e-2, atol=2e-2)
-    rivals = {
-        "fused": lambda: both(mmix_fast.mix),
-        "eager": lambda: both(naive),
-        "lerp": lambda: both(lerp),
-        "compiled": lambda: both(compiled),
-        "x * lam": lambda: both(
-            lambda x, perm, lam: x * lam
-        ),  # no rival: two fresh results, no perm
-    }
-    faults = shape == SHAPES[0]  # page faults of fresh 33 MB buffers bound every rival here
-    floors = {"eager": 5.0 if faults else 10.0, "compiled": 2.0 if faults else 4.0}
-    return compare(f"mix forward+backward {dtype} {shape}", rivals, floors, budget_s)
+    def fresh() -> Tensor:
+        return x.clone().requires_grad_()
 
-
-def over_100_mb(budget_s: float) -> dict:
-    x, perm = torch.randn(OVER_100_MB), torch.randperm(OVER_100_MB[0])
-    rivals = {"fused": lambda: mmix_fast.mix_(x, perm, 0.3), "mul_": lambda: x.mul_(1.0001)}
-    # At most 1.5 times mul_: the ratio mul_/fused must be at least 1/1.5.
-    return compare(
-        f"mix_ forward over 100 MB {torch.float32} {OVER_100_MB}", rivals, {"mul_": 0.667}, budget_s
+    exact = x.float().requires_grad_()
+    want, rolled = (
+        torch.autograd.grad(naive(exact, p, lam), exact, upstream.float())[0].to(dtype)
+        for p in (perm, neighbours(perm))
     )
+    rivals = {
+        OURS: Rival(both(mmix_fast.mix), want, *NEAR),
+        "eager": Rival(both(naive), want, *NEAR),
+        "torchvision roll": Rival(both(roll), rolled, *NEAR),
+        "lerp": Rival(both(lerp), want, *NEAR),
+        "compiled": Rival(both(compiled(naive)), want, *NEAR, compiled=True),
+        "x * lam": Rival(both(lambda x, perm, lam: x * lam)),  # two fresh results, no partner
+    }
+    faults = shape == FAULTS
+    goals = (Goal("eager", 1 / (5 if faults else 10)), Goal("compiled", 1 / (2 if faults else 4)))
+    asked = goals if shape in SHAPES["cpu"] else ()
+    return Problem("mix forward+backward", shape, dtype, fresh, rivals, 4 * x.nbytes, asked)
 
 
-def main(
-    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16),
-    shapes: tuple[tuple[int, ...], ...] = SHAPES,
-    budget_s: float = 2.0,
-) -> list[dict]:
-    rows = []
+def over_100_mb(device: str) -> Problem:
+    x, perm, lam = draw(OVER_100_MB, torch.float32, device)
+    rivals = {
+        OURS: Rival(lambda x: mmix_fast.mix_(x, perm, lam), naive(x, perm, lam)),
+        "mul_": Rival(lambda x: x.mul_(1.0)),
+    }
+    goals = (Goal("mul_", 1.5),)
+    op = "mix_ forward over 100 MB"
+    return Problem(op, OVER_100_MB, x.dtype, x.clone, rivals, 2 * x.nbytes, goals)
+
+
+def small(name: str, dtype: torch.dtype, device: str) -> Problem:
+    x, perm, lam = draw(SMALL, dtype, device)
+    ours = partial(getattr(mmix_fast, name), perm=perm, lam=lam)
+    want = naive(x.float(), perm, lam).to(dtype)
+    return recorded(name, x, lam, ours, lambda x: naive(x, perm, lam), want)
+
+
+def makers(
+    shapes: tuple[tuple[int, ...], ...] | None,
+    dtypes: tuple[torch.dtype, ...],
+    device: str,
+    quick: bool,
+) -> list[Maker]:
+    default = QUICK_SHAPES if quick else SHAPES[torch.device(device).type]
+    found: list[Maker] = []
     for dtype in dtypes:
-        for shape in shapes:
-            rows.append(forward(shape, dtype, budget_s))
-            rows.append(train(shape, dtype, budget_s))
-            torch._dynamo.reset()
-    rows.append(over_100_mb(budget_s))
-    save("mix", rows)
-    return rows
+        for shape in shapes or default:
+            found += [partial(kind, shape, dtype, device) for kind in (forward, train)]
+        if not shapes:
+            found += [partial(small, name, dtype, device) for name in ("mix_", "mix")]
+    if not shapes and not quick:
+        found.append(partial(over_100_mb, device))
+    return found

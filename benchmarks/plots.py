@@ -1,6 +1,9 @@
-"""Pictures from the data files of harness.save."""
+"""Pictures of data files, as SVG text: the report writes them when all are made."""
 
 from __future__ import annotations
+
+import io
+from collections.abc import Callable
 
 import matplotlib
 
@@ -8,35 +11,104 @@ matplotlib.use("Agg")  # no display needed
 
 from matplotlib import pyplot as plt
 
-from .harness import RESULTS
+from .problem import OURS
+from .rows import Row, rows
+
+plt.rcParams["svg.hashsalt"] = "mmix_fast"  # the same data gives the same file
+
+# A rival has one colour in every picture.
+COLORS = {OURS: "black", "eager": "C0", "two terms": "C0", "compiled": "C1", "lerp": "C2"}
+COLORS |= {"timm in place": "C3", "soft targets": "C4", "torchvision roll": "C5", "mul_": "C7"}
+COLORS |= {"x * lam": "C7", "Liger-Kernel": "C8", "quack": "C9"}
 
 
-def speedups(rows: list[dict]) -> None:
-    figure, axes = plt.subplots(figsize=(9, 0.5 * len(rows) + 1.5))
-    names = [n for n in ("eager", "timm in place", "lerp", "compiled") if n in rows[0]["ratio"]]
-    height = 0.8 / len(names)
-    for k, name in enumerate(names):
-        have = [
-            (i + k * height, r["ratio"][name]) for i, r in enumerate(rows) if name in r["ratio"]
-        ]
-        axes.barh([h[0] + k * height for h in have], [h[1] for h in have], height, label=name)
-    axes.set_yticks([i + 0.3 for i in range(len(rows))], [r["title"] for r in rows], fontsize=7)
-    axes.set_xscale("log")
-    axes.axvline(1, color="black")
-    axes.set_xlabel("time of the rival / time of mmix_fast (2 threads)")
-    axes.invert_yaxis()
-    axes.legend(fontsize=7)
+def svg(figure) -> str:
     figure.tight_layout()
-    figure.savefig(RESULTS / "speedups.png", dpi=110)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    # Trailing blanks of matplotlib's paths would be there in each diff.
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
-def test_nll(rows: list[dict]) -> None:
+def panels(groups: dict[str, list[Row]], draw: Callable, y: str) -> str:
+    figure, axes = plt.subplots(1, len(groups), figsize=(4.2 * len(groups), 3.6), squeeze=False)
+    for panel, (title, some) in zip(axes[0], groups.items(), strict=True):
+        panel.set(title=title, xlabel=some[0].axis, xscale="log", yscale="log")
+        draw(panel, some)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    axes[0][0].set_ylabel(y)
+    return svg(figure)
+
+
+def by_op(data: list[dict]) -> dict[str, list[Row]]:
+    """float32 rows of each op that has more than one size."""
+    groups: dict[str, list[Row]] = {}
+    for row in (r for d in data for r in rows(d["benchmarks"])):
+        if row.dtype == "float32":
+            groups.setdefault(row.op, []).append(row)
+    return {op: some for op, some in groups.items() if len({r.shape for r in some}) > 1}
+
+
+def lines(panel, some: list[Row], value: Callable[[dict], float], names: list[str]) -> None:
+    for name in names:
+        points = sorted((r.size, value(r.rivals[name])) for r in some if name in r.rivals)
+        panel.plot(*zip(*points, strict=True), "o-", label=name, color=COLORS.get(name), ms=3)
+
+
+def rivals_of(some: list[Row]) -> list[str]:
+    return [name for name in some[0].rivals if name != OURS]
+
+
+def speedup(data: list[dict]) -> str:
+    def draw(panel, some: list[Row]) -> None:
+        warm = [r for r in some if r.cache == "warm"]
+        lines(panel, warm, lambda r: r["extra_info"]["ratio"], rivals_of(warm))
+        panel.axhline(1, color="black", linewidth=0.8)
+
+    return panels(by_op(data), draw, "time of the rival / ours")
+
+
+def bandwidth(data: list[dict]) -> str:
+    ceiling = data[0]["machine_info"]["copy_gb_per_s"]
+
+    def draw(panel, some: list[Row]) -> None:
+        for cache, style in (("warm", "o-"), ("cold", "s--")):
+            points = sorted(
+                (r.size, r.ours["extra_info"]["gb_per_s"]) for r in some if r.cache == cache
+            )
+            if points:
+                panel.plot(*zip(*points, strict=True), style, label=f"ours, {cache}", color="C0")
+        panel.axhline(ceiling, color="black", linewidth=0.8, label="copy in memory")
+
+    moving = {op: s for op, s in by_op(data).items() if "gb_per_s" in s[0].ours["extra_info"]}
+    return panels(moving, draw, "GB/s of compulsory bytes")
+
+
+def memory(data: list[dict]) -> str:
+    def draw(panel, some: list[Row]) -> None:
+        warm = [r for r in some if r.cache == "warm"]
+        # An axis of logarithms has no 0: less than a byte is drawn as one.
+        peak = lambda r: max(1, r["extra_info"]["peak_bytes"])  # noqa: E731
+        lines(panel, warm, peak, [OURS, *rivals_of(warm)])
+
+    return panels(by_op(data), draw, "peak bytes allocated")
+
+
+def scaling(data: list[dict]) -> str:
+    def draw(panel, some: list[Row]) -> None:
+        lines(panel, some, lambda r: 1e6 * r["stats"]["median"], [OURS, *rivals_of(some)])
+
+    return panels(by_op(data), draw, "us of a call")
+
+
+def test_nll(runs: list[dict]) -> str:
     figure, axes = plt.subplots(figsize=(5, 3))
-    for i, row in enumerate(rows):
+    for i, row in enumerate(runs):
         values = [r["nll"] for r in row["runs"]]
         axes.bar(i, sum(values) / len(values), color=f"C{i}")
         axes.plot([i] * len(values), values, "k.")
-    axes.set_xticks(range(len(rows)), [r["method"] for r in rows])
+    axes.set_xticks(range(len(runs)), [r["method"] for r in runs])
     axes.set_ylabel("test NLL, 4,000 digits (lower is better)")
-    figure.tight_layout()
-    figure.savefig(RESULTS / "test_nll.png", dpi=110)
+    return svg(figure)

@@ -1,67 +1,119 @@
-"""Data files -> the README's tables, between their markers, and the picture of the speed-ups."""
+"""Data files -> README.md's tables, benchmarks/RESULTS.md and the pictures, or nothing of these."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+from statistics import mean
 
-from . import plots
-from .harness import RESULTS
+from . import datafile, plots, tables
+from .rows import Row, rows
 
-README = Path(__file__).parents[1] / "README.md"
-RIVALS = ("eager", "timm in place", "lerp", "compiled")
-# What no pass over the same bytes can beat, measured in the same rounds.
-PLAIN = ("mul_", "x * lam")
+ROOT = Path(__file__).parents[1]
+FULL = "benchmarks/RESULTS.md"
+PICTURES = {
+    "speedup": (plots.speedup, ("mix", "cross_entropy")),
+    "bandwidth": (plots.bandwidth, ("mix", "cross_entropy")),
+    "memory": (plots.memory, ("mix", "cross_entropy")),
+    "scaling": (plots.scaling, ("scaling",)),
+}
+INTRO = """# What was measured
 
-
-def size(count: int) -> str:
-    for unit in ("B", "kB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.0f} MB"
-
-
-def cell(row: dict, name: str) -> str:
-    if name not in row["ratio"]:
-        return ""
-    goal = row["floor"].get(name)
-    missed = goal is not None and row["ratio"][name] < goal
-    return f"{row['ratio'][name]:.3g}x" + (f" (goal {goal:g}x)" if missed else "")
-
-
-def table(rows: list[dict], dtype: str) -> str:
-    names = [n for n in (*RIVALS, *PLAIN) if any(n in r["ratio"] for r in rows)]
-    lines = [
-        f"| {dtype} | us | {' | '.join(names)} | extra memory |",
-        "|---" * (len(names) + 3) + "|",
-    ]
-    for row in rows:
-        title = row["title"].replace(f"torch.{dtype} ", "")
-        cells = " | ".join(cell(row, n) for n in names)
-        memory = size(row["peak_bytes"]["fused"])
-        lines.append(f"| {title} | {row['us']['fused']:.0f} | {cells} | {memory} |")
-    return "\n".join(lines)
+Made by `python -m benchmarks report` from the data files in `results/`; no number here is written
+by hand. A rival's cell is its time over ours; a goal of ours that is missed stands beside it.
+`us`: median of interleaved rounds. GB/s: compulsory bytes over that time; `of copy`: their share of
+what a copy between two large buffers moved in the same run (more than 100 %: the data lay in a
+cache). warm: the same input again; cold: inputs in turn, more than the last cache holds; left out
+where one input is larger than the cache, or is so small that a training step has just written it.
+memory: peak of what is allocated, ours / the first rival's. compile s: what the first call of the
+compiled rival took beyond a later one.
+"""
 
 
-def read(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+def machine_line(data: dict) -> str:
+    m, commit = data["machine_info"], data["commit_info"]
+    return (
+        f"{m['device_name']} ({m['cpu'].get('brand_raw', m['machine'])}, {m['capability']}), "
+        f"torch {m['torch']}, copy {m['copy_gb_per_s']:.3g} GB/s, "
+        f"{'--quick, ' if m['quick'] else ''}commit {commit['id'][:10]}"
+        f"{' with changes' if commit['dirty'] else ''}, {data['datetime'][:10]}. {tables.busy(m)}"
+    )
 
 
-def main() -> None:
-    text = README.read_text()
-    rows: list[dict] = []
-    for name in ("mix", "cross_entropy"):
-        rows += read(name)["rows"]
-        for dtype in ("float32", "bfloat16"):
-            begin, end = f"<!-- {name}.json {dtype} -->", f"<!-- end of {name}.json {dtype} -->"
-            pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
-            some = [r for r in read(name)["rows"] if dtype in r["title"]]
-            new = f"{begin}\n\n{table(some, dtype)}\n\n{end}"
-            text, count = pattern.subn(lambda _, new=new: new, text)
-            if count != 1:
-                raise SystemExit(f"README.md must hold {begin} and {end} once, found {count}")
-    README.write_text(text)
-    plots.speedups([r for r in rows if "float32" in r["title"]])
-    print(f"{README.name}: tables written; {RESULTS.name}/speedups.png drawn")
+def is_small(row: Row) -> bool:
+    return row.op.endswith("small call")
+
+
+def misses(some: list[Row]) -> str:
+    asked = sum(1 for row in some for r in row.rivals.values() if "goal" in r["extra_info"])
+    missed = sum(len(row.missed) for row in some)
+    return f"{asked - missed} of {asked} goals met over all dtypes."
+
+
+def training(content: dict) -> str:
+    parts = []
+    for row in content["rows"]:
+        error, nll = (mean(r[key] for r in row["runs"]) for key in ("error", "nll"))
+        parts.append(f"{row['method']} {error:.2f} % / {nll:.3f}")
+    seeds = len(content["rows"][0]["runs"])
+    return f"Test error / NLL, means of {seeds} seeds: {', '.join(parts)}."
+
+
+def blocks(data: dict[str, dict]) -> dict[str, str]:
+    """Marker -> what README.md shows of it: float32, warm; the rest is in RESULTS.md."""
+    every = {name: rows(data[name]["benchmarks"]) for name in ("mix", "cross_entropy", "step")}
+
+    def shown(some: list[Row]) -> str:
+        return tables.markdown(
+            [r for r in some if r.dtype == "float32" and r.cache == "warm"], ("cache", "compile s")
+        )
+
+    found = {
+        name: f"{shown([r for r in every[name] if not is_small(r)])}\n\n{misses(every[name])}"
+        for name in ("mix", "cross_entropy")
+    }
+    small = [r for name in ("mix", "cross_entropy") for r in every[name] if is_small(r)]
+    return found | {
+        "machine": machine_line(data["mix"]),
+        "small": shown(small),
+        "step": shown(every["step"]),
+    }
+
+
+def filled(text: str, found: dict[str, str]) -> str:
+    for name, new in found.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
+        text, count = pattern.subn(lambda _, b=begin, n=new, e=end: f"{b}\n\n{n}\n\n{e}", text)
+        if count != 1:
+            raise datafile.BadFile(f"README.md must hold {begin} and {end} once, found {count}")
+    return text
+
+
+def full(data: dict[str, dict], drawn: dict[str, str]) -> str:
+    parts = [INTRO]
+    parts += [f"![{name}](results/{name}.svg)\n" for name in drawn]
+    for name, one in data.items():
+        parts.append(f"## {name}\n\n{machine_line(one)}\n")
+        parts.append(tables.markdown(rows(one["benchmarks"])) + "\n")
+    return "\n".join(parts)
+
+
+def main(root: Path = ROOT) -> None:
+    results = root / "benchmarks/results"
+    names = [*dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some), "step"]
+    data = {name: datafile.read(results / f"{name}.json") for name in names}
+    trained = datafile.read_rows(results / "training.json", ("error", "nll"))
+    drawn = {name: draw([data[n] for n in of]) for name, (draw, of) in PICTURES.items()}
+    cuda = {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))}
+    new = {
+        root / "README.md": filled(
+            (root / "README.md").read_text(), blocks(data) | {"training": training(trained)}
+        ),
+        root / FULL: full(data | cuda, drawn),
+        results / "test_nll.svg": plots.test_nll(trained["rows"]),
+        **{results / f"{name}.svg": text for name, text in drawn.items()},
+    }
+    for path, text in new.items():  # all are made: now they are written
+        datafile.write(path, text)
+    print(f"written: {', '.join(str(path.relative_to(root)) for path in new)}")

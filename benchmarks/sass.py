@@ -7,7 +7,6 @@ Triton's wheel) shows the instructions.
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from torch.utils import cpp_extension
 
-from .harness import RESULTS
+from .datafile import path_of, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURES = ("80", "90", "100")
@@ -146,4 +145,4 @@ def main() -> None:
             f"{k.stack:>7}{k.occupancy:>6.0%}  {widths}"
         )
     rows = [{**asdict(k), "occupancy": k.occupancy} for k in kernels]
-    (RESULTS / "sass.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(path_of("sass"), rows)

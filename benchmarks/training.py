@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import mmix_fast
 
-from .harness import save
+from .datafile import save_rows
 
 SEEDS, EPOCHS, BATCH, RATE = (0, 1, 2), 25, 100, 2e-3
 # name -> (alpha, the layers one of which is drawn each step); 0 is the input
@@ -88,7 +88,7 @@ def run(seed: int, alpha: float, layers, data, progress: tqdm) -> dict:
     return {"error": error, "nll": nll, "fused_ms": fused_ms, "naive_ms": naive_ms}
 
 
-def main() -> list[dict]:
+def measure() -> list[dict]:
     data = digits()
     rows = []
     total = len(METHODS) * len(SEEDS) * EPOCHS * len(data[0]) // BATCH
@@ -104,5 +104,8 @@ def main() -> list[dict]:
             f"{mean(column['nll']):>11.4f} ±{stdev(column['nll']):.4f}"
             f"{mean(column['naive_ms']):>14.1f}{mean(column['fused_ms']):>8.1f}"
         )
-    save("training", rows)
     return rows
+
+
+def main() -> None:
+    save_rows("training", measure())

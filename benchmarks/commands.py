@@ -1,0 +1,94 @@
+"""What each subcommand does."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from . import (
+    check,
+    cross_entropy,
+    datafile,
+    demo,
+    mix,
+    paper,
+    report,
+    sass,
+    scaling,
+    step,
+    tables,
+    training,
+)
+from .clock import clock_of
+from .options import Options, judged
+from .problem import Maker
+from .runner import FULL, QUICK, run
+
+FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
+
+
+def both(options: Options) -> tuple[torch.dtype, ...]:
+    return options.dtypes or (FLOAT if options.quick else FLOAT + HALF)
+
+
+# The measurements that have one data file each.
+MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
+    "mix": lambda o: mix.makers(o.shapes, both(o), o.device, o.quick),
+    "cross_entropy": lambda o: cross_entropy.makers(o.shapes, both(o), o.device, o.quick),
+    "scaling": lambda o: scaling.makers(o.dtypes or FLOAT, o.device, o.quick),
+    "step": lambda o: step.makers(o.device, o.quick),
+}
+
+
+def measure(name: str, options: Options) -> None:
+    clock = clock_of(options.device)
+    # A step's goal is a few percent, which takes more rounds to see.
+    effort = QUICK if options.quick else step.FULL if name == "step" else FULL
+    with options.forced():
+        done = run(name, MEASURING[name](options), clock, effort)
+    data = datafile.content(done, clock, options.backend, options.quick)
+    tables.show(data)
+    target = options.target(name)
+    if target:
+        datafile.write_json(target, data)
+        print(f"written: {target}")
+
+
+def everything(arguments: Namespace) -> None:
+    options = judged("all", arguments)
+    for name in MEASURING:
+        if target := options.target(name):
+            datafile.judge_target(target)
+    for name in MEASURING:
+        measure(name, options)
+    if options.whole and not options.json:
+        report.main()
+
+
+@dataclass(frozen=True)
+class Command:
+    help: str
+    run: Callable[[Namespace], int | None]
+
+
+def measuring(name: str) -> Callable[[Namespace], None]:
+    return lambda arguments: measure(name, judged(name, arguments))
+
+
+COMMANDS = {
+    "mix": Command("mixing, against the code people write", measuring("mix")),
+    "cross_entropy": Command("the mixed loss with its gradient", measuring("cross_entropy")),
+    "scaling": Command("time against B, D and C, from tiny to large", measuring("scaling")),
+    "step": Command("a whole training step", measuring("step")),
+    "all": Command("these four, then the report", everything),
+    "report": Command("README tables and pictures from data files", lambda _: report.main()),
+    "check": Command("what got slower than the committed baseline", lambda _: check.main()),
+    "baseline": Command("measures that baseline anew", lambda _: check.write_baseline()),
+    "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: sass.main()),
+    "paper": Command("the paper's claims", lambda a: paper.main(a.part, a.full)),
+    "training": Command("a small CNN on digits, 3 seeds", lambda _: training.main()),
+    "demo": Command("backends, speed, training, pictures", lambda _: demo.main()),
+}

@@ -1,0 +1,141 @@
+"""Data files, in pytest-benchmark's layout: read and judged, or written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest_benchmark
+import torch
+from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+from pytest_benchmark.utils import get_commit_info
+
+import mmix_fast
+
+from .clock import Clock
+
+RESULTS = Path(__file__).parent / "results"
+SCHEMA = 2  # 1 was before `python -m benchmarks` had options, and said no number
+# Nothing here tells whose machine it is: no host name, no kernel build, no folder, no branch.
+MACHINE = ("machine", "system", "python_version", "python_implementation")
+CPU = ("brand_raw", "count", "arch")
+COMMIT = ("id", "time", "dirty")
+
+
+class BadFile(ValueError):
+    """One sentence: what the file should be, what it is, what to do."""
+
+
+def path_of(name: str, device: str = "cpu") -> Path:
+    suffix = "" if device == "cpu" else f"_{torch.device(device).type}"
+    return RESULTS / f"{name}{suffix}.json"
+
+
+def machine_info(clock: Clock, backend: str | None) -> dict:
+    told = pytest_benchmark_generate_machine_info()
+    info = {key: told[key] for key in MACHINE}
+    info["cpu"] = {key: told["cpu"][key] for key in CPU if key in told["cpu"]}
+    return info | {
+        "device": str(clock.device),
+        "device_name": clock.name(),
+        "cache_bytes": clock.cache_bytes(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "mmix_fast": mmix_fast.__version__,
+        "backend": backend or "dispatched",
+    }
+
+
+def content(run: dict, clock: Clock, backend: str | None, quick: bool) -> dict:
+    """A data file of what runner.run gave."""
+    commit = get_commit_info("mmix_fast")
+    return {
+        "schema": SCHEMA,
+        "machine_info": machine_info(clock, backend)
+        | {"copy_gb_per_s": run["ceiling"], "busy_cpus": run["busy"], "quick": quick},
+        "commit_info": {key: commit[key] for key in COMMIT},
+        "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "version": pytest_benchmark.__version__,
+        "benchmarks": run["benchmarks"],
+    }
+
+
+def parse(path: Path) -> dict:
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise BadFile(f"{path} must be a data file, but: {error.strerror}") from None
+    except ValueError as error:
+        raise BadFile(f"{path} must be a JSON data file, but is damaged ({error})") from None
+    records = data.get("benchmarks", data.get("rows")) if isinstance(data, dict) else None
+    if not isinstance(records, list):
+        raise BadFile(f"{path} must be a data file of python -m benchmarks, but is other JSON")
+    return data
+
+
+def read(path: Path) -> dict:
+    data = parse(path)
+    schema = data.get("schema", 1)
+    if schema != SCHEMA:
+        raise BadFile(
+            f"{path} must be of schema {SCHEMA}, but is of schema {schema}: "
+            f"measure again (python -m benchmarks {path.stem.partition('_cuda')[0]})"
+        )
+    try:
+        for record in data["benchmarks"]:
+            record["group"], record["params"]["rival"], record["stats"]["median"]
+            record["extra_info"]["ratio"]
+        data["machine_info"]["copy_gb_per_s"]
+    except (KeyError, TypeError) as error:
+        raise BadFile(f"{path} must be a whole data file, but lacks {error}") from None
+    return data
+
+
+def read_rows(path: Path, keys: tuple[str, ...]) -> dict:
+    """A file of save_rows whose rows have runs with these keys."""
+    data = parse(path)
+    runs = [run for row in data.get("rows", []) for run in row.get("runs", [])]
+    if not runs or any(key not in run for run in runs for key in keys):
+        raise BadFile(f"{path} must have runs with {', '.join(keys)}, but lacks some")
+    return data
+
+
+def judge_target(path: Path) -> None:
+    """Before a long measurement: can it be written there, and is nothing else lost by it?"""
+    if path.suffix != ".json" or not path.parent.is_dir():
+        raise BadFile(f"--json must name a .json file in a folder that exists, got {path}")
+    if path.exists():
+        parse(path)  # an older data file may be replaced, anything else may not
+
+
+def write(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.chmod(name, 0o644)  # a temporary file is its owner's only
+    os.replace(name, path)
+
+
+def rounded(value):
+    """Five figures are more than any measurement here has, and files stay small."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(v) for key, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def write_json(path: Path, data: dict | list) -> None:
+    write(path, json.dumps(rounded(data), indent=1) + "\n")
+
+
+def save_rows(name: str, rows: list[dict]) -> None:
+    """What is not a table of times: training and the paper's claims."""
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine["capability"] = torch.backends.cpu.get_cpu_capability()
+    write_json(path_of(name), {"machine": machine, "rows": rows})

@@ -1,0 +1,80 @@
+"""One thing to measure: who does it, on what, which bytes it must move and what is asked of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+OURS = "fused"
+Op = Callable[[Tensor], object]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Ours may take ``share`` of the rival's time, and ``plus_s`` seconds more."""
+
+    rival: str
+    share: float
+    plus_s: float = 0.0
+
+    def met(self, ours: float, rival: float) -> bool:
+        return ours <= self.share * rival + self.plus_s
+
+    def __str__(self) -> str:
+        if self.plus_s:
+            return f"{self.share:g} of its time + {1e6 * self.plus_s:g} us"
+        return f"{1 / self.share:.3g}x"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """``want``: what it must return, within the tolerances (0 and 0: the same bits); None for what
+    is no rival, but a plain pass to compare with."""
+
+    op: Op
+    want: Tensor | None = None
+    rtol: float = 0.0
+    atol: float = 0.0
+    compiled: bool = False  # its first call compiles
+
+
+@dataclass(frozen=True)
+class Problem:
+    op: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    fresh: Callable[[], Tensor]  # an input of its own, always of the same values
+    rivals: dict[str, Rival]  # OURS first
+    moved: int = 0  # bytes that any implementation must read and write; 0: not of interest
+    goals: tuple[Goal, ...] = ()
+    consumes: bool = False  # a call uses its input up, so each gets one, made outside the timing
+    sweep: str = ""  # the size that a series of problems varies: B, C or D
+    cold: bool = True  # whether it is also measured with inputs that no cache holds
+
+    @property
+    def title(self) -> str:
+        size = "x".join(map(str, self.shape))
+        return f"{self.op} {str(self.dtype).removeprefix('torch.')} {size}"
+
+
+@cache
+def load_compiler() -> None:
+    """So that no compile time holds its import, nor a result that it keeps on disk."""
+    torch.compiler.config.force_disable_caches = True
+    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")  # which is meant
+    torch.compile(torch.neg)(torch.ones(1))
+
+
+def compiled(function: Callable, dynamic: bool | None = None) -> Callable:
+    """Forgets what was compiled before: each problem compiles for its own shape."""
+    load_compiler()
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=dynamic)
+
+
+Maker = Callable[[], Problem]

@@ -1,0 +1,114 @@
+"""Records of a data file -> one row a problem and state of the cache, and what its cells say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from .problem import OURS
+
+
+@dataclass(frozen=True)
+class Row:
+    rivals: dict[str, dict]  # name -> record; OURS among them
+
+    @property
+    def ours(self) -> dict:
+        return self.rivals[OURS]
+
+    @property
+    def op(self) -> str:
+        return self.ours["params"]["op"]
+
+    @property
+    def dtype(self) -> str:
+        return self.ours["params"]["dtype"]
+
+    @property
+    def cache(self) -> str:
+        return self.ours["params"]["cache"]
+
+    @property
+    def shape(self) -> str:
+        return "x".join(map(str, self.ours["params"]["shape"]))
+
+    @property
+    def axis(self) -> str:
+        """What a curve over these rows is drawn against."""
+        return self.ours["params"]["sweep"] or "elements of the input"
+
+    @property
+    def size(self) -> int:
+        """On that axis: B is the first dimension, C or D the second."""
+        shape = self.ours["params"]["shape"]
+        return {"B": shape[0], "C": shape[1], "D": shape[1]}.get(self.axis, prod(shape))
+
+    @property
+    def us(self) -> float:
+        return 1e6 * self.ours["stats"]["median"]
+
+    @property
+    def compile_s(self) -> float | None:
+        found = (r["extra_info"].get("compile_s") for r in self.rivals.values())
+        return next((s for s in found if s is not None), None)
+
+    @property
+    def missed(self) -> list[str]:
+        """Rivals whose goal is missed."""
+        goals = {name: r["extra_info"].get("goal") for name, r in self.rivals.items()}
+        return [name for name, goal in goals.items() if goal and not goal["met"]]
+
+
+def rows(records: list[dict]) -> list[Row]:
+    groups: dict[str, dict[str, dict]] = {}
+    for record in records:
+        groups.setdefault(record["group"], {})[record["params"]["rival"]] = record
+    return [Row(group) for group in groups.values() if OURS in group]
+
+
+def bytes_text(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def figure(value: float) -> str:
+    """Three figures, or the whole number."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(width: float, of: float) -> str:
+    return f"±{50 * width / of:.0f}%"
+
+
+def ratio(record: dict, spread: bool) -> str:
+    extra = record["extra_info"]
+    text = f"{figure(extra['ratio'])}x"
+    if spread:
+        text += f" {percent(extra['ratio_q3'] - extra['ratio_q1'], extra['ratio'])}"
+    goal = extra.get("goal")
+    return text + (f" (goal {goal['text']})" if goal and not goal["met"] else "")
+
+
+def grid(some: list[Row], spread: bool) -> tuple[list[str], list[list[str]]]:
+    """Head and cells; columns that no row has anything for are left out."""
+    names = list(dict.fromkeys(n for row in some for n in row.rivals if n != OURS))
+    head = ["op", "shape", "cache", "us", "±", "GB/s", "of copy", *names, "memory", "compile s"]
+    body = []
+    for row in some:
+        extra, stats = row.ours["extra_info"], row.ours["stats"]
+        rates = ["", ""]
+        if "gb_per_s" in extra:
+            rates = [figure(extra["gb_per_s"]), f"{extra['share_of_copy']:.0%}"]
+        iqr = percent(stats["iqr"], stats["median"]) if spread else ""
+        cells = [ratio(row.rivals[n], spread) if n in row.rivals else "" for n in names]
+        eager = list(row.rivals.values())[1]["extra_info"]["peak_bytes"]
+        memory = f"{bytes_text(extra['peak_bytes'])} / {bytes_text(eager)}"
+        took = row.compile_s if row.cache == "warm" else None
+        compile_s = f"{took:.1f}" if took is not None else ""
+        line = [row.op, row.shape, row.cache, figure(row.us), iqr, *rates, *cells]
+        body.append([*line, memory, compile_s])
+    used = [k for k in range(len(head)) if any(line[k] for line in body)]
+    return [head[k] for k in used], [[line[k] for k in used] for line in body]

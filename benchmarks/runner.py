@@ -1,0 +1,180 @@
+"""Checks the rivals of a problem, then times them in turns, so that noise meets them alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from statistics import quantiles
+from time import perf_counter
+
+import torch
+from pytest_benchmark.stats import Stats
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from .clock import OVER_CACHE, Clock, used_elsewhere
+from .problem import OURS, Maker, Problem
+
+# A round of a quick call has so many calls that it takes this long: 1 ms is far above the timer's
+# precision (pytest-benchmark asks for 100 times that) and what an interrupt takes.
+ROUND_S, PRECISIONS = 1e-3, 100
+# Smaller inputs are not measured cold: a step of training has just written them.
+MOST_COPIES = 4096
+
+
+@dataclass(frozen=True)
+class Effort:
+    rounds: int  # at least
+    seconds: float  # then as many rounds as fit
+
+
+FULL, QUICK = Effort(7, 1.0), Effort(5, 0.25)
+
+
+class WrongResult(AssertionError):
+    """A rival does not compute what it is timed for."""
+
+
+def verify(problem: Problem) -> dict[str, float]:
+    """Checks every rival's result; seconds that compiling took, by rival."""
+    compiling = {}
+    for name, rival in problem.rivals.items():
+        begin = perf_counter()
+        got = rival.op(problem.fresh())
+        first = perf_counter() - begin
+        if rival.want is not None:
+            near = {"rtol": rival.rtol, "atol": rival.atol, "check_dtype": False}
+            try:
+                torch.testing.assert_close(got, rival.want, **near)
+            except AssertionError as error:
+                line = " ".join(str(error).split())
+                raise WrongResult(
+                    f"{name} of {problem.title} must give the formula's result: {line}"
+                ) from error
+        if rival.compiled:
+            x = problem.fresh()
+            begin = perf_counter()
+            rival.op(x)
+            compiling[name] = first - (perf_counter() - begin)
+    return compiling
+
+
+class Inputs:
+    """What the calls get: one buffer again and again, many in turn, or each its own."""
+
+    def __init__(self, problem: Problem, copies: int) -> None:
+        self.fresh = problem.fresh if problem.consumes else None
+        self.ring = cycle([problem.fresh() for _ in range(copies)])
+
+    def take(self, count: int) -> list[Tensor]:
+        if self.fresh:
+            return [self.fresh() for _ in range(count)]
+        return list(islice(self.ring, count))
+
+
+def copies_for(nbytes: int, cache_bytes: int) -> dict[str, int]:
+    """cache -> copies of the input; cold is left out where warm is cold, or they are too many."""
+    copies = max(2, -(-OVER_CACHE * cache_bytes // max(1, nbytes)))
+    if nbytes >= 2 * cache_bytes or copies > MOST_COPIES:
+        return {"warm": 1}
+    return {"warm": 1, "cold": copies}
+
+
+def calibrate(clock: Clock, problem: Problem, inputs: Inputs) -> dict[str, int]:
+    """Calls in a round of each rival, found by doubling; it warms them up as well."""
+    least = max(ROUND_S, PRECISIONS * clock.precision)
+    calls = {}
+    for name, rival in problem.rivals.items():
+        count = 1
+        while (took := clock.seconds(rival.op, inputs.take(count))) < least / 2:
+            count *= 2
+        calls[name] = max(1, round(count * least / took))
+    return calls
+
+
+def interleave(
+    clock: Clock, problem: Problem, inputs: Inputs, effort: Effort
+) -> tuple[dict[str, Stats], dict[str, int]]:
+    """Seconds of a call of each rival in each round, and calls in a round."""
+    calls = calibrate(clock, problem, inputs)
+    stats = {name: Stats() for name in problem.rivals}
+    start = perf_counter()
+    while len(stats[OURS].data) < effort.rounds or perf_counter() - start < effort.seconds:
+        # In a new order each round: who runs after whom decides what the cache and the heap hold.
+        for name in random.sample(list(stats), len(stats)):
+            turn = inputs.take(calls[name])
+            took = clock.seconds(problem.rivals[name].op, turn)
+            stats[name].update(took / calls[name])
+    return stats, calls
+
+
+def ratio(rival: Stats, ours: Stats) -> dict[str, float]:
+    """Medians' ratio; quartiles of the rounds' own ratios, since a round shares its noise."""
+    low, _, high = quantiles([r / o for r, o in zip(rival.data, ours.data, strict=True)], n=4)
+    return {"ratio": rival.median / ours.median, "ratio_q1": low, "ratio_q3": high}
+
+
+def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, extra: dict) -> dict:
+    """In pytest-benchmark's layout."""
+    group = f"{problem.title} {cache}"
+    dtype = str(problem.dtype).removeprefix("torch.")
+    params = {"op": problem.op, "shape": list(problem.shape), "dtype": dtype, "cache": cache}
+    return {
+        "group": group,
+        "name": f"{group} [{name}]",
+        "fullname": f"{group} [{name}]",
+        "params": params | {"rival": name, "sweep": problem.sweep},
+        "param": name,
+        "extra_info": extra,
+        "options": {},
+        "stats": stats.as_dict() | {"iterations": calls},
+    }
+
+
+def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> list[dict]:
+    """A record for each rival and state of the cache."""
+    compile_s = verify(problem)
+    peak = {}
+    for name, rival in problem.rivals.items():
+        x = problem.fresh()
+        peak[name] = clock.peak_bytes(lambda op=rival.op, x=x: op(x))
+    copies = {"warm": 1}
+    if problem.cold:
+        copies = copies_for(problem.fresh().nbytes, clock.cache_bytes())
+    records = []
+    for cache, count in copies.items():
+        stats, calls = interleave(clock, problem, Inputs(problem, count), effort)
+        ours = stats[OURS]
+        for name, own in stats.items():
+            extra = ratio(own, ours) | {"peak_bytes": peak[name], "moved": problem.moved}
+            if problem.moved:
+                extra["gb_per_s"] = problem.moved / own.median / 1e9
+                extra["share_of_copy"] = extra["gb_per_s"] / ceiling
+            if name in compile_s:
+                extra["compile_s"] = compile_s[name]
+            goal = next((g for g in problem.goals if g.rival == name), None)
+            if goal and cache == "warm":  # as the goals were set
+                extra["goal"] = {"text": str(goal), "met": goal.met(ours.median, own.median)}
+            records.append(record(problem, cache, name, own, calls[name], extra))
+    return records
+
+
+def run(name: str, makers: Sequence[Maker], clock: Clock, effort: Effort) -> dict:
+    """Everything of one subcommand, and how many CPUs other processes took meanwhile."""
+    random.seed(0)
+    torch.manual_seed(0)
+    begin, before = perf_counter(), used_elsewhere()
+    ceiling = clock.copy_rate()
+    records: list[dict] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), transient=True) as progress:
+        task = progress.add_task(name, total=len(makers))
+        for make in makers:
+            problem = make()
+            progress.update(task, description=problem.title)
+            records += measure(problem, clock, effort, ceiling)
+            progress.advance(task)
+    busy = None if before is None else (used_elsewhere() - before) / (perf_counter() - begin)
+    return {"busy": busy, "ceiling": ceiling, "benchmarks": records}

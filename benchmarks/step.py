@@ -1,0 +1,120 @@
+"""A training step of plain training (ERM), of hand-written Manifold Mixup and of ours."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mmix_fast
+
+from .problem import OURS, Goal, Maker, Op, Problem, Rival
+from .runner import Effort, WrongResult
+from .training import SmallCNN
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from models import PreActResNet18
+
+LIMIT = 1.03  # of the ERM step
+FULL = Effort(7, 15.0)
+
+
+def naive(h: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    return lam * h + (1 - lam) * h[perm]
+
+
+class NaiveMixup:
+    """What people write: hooks that mix with fresh tensors, and two cross-entropies."""
+
+    def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
+        self.layers, self.drawn = layers, ""
+        self.forced: tuple[str, Tensor, Tensor] | None = None  # the draw to use, for the check
+        model.register_forward_pre_hook(lambda module, args: self.before(args[0]))
+        for name in layers:
+            if name:
+                model.get_submodule(name).register_forward_hook(self.after(name))
+
+    def before(self, x: Tensor) -> Tensor:
+        if self.forced:
+            self.drawn, self.perm, self.lam = self.forced
+        else:
+            self.drawn = self.layers[int(torch.randint(len(self.layers), ()))]
+            self.perm = torch.randperm(len(x), device=x.device)
+            self.lam = torch.distributions.Beta(2.0, 2.0).sample().to(x.device)
+        return naive(x, self.perm, self.lam) if self.drawn == "" else x
+
+    def after(self, name: str):
+        def hook(module, args, h):
+            return naive(h, self.perm, self.lam) if self.drawn == name else h
+
+        return hook
+
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        other = F.cross_entropy(z, y[self.perm])
+        return self.lam * F.cross_entropy(z, y) + (1 - self.lam) * other
+
+
+def wide_mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(784, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 10)
+    )
+
+
+CASES = {
+    "demo CNN": (SmallCNN, ("", "blocks.0", "blocks.1"), (128, 1, 28, 28)),
+    "MLP 784-4096-4096-10": (wide_mlp, ("", "1", "3"), (128, 784)),
+    "PreActResNet-18": (PreActResNet18, ("", "layer1", "layer2"), (64, 3, 32, 32)),
+}
+QUICK_CASES = tuple(CASES)[:2]
+
+
+def step(model: nn.Module, loss, y: Tensor) -> Op:
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+
+    def work(x: Tensor) -> None:
+        loss(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()  # last: a step frees what it allocates, for the peak
+
+    return work
+
+
+def sharing_weights(model: nn.Module) -> list[nn.Module]:
+    """Three, each for its own hooks: where weights lie in memory can cost a layer 15 %."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(2))]
+
+
+def agree(models: dict[str, nn.Module], hand: NaiveMixup, mixup, x: Tensor, y: Tensor) -> None:
+    """Ours and the hand-written one give the same loss for the same draw, at each layer."""
+    left = set(hand.layers)
+    while left:
+        ours = mixup.loss(models[OURS](x), y)
+        hand.forced = (mixup.layer, mixup.mix.perm, mixup.mix.lam)
+        same = hand.loss(models["naive"](x), y)
+        if not torch.isclose(ours, same, rtol=1e-4):
+            raise WrongResult(f"ours at {mixup.layer!r} must lose as by hand, {same}, got {ours}")
+        left.discard(mixup.layer)
+    hand.forced = None
+
+
+def training_step(title: str, device: str) -> Problem:
+    make, layers, shape = CASES[title]
+    x, y = torch.randn(shape, device=device), torch.randint(0, 10, shape[:1], device=device)
+    models = dict(zip((OURS, "naive", "ERM"), sharing_weights(make().to(device)), strict=True))
+    hand = NaiveMixup(models["naive"], layers)
+    mixup = mmix_fast.ManifoldMixup(models[OURS], layers)
+    agree(models, hand, mixup, x, y)
+    losses = {OURS: mixup.loss, "naive": hand.loss, "ERM": F.cross_entropy}
+    rivals = {name: Rival(step(model, losses[name], y)) for name, model in models.items()}
+    goals = (Goal("ERM", LIMIT),)
+    return Problem(f"step of {title}", shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+
+
+def makers(device: str, quick: bool) -> list[Maker]:
+    return [partial(training_step, title, device) for title in (QUICK_CASES if quick else CASES)]
