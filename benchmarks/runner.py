@@ -77,7 +77,7 @@ class Inputs:
 def copies_for(nbytes: int, cache_bytes: int) -> dict[str, int]:
     """cache -> copies of the input; cold is left out where warm is cold, or they are too many."""
     copies = max(2, -(-OVER_CACHE * cache_bytes // max(1, nbytes)))
-    if nbytes >= 2 * cache_bytes or copies > MOST_COPIES:
+    if nbytes >= cache_bytes or copies > MOST_COPIES:
         return {"warm": 1}
     return {"warm": 1, "cold": copies}
 

@@ -177,7 +177,7 @@ def test_no_input_is_found_in_a_cache_when_cold():
     assert len(set(seen)) == 5 and seen[:5] == seen[5:]
     own = [x.data_ptr() for x in runner.Inputs(problem(consumes=True), 1).take(10)]
     assert len(set(own)) == 10
-    assert "cold" not in runner.copies_for(4 * cache, cache)  # one alone is cold
+    assert "cold" not in runner.copies_for(cache, cache)  # one alone is cold
     assert "cold" not in runner.copies_for(8, cache)
 
 
@@ -358,7 +358,8 @@ def test_the_problems_from_end_to_end(tmp_path):
     )
     assert [row.op for row in mixed] == ["mix_ forward", "mix forward+backward"]
     assert [row.op for row in lost] == ["cross-entropy in place", "cross-entropy fresh gradient"]
-    assert all(row.compile_s > 0 and "compiled" in row.rivals for row in mixed + lost)
+    assert all("compiled" in row.rivals for row in mixed + lost)
+    assert all(row.compile_s > 0 for row in (*mixed, lost[0])) and lost[1].compile_s is None
     in_place, fresh = (r.ours["extra_info"]["peak_bytes"] for r in lost)
     assert mixed[0].ours["extra_info"]["peak_bytes"] == 0 and fresh - in_place >= 6 * 40 * 4 - 64
     assert all(text in done.stdout for text in ("mix_ forward", "6x40", "soft targets"))
