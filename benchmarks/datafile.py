@@ -96,11 +96,11 @@ def read(path: Path) -> dict:
 
 
 def read_rows(path: Path, keys: tuple[str, ...]) -> dict:
-    """A file of save_rows whose rows have runs with these keys."""
+    """A file of save_rows whose rows, or the runs of each, have these keys."""
     data = parse(path)
-    runs = [run for row in data.get("rows", []) for run in row.get("runs", [])]
+    runs = [run for row in data.get("rows", []) for run in row.get("runs", [row])]
     if not runs or any(key not in run for run in runs for key in keys):
-        raise BadFile(f"{path} must have runs with {', '.join(keys)}, but lacks some")
+        raise BadFile(f"{path} must have rows with {', '.join(keys)}, but lacks some")
     return data
 
 

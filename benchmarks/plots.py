@@ -15,6 +15,7 @@ from .problem import OURS
 from .rows import Row, rows
 
 plt.rcParams["svg.hashsalt"] = "mmix_fast"  # the same data gives the same file
+plt.rcParams["svg.fonttype"] = "none"  # letters, not their outlines: a third of the size
 
 # A rival has one colour in every picture.
 COLORS = {OURS: "black", "eager": "C0", "two terms": "C0", "compiled": "C1", "lerp": "C2"}
@@ -101,6 +102,47 @@ def scaling(data: list[dict]) -> str:
         lines(panel, some, lambda r: 1e6 * r["stats"]["median"], [OURS, *rivals_of(some)])
 
     return panels(by_op(data), draw, "us of a call")
+
+
+def decision(panel, row: dict, points: list, labels: list) -> None:
+    """How sure a network is of red or blue in the plane, and the points it was trained on."""
+    cells = round(len(row["confidence"]) ** 0.5)
+    confidence = [row["confidence"][i * cells : (i + 1) * cells] for i in range(cells)]
+    image = [list(line) for line in zip(*confidence, strict=True)]  # x runs to the right
+    box = (-1.2, 1.2, -1.2, 1.2)
+    panel.imshow(image, origin="lower", extent=box, cmap="RdBu", vmin=0, vmax=1)
+    panel.scatter(*points, s=3, c=labels, cmap="bwr_r")
+    panel.set(xticks=[], yticks=[])
+    panel.set_title(row["method"], fontsize=9)
+
+
+# What the README's first picture shows: the decision of three methods, and three ops' speed.
+HERO_METHODS = ("ERM", "Input Mixup", "Manifold Mixup")
+HERO_OPS = ("mix_ forward", "mix forward+backward", "cross-entropy in place")
+
+
+def hero(data: list[dict], spiral: list[dict]) -> str:
+    figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=(1, 1, 1, 1.3))
+    some = [row for row in spiral if row["method"] in HERO_METHODS]
+    for panel, row in zip(axes, some, strict=False):
+        decision(panel, row, spiral[0]["points"], spiral[0]["labels"])
+        panel.set_xlabel(f"unsure: {100 * row['low_confidence']:.0f} % of the plane", fontsize=8)
+    groups = by_op(data)
+    largest = [
+        max((r for r in groups[op] if r.cache == "warm"), key=lambda r: r.size) for op in HERO_OPS
+    ]
+    for shift, color, names in ((-0.2, "C0", ("eager", "two terms")), (0.2, "C1", ("compiled",))):
+        found = [next(row.rivals[n] for n in names if n in row.rivals) for row in largest]
+        ratios = [record["extra_info"]["ratio"] for record in found]
+        bars = axes[3].barh([k + shift for k in range(len(found))], ratios, 0.4, color=color)
+        axes[3].bar_label(bars, [f"{r:.1f}x" for r in ratios], fontsize=7, padding=2)
+        bars.set_label(names[0])
+    axes[3].set_yticks(range(len(largest)), [f"{r.op}\n{r.shape}" for r in largest], fontsize=7)
+    axes[3].invert_yaxis()
+    axes[3].margins(x=0.15)
+    axes[3].set_xlabel("time of eager, of compiled PyTorch / ours", fontsize=8)
+    axes[3].legend(fontsize=7)
+    return svg(figure)
 
 
 def test_nll(runs: list[dict]) -> str:

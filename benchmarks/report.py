@@ -104,6 +104,7 @@ def main(root: Path = ROOT) -> None:
     names = [*dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some), "step"]
     data = {name: datafile.read(results / f"{name}.json") for name in names}
     trained = datafile.read_rows(results / "training.json", ("error", "nll"))
+    spiral = datafile.read_rows(results / "paper_spiral.json", ("confidence", "low_confidence"))
     drawn = {name: draw([data[n] for n in of]) for name, (draw, of) in PICTURES.items()}
     cuda = {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))}
     new = {
@@ -111,6 +112,7 @@ def main(root: Path = ROOT) -> None:
             (root / "README.md").read_text(), blocks(data) | {"training": training(trained)}
         ),
         root / FULL: full(data | cuda, drawn),
+        results / "hero.svg": plots.hero([data["mix"], data["cross_entropy"]], spiral["rows"]),
         results / "test_nll.svg": plots.test_nll(trained["rows"]),
         **{results / f"{name}.svg": text for name, text in drawn.items()},
     }

@@ -13,6 +13,7 @@ matplotlib.use("Agg")  # no display needed
 from matplotlib import pyplot as plt
 
 from ..datafile import RESULTS
+from ..plots import decision
 from .train import summary
 
 README = RESULTS.parent / "README.md"
@@ -107,16 +108,9 @@ def robustness(rows: list[dict]) -> str:
 def spiral(rows: list[dict]) -> str:
     figure, axes = plt.subplots(2, len(rows), figsize=(2.6 * len(rows), 5.4))
     for k, row in enumerate(rows):
-        cells = round(len(row["confidence"]) ** 0.5)
-        confidence = [row["confidence"][i * cells : (i + 1) * cells] for i in range(cells)]
-        image = [list(line) for line in zip(*confidence, strict=True)]  # x runs to the right
-        box = (-1.2, 1.2, -1.2, 1.2)
-        axes[0][k].imshow(image, origin="lower", extent=box, cmap="RdBu", vmin=0, vmax=1)
-        for points, line in ((rows[0]["points"], axes[0][k]), (row["hidden"], axes[1][k])):
-            line.scatter(*points, s=3, c=rows[0]["labels"], cmap="bwr_r")
-            line.set_xticks([])
-            line.set_yticks([])
-        axes[0][k].set_title(row["method"], fontsize=9)
+        decision(axes[0][k], row, rows[0]["points"], rows[0]["labels"])
+        axes[1][k].scatter(*row["hidden"], s=3, c=rows[0]["labels"], cmap="bwr_r")
+        axes[1][k].set(xticks=[], yticks=[])
         axes[1][k].set_xlabel(f"unsure: {100 * row['low_confidence']:.0f} %", fontsize=9)
     axes[0][0].set_ylabel("decision")
     axes[1][0].set_ylabel("2-D hidden layer")
