@@ -129,7 +129,9 @@ def hero(data: list[dict], spiral: list[dict]) -> str:
         panel.set_xlabel(f"unsure: {100 * row['low_confidence']:.0f} % of the plane", fontsize=8)
     groups = by_op(data)
     largest = [
-        max((r for r in groups[op] if r.cache == "warm"), key=lambda r: r.size) for op in HERO_OPS
+        max((r for r in groups[op] if r.cache == "warm"), key=lambda r: r.size)
+        for op in HERO_OPS
+        if op in groups
     ]
     for shift, color, names in ((-0.2, "C0", ("eager", "two terms")), (0.2, "C1", ("compiled",))):
         found = [next(row.rivals[n] for n in names if n in row.rivals) for row in largest]

@@ -83,16 +83,15 @@ def percent(width: float, of: float) -> str:
     return f"±{50 * width / of:.0f}%"
 
 
-def ratio(record: dict, spread: bool) -> str:
+def ratio(record: dict) -> str:
     extra = record["extra_info"]
-    text = f"{figure(extra['ratio'])}x"
-    if spread:
-        text += f" {percent(extra['ratio_q3'] - extra['ratio_q1'], extra['ratio'])}"
+    spread = percent(extra["ratio_q3"] - extra["ratio_q1"], extra["ratio"])
+    text = f"{figure(extra['ratio'])}x {spread}"
     goal = extra.get("goal")
     return text + (f" (goal {goal['text']})" if goal and not goal["met"] else "")
 
 
-def grid(some: list[Row], spread: bool) -> tuple[list[str], list[list[str]]]:
+def grid(some: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and cells; columns that no row has anything for are left out."""
     names = list(dict.fromkeys(n for row in some for n in row.rivals if n != OURS))
     head = ["op", "shape", "cache", "us", "±", "GB/s", "of copy", *names, "memory", "compile s"]
@@ -102,8 +101,8 @@ def grid(some: list[Row], spread: bool) -> tuple[list[str], list[list[str]]]:
         rates = ["", ""]
         if "gb_per_s" in extra:
             rates = [figure(extra["gb_per_s"]), f"{extra['share_of_copy']:.0%}"]
-        iqr = percent(stats["iqr"], stats["median"]) if spread else ""
-        cells = [ratio(row.rivals[n], spread) if n in row.rivals else "" for n in names]
+        iqr = percent(stats["iqr"], stats["median"])
+        cells = [ratio(row.rivals[n]) if n in row.rivals else "" for n in names]
         eager = list(row.rivals.values())[1]["extra_info"]["peak_bytes"]
         memory = f"{bytes_text(extra['peak_bytes'])} / {bytes_text(eager)}"
         took = row.compile_s if row.cache == "warm" else None

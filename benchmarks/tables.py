@@ -45,7 +45,7 @@ def show(data: dict) -> None:
     if words := busy(machine):
         console.print(words)
     for dtype, some in kinds(rows(data["benchmarks"])):
-        head, body = grid(some, spread=True)
+        head, body = grid(some)
         table = Table(title=dtype, title_justify="left")
         for name in head:
             table.add_column(name, justify="left" if name in ("op", "shape", "cache") else "right")
@@ -57,7 +57,7 @@ def show(data: dict) -> None:
 def markdown(some: list[Row], without: tuple[str, ...] = ()) -> str:
     parts = []
     for dtype, group in kinds(some):
-        head, body = grid(group, spread=False)
+        head, body = grid(group)
         keep = [k for k, name in enumerate(head) if name not in without]
         lines = [[dtype, *(head[k] for k in keep[1:])], ["---"] * len(keep)]
         lines += [[line[k] for k in keep] for line in body]

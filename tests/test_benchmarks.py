@@ -60,6 +60,9 @@ def files(tmp_path, data, monkeypatch):
             some["benchmarks"].append(larger)
         datafile.write_json(results / f"{name}.json", some)
     datafile.write_json(results / "training.json", training)
+    spiral = {"method": "ERM", "confidence": [0, 1, 1, 0], "low_confidence": 0.2}
+    spiral |= {"points": [[0.1, 0.2], [0.3, 0.4]], "labels": [0, 1]}
+    datafile.write_json(results / "paper_spiral.json", {"rows": [spiral]})
     names = re.findall(r"<!-- end of (\w+) -->", (ROOT / "README.md").read_text())
     marks = "".join(f"<!-- {n} -->\nstale\n<!-- end of {n} -->\n" for n in names)
     (tmp_path / "README.md").write_text(marks)
@@ -236,9 +239,10 @@ def test_report(files, data):
     readme = (files / "README.md").read_text()
     (row, _) = rows.rows(data["benchmarks"])
     assert readme.count("| double | 64x256 |") == 3 and "stale" not in readme
-    assert f"{row.rivals['eager']['extra_info']['ratio']:.3g}x (goal 1e+09x)" in readme
+    ratio = f"{row.rivals['eager']['extra_info']['ratio']:.3g}x ±"
+    assert ratio in readme and "% (goal 1e+09x)" in readme
     assert "cold" in (files / report.FULL).read_text()
-    for name in report.PICTURES:
+    for name in ("hero", *report.PICTURES):
         assert "</svg>" in (files / f"benchmarks/results/{name}.svg").read_text()
     again = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
     report.main(files)  # the same data gives the same files
