@@ -37,6 +37,8 @@ def panels(groups: dict[str, list[Row]], draw: Callable, y: str) -> str:
     for panel, (title, some) in zip(axes[0], groups.items(), strict=True):
         panel.set(title=title, xlabel=some[0].axis, xscale="log", yscale="log")
         draw(panel, some)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_minor_formatter("")  # 2x10^6, 3x10^6, ... would overlap
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7)
     axes[0][0].set_ylabel(y)
@@ -122,7 +124,7 @@ HERO_OPS = ("mix_ forward", "mix forward+backward", "cross-entropy in place")
 
 
 def hero(data: list[dict], spiral: list[dict]) -> str:
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), width_ratios=(1, 1, 1, 1.3))
+    figure, axes = plt.subplots(1, 4, figsize=(10, 2.6), width_ratios=(1, 1, 1, 1.2))
     some = [row for row in spiral if row["method"] in HERO_METHODS]
     for panel, row in zip(axes, some, strict=False):
         decision(panel, row, spiral[0]["points"], spiral[0]["labels"])
@@ -141,9 +143,9 @@ def hero(data: list[dict], spiral: list[dict]) -> str:
         bars.set_label(names[0])
     axes[3].set_yticks(range(len(largest)), [f"{r.op}\n{r.shape}" for r in largest], fontsize=7)
     axes[3].invert_yaxis()
-    axes[3].margins(x=0.15)
-    axes[3].set_xlabel("time of eager, of compiled PyTorch / ours", fontsize=8)
-    axes[3].legend(fontsize=7)
+    axes[3].margins(x=0.25)
+    axes[3].set_xlabel("PyTorch's time / ours", fontsize=8)
+    axes[3].legend(fontsize=7, loc="lower right")
     return svg(figure)
 
 
