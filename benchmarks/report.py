@@ -21,7 +21,8 @@ INTRO = """# What was measured
 
 Made by `python -m benchmarks report` from the data files in `results/`; no number here is written
 by hand. A rival's cell is its time over ours; a goal of ours that is missed stands beside it.
-`us`: median of interleaved rounds; ±: half the distance of the quartiles. GB/s: compulsory bytes
+`us`: median of interleaved rounds; ±: half the distance of the quartiles; where ours is more than
+10 %, the calmest of three measurements stands here. GB/s: compulsory bytes
 over that time; `of copy`: their share of what a copy between two large buffers moved in the same
 run (more than 100 %: the data lay in a cache). warm: the same input again; cold: inputs in turn,
 more than the last cache holds; left out where one input fills the cache alone, or is so small that

@@ -370,3 +370,22 @@ def test_the_problems_from_end_to_end(tmp_path):
     rest = rows.rows(json.loads((tmp_path / "rest.json").read_text())["benchmarks"])
     assert (rest[2].axis, rest[2].size) == ("B", 3)
     assert all("goal" in row.rivals["x.mul_(lam)"]["extra_info"] for row in rest[:2])
+
+
+@pytest.mark.parametrize("scatters, kept", [([0.5, 0.1, 0.3], 1), ([0.5, 0.4, 0.3, 0.1], 2)])
+def test_the_calmest_measurement_is_kept(monkeypatch, scatters, kept):
+    """Until one is calm, or three were tried; whichever is faster."""
+    made = []
+
+    def interleave(*_):
+        middle, half = 1.0 + len(made), scatters[len(made)] / 2
+        stats = runner.Stats()
+        for k in range(9):
+            stats.update(middle * (1 + half * (k - 4) / 2))
+        made.append(({OURS: stats}, {}))
+        return made[-1]
+
+    monkeypatch.setattr(runner, "interleave", interleave)
+    monkeypatch.setattr(runner, "Inputs", lambda *_: None)
+    assert runner.calmest(None, None, 1, None) is made[kept]
+    assert len(made) == kept + 1
