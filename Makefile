@@ -24,7 +24,7 @@ help:
 	@echo "make test-deep  the long ones, and those against timm, torchvision, Lightning, transformers"
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
-	@echo "make bench      every measurement, the README's tables and the pictures (8 minutes)"
+	@echo "make bench      every measurement, the README's tables and the pictures (6 minutes)"
 	@echo "make bench-check     what got slower than the committed baseline"
 	@echo "make bench-baseline  measures that baseline anew"
 	@echo "make wheel      dist/: sdist, CPU wheel and, with nvcc (no GPU), CUDA wheel; MMIX_FAST_CUDA=0: no CUDA wheel"
