@@ -25,9 +25,12 @@ def _recorded(requires_grad: bool) -> bool:
     )
 
 
-def _record(function: type[Function], *args: Any) -> Any:
-    if torch.compiler.is_compiling() or _functorch_active():
+def _record(function: type[Function], *args: Any, transformed: Any = None) -> Any:
+    """function.apply; under torch.func that of ``transformed``, where there is one."""
+    if torch.compiler.is_compiling():
         return function.apply(*args)
+    if _functorch_active():
+        return (transformed or function).apply(*args)
     # What Function.apply does before this is for torch.func alone, and takes 2 us.
     return super(Function, function).apply(*args)  # type: ignore[misc]
 
@@ -101,9 +104,7 @@ class MixTransformFn(Function):
 def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
     if not _recorded(x.requires_grad or lam.requires_grad):
         return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
-    transformed = not torch.compiler.is_compiling() and _functorch_active()
-    function = MixTransformFn if transformed else MixFn
-    return _record(function, x, perm, lam, dim, adjoint, namespace)
+    return _record(MixFn, x, perm, lam, dim, adjoint, namespace, transformed=MixTransformFn)
 
 
 class MixInplaceFn(Function):
