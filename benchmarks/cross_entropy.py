@@ -12,7 +12,7 @@ from torch import Tensor
 
 import mmix_fast
 
-from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled
+from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled, for_each
 from .small import SMALL, recorded
 
 # shape -> ((eager, compiled) for inplace_backward, the same for a fresh gradient): least ratios
@@ -132,10 +132,5 @@ def makers(
     quick: bool,
 ) -> list[Maker]:
     default = QUICK_SHAPES if quick else SHAPES[torch.device(device).type]
-    found: list[Maker] = []
-    for dtype in dtypes:
-        for shape in shapes or default:
-            found += [partial(loss, shape, dtype, device, inplace) for inplace in (True, False)]
-        if not shapes:
-            found.append(partial(small, dtype, device))
-    return found
+    kinds = [partial(loss, inplace=inplace) for inplace in (True, False)]
+    return for_each(shapes, default, dtypes, device, kinds, (small,))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import mmix_fast
 
-from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled
+from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled, for_each
 from .small import SMALL, recorded
 
 SHAPES = {
@@ -122,12 +122,8 @@ def makers(
     quick: bool,
 ) -> list[Maker]:
     default = QUICK_SHAPES if quick else SHAPES[torch.device(device).type]
-    found: list[Maker] = []
-    for dtype in dtypes:
-        for shape in shapes or default:
-            found += [partial(kind, shape, dtype, device) for kind in (forward, train)]
-        if not shapes:
-            found += [partial(small, name, dtype, device) for name in ("mix_", "mix")]
+    calls = [partial(small, name) for name in ("mix_", "mix")]
+    found = for_each(shapes, default, dtypes, device, (forward, train), calls)
     if not shapes and not quick:
         found.append(partial(over_100_mb, device))
     return found

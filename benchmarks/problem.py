@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -78,3 +78,20 @@ def compiled(function: Callable, dynamic: bool | None = None) -> Callable:
 
 
 Maker = Callable[[], Problem]
+
+
+def for_each(
+    shapes: Sequence[tuple[int, ...]] | None,
+    default: Sequence[tuple[int, ...]],
+    dtypes: Sequence[torch.dtype],
+    device: str,
+    kinds: Sequence[Callable[..., Problem]],
+    small: Sequence[Callable[..., Problem]],
+) -> list[Maker]:
+    """Every kind at each shape and dtype; where no shapes were asked for, the small calls too."""
+    found: list[Maker] = []
+    for dtype in dtypes:
+        found += [partial(k, shape, dtype, device) for shape in shapes or default for k in kinds]
+        if not shapes:
+            found += [partial(k, dtype, device) for k in small]
+    return found
