@@ -1,4 +1,4 @@
-"""Names to modules, the choice of ``layers="auto"``, and where mixing in place is safe."""
+"""Names to modules, and the choice of ``layers="auto"``."""
 
 from __future__ import annotations
 
@@ -14,38 +14,6 @@ from .validation import what
 AUTO_DEPTH = 2  # the paper's CIFAR set {0, 1, 2}: the input and the ends of the first two stages
 _WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and torch.compile
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
-
-# These give a new tensor that their own backward does not read: mixing over it is safe. Exact types
-# only, since a subclass may return anything. Seen wrong or aliasing, so not here: activations that
-# save their output (ReLU, sigmoid, tanh, softmax), recurrent layers; Dropout and Identity, which
-# may return their own input.
-_FRESH = frozenset(
-    {
-        *(nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.TransformerEncoderLayer),
-        *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
-        *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-        *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-        *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm),
-        *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-        *(nn.GELU, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-        *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    }
-)
-
-
-def output_is_fresh(module: nn.Module, own_hooks: int = 1) -> bool:
-    """True where the module's output may be mixed in place: nobody else reads it.
-
-    A hook besides ours (``own_hooks``) may keep the output or return another tensor.
-    """
-    if len(module._forward_hooks) > own_hooks:
-        return False
-    if type(module) is nn.Sequential and len(module):
-        return output_is_fresh(module[-1], 0)
-    if type(module) is nn.SiLU:
-        return not module.inplace  # in place it returns its input
-    return type(module) in _FRESH
 
 
 def bare(name: str) -> str:

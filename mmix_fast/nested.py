@@ -1,12 +1,16 @@
-"""Tensors inside what a module takes or returns: tuples, lists, mappings, nested."""
+"""Tensors inside what a module takes or returns: tuples, lists, mappings, dataclasses, nested."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, MutableMapping
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .sampling import Mix
 
@@ -15,11 +19,28 @@ def tensors(value: Any) -> list[Tensor]:
     """Every tensor inside, in order."""
     if isinstance(value, Tensor):
         return [value]
+    return [t for part in _parts(value) for t in tensors(part)]
+
+
+def _parts(value: Any) -> list[Any]:
     if isinstance(value, Mapping):
-        value = list(value.values())
+        return list(value.values())
     if isinstance(value, tuple | list):
-        return [t for part in value for t in tensors(part)]
+        return list(value)
+    if _is_record(value):
+        return [getattr(value, f.name) for f in dataclasses.fields(value)]
     return []
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def listed(value: Any) -> list[Tensor]:
+    """The tensors that lie in a list or a plain tuple, which may be a list of samples."""
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return tensors(value)
+    return [t for part in _parts(value) for t in listed(part)]
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -38,11 +59,45 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         for key in range(len(value)) if isinstance(value, list) else list(value):
             new[key] = map_tensors(function, value[key])
         return new
+    if _is_record(value):
+        new = copy.copy(value)
+        for f in dataclasses.fields(value):  # past the setattr of a frozen one
+            object.__setattr__(new, f.name, map_tensors(function, getattr(value, f.name)))
+        return new
     return value
 
 
+def unreachable(value: Any) -> str | None:
+    """The type of an object inside that holds tensors, in a place that map_tensors cannot reach."""
+    if isinstance(value, Tensor) or value is None:
+        return None
+    if isinstance(value, PackedSequence):  # a tuple, but its first dimension is no batch
+        return type(value).__name__
+    if isinstance(value, tuple | list | MutableMapping) or _is_record(value):
+        return next(filter(None, map(unreachable, _parts(value))), None)
+    if isinstance(value, Iterator) and not isinstance(value, torch.Generator):
+        return type(value).__name__  # reading it would empty it
+    if isinstance(value, set | frozenset | deque | Mapping):
+        inside = list(value.values() if isinstance(value, Mapping) else value)
+    elif isinstance(value, nn.Module | type):
+        return None
+    else:
+        inside = list(getattr(value, "__dict__", {}).values())
+        slots = getattr(type(value), "__slots__", ())
+        inside += [
+            getattr(value, name, None) for name in ([slots] if isinstance(slots, str) else slots)
+        ]
+    return type(value).__name__ if tensors(inside) else None
+
+
 def mixable(t: Tensor, batch: int, dim: int) -> bool:
-    return t.is_floating_point() and -t.ndim <= dim < t.ndim and t.shape[dim] == batch
+    if t.is_nested:  # its shape is not to be asked; mix_tensors raises
+        return True
+    return (
+        (t.is_floating_point() or t.is_complex())
+        and -t.ndim <= dim < t.ndim
+        and t.shape[dim] == batch
+    )
 
 
 def mix_tensors(value: Any, mix: Mix, dim: int, inplace: bool) -> Any:
@@ -65,6 +120,10 @@ def mix_tensors(value: Any, mix: Mix, dim: int, inplace: bool) -> Any:
                     "inplace=True cannot mix a layer that returns two views of one memory, "
                     f"of shapes {tuple(before.shape)} and {tuple(t.shape)}; use inplace='auto'"
                 )
+        if t.is_complex() or t.is_nested or t.layout != torch.strided:
+            layout = str(t.layout).removeprefix("torch.")
+            kind = "nested" if t.is_nested else "complex" if t.is_complex() else layout
+            raise ValueError(f"cannot mix a {kind} tensor; mix at another layer")
         own = mix.to(t.device)
         done.append((t, own.mix_(t, dim=dim) if inplace else own.mix(t, dim=dim)))
         return done[-1][1]

@@ -58,6 +58,12 @@ def check_x(x: Any, name: str = "x") -> None:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {what(x)}")
 
 
+def check_logits(logits: Any) -> None:
+    check_x(logits, "logits")
+    if logits.ndim < 2:
+        raise ValueError(f"logits must have shape (B, C, ...), got {what(logits)}")
+
+
 def check_dim(x: Tensor, dim: int) -> int:
     if type(dim) is int and 0 <= dim < x.ndim:
         return dim
