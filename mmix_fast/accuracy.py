@@ -31,9 +31,12 @@ def mixed_accuracy(
     if not labels:
         target = target.argmax(1)
     best = logits.argmax(1, keepdim=True) if topk == 1 else logits.topk(topk, dim=1).indices
-    own = (best == target.unsqueeze(1)).any(1).to(torch.float32)
-    partner = target.index_select(0, perm).unsqueeze(1)
-    other = (best == partner).any(1).to(torch.float32)
+
+    def is_among_best(labels: Tensor) -> Tensor:
+        hits = best == labels.unsqueeze(1)
+        return hits.squeeze(1) if topk == 1 else hits.any(1)
+
+    own, other = is_among_best(target), is_among_best(target.index_select(0, perm))
     lam = v.as_lam(lam, torch.float32, logits.device)
     if lam.ndim:
         lam = lam.reshape(-1, *[1] * (own.ndim - 1))

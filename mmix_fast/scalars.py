@@ -17,6 +17,20 @@ from torch import Tensor
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 
 
+class _Short(reprlib.Repr):
+    """Of nested values the first few, of tensors dtype and shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxtuple = 2, 4, 4
+
+    def repr_instance(self, x: object, level: int) -> str:
+        return f"<{what(x)}>" if isinstance(x, Tensor) else super().repr_instance(x, level)
+
+
+_short = _Short()
+
+
 def what(value: object) -> str:
     """``value`` for the end of a message: on one line, and never a whole array or batch."""
     if isinstance(value, Tensor):
@@ -25,7 +39,7 @@ def what(value: object) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape and hasattr(value, "dtype"):
         return f"{kind} {value.dtype} of shape {shape}"
-    return f"{kind} {' '.join(reprlib.repr(value).split())}"
+    return f"{kind} {' '.join(_short.repr(value).split())}"
 
 
 def check_index(name: str, value: Any) -> int:
@@ -37,6 +51,8 @@ def check_index(name: str, value: Any) -> int:
         return value
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
+    if torch.compiler.is_compiling():
+        _refuse_traced(name, value, "int")
     readable = not isinstance(value, bool)
     if isinstance(value, Tensor):
         readable = value.is_cpu and value.ndim == 0 and value.dtype != torch.bool
@@ -54,9 +70,20 @@ def check_real(name: str, value: Any, expected: str = "a float") -> float:
         return value
     if isinstance(value, SYMBOLS):
         return value  # type: ignore[return-value]
+    if torch.compiler.is_compiling():
+        _refuse_traced(name, value, "float")
     if type(value) is int or _is_real(value):
         return float(value)
     raise TypeError(f"{name} must be {expected}, got {what(value)}")
+
+
+def _refuse_traced(name: str, value: Any, kind: str) -> None:
+    """In a graph NumPy's numbers are tensors, and none of them has a value."""
+    if hasattr(value, "ndim"):
+        raise TypeError(
+            f"{name} must be Python's {kind} in a compiled graph, got {type(value).__name__}; "
+            f"pass {kind}({name})"
+        )
 
 
 def _is_real(value: Any) -> bool:

@@ -128,8 +128,13 @@ def _without_ones(lam: Tensor, batch: int) -> Tensor:
 
 
 def _lam_of_another_type(lam: Any) -> float | Tensor:
+    ndim = getattr(lam, "ndim", None)
+    if ndim == 0 and torch.compiler.is_compiling():  # NumPy's, which is a tensor in the graph
+        traced = torch.as_tensor(lam)
+        if traced.dtype != torch.bool and not traced.is_complex():
+            return traced.to(torch.float64)
     expected = "a float or a floating tensor"
-    if isinstance(lam, list | tuple) or getattr(lam, "ndim", 0) != 0:
+    if isinstance(lam, list | tuple) or ndim:
         expected += " (torch.as_tensor makes one)"
     return check_real("lam", lam, expected)
 
@@ -189,6 +194,11 @@ def check_permutation_values(perm: Tensor) -> None:
 
 
 def check_label_values(name: str, target: Tensor, classes: int, ignore_index: int) -> None:
+    if target.numel() == 0:
+        return
+    low, high = target.aminmax()
+    if low >= 0 and high < classes:  # most often: no mask is made
+        return
     bad = (target != ignore_index) & ((target < 0) | (target >= classes))
     if bool(bad.any()):
         value = int(target[bad][0])
