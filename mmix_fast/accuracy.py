@@ -24,19 +24,17 @@ def mixed_accuracy(
     if not 1 <= topk <= classes:
         raise ValueError(f"topk must be in [1, {classes}], got {topk}")
     labels = not target.is_floating_point()
-    if v.must_check_values(logits.device):
-        v.check_permutation_values(perm)
-        if labels:
-            v.check_label_values("target", target, classes, IGNORED)
+    if labels and v.must_check_values(logits.device):
+        v.check_label_values("target", target, classes, IGNORED)
     if not labels:
         target = target.argmax(1)
-    best = logits.argmax(1, keepdim=True) if topk == 1 else logits.topk(topk, dim=1).indices
-
-    def is_among_best(labels: Tensor) -> Tensor:
-        hits = best == labels.unsqueeze(1)
-        return hits.squeeze(1) if topk == 1 else hits.any(1)
-
-    own, other = is_among_best(target), is_among_best(target.index_select(0, perm))
+    partner = target.index_select(0, perm)
+    if topk == 1:
+        best = logits.argmax(1)
+        own, other = best == target, best == partner
+    else:
+        best = logits.topk(topk, dim=1).indices
+        own, other = ((best == labels.unsqueeze(1)).any(1) for labels in (target, partner))
     lam = v.as_lam(lam, torch.float32, logits.device)
     if lam.ndim:
         lam = lam.reshape(-1, *[1] * (own.ndim - 1))
