@@ -276,39 +276,28 @@ def default_dtype(dtype):
 
 
 def everything(x_dtype):
-    """Every op with every kind of number, the draws among them."""
+    """Every op with every kind of λ."""
     torch.manual_seed(0)
     x, images = X.to(x_dtype), IMAGES.to(x_dtype)
     z = x.detach().clone().requires_grad_()
-    out = []
-    for alpha, per_sample in ((0.0, False), (0.0, True), (0.7, False), (0.7, True)):
-        mix = m.sample_mix(4, alpha, per_sample=per_sample)
-        out += [mix.perm, mix.lam, mix.inverse, mix.accuracy(x, Y), mix.accuracy(x, x, topk=2)]
-        for lam in (mix.lam, 0.3, 1):
-            out += [m.mix(x, PERM, lam), m.mix_(x.clone(), PERM, lam)]
-            out += m.cutmix_(images.clone(), PERM, (0, 2, 1, 4), lam=lam)
-            out += m.cutmix_(images.clone(), PERM, torch.tensor([[0, 2, 1, 4]] * 4), lam=lam)
-            out += m.mix_batch_(x.clone(), Y, PERM, lam, num_classes=3, label_smoothing=0.1)
-            out += [m.mix_targets(x, PERM, lam, label_smoothing=0.1)]
-            for target in (Y, x.softmax(1)):
-                for reduction in ("none", "mean", "sum"):
-                    kw = {
-                        "label_smoothing": 0.1,
-                        "z_loss": 0.1,
-                        "softcap": 5,
-                        "reduction": reduction,
-                    }
-                    loss = m.mixed_cross_entropy(z, target, PERM, lam, **kw)
-                    out += [loss.detach(), torch.autograd.grad(loss.sum(), z)[0]]
+    mix = m.sample_mix(4, 0.7, per_sample=True)
+    out = [mix.perm, mix.lam, mix.inverse, mix.accuracy(x, Y), mix.accuracy(x, x, topk=2)]
     out += [*m.cutmix_(images.clone(), PERM, (0, 2, 1, 4)), *m.Mix.identity(4)]
-    assert all(t.dtype == torch.float32 for t in (mix.lam, m.Mix.identity(4).lam))
+    for lam in (mix.lam, 0.3):
+        out += [m.mix(x, PERM, lam), m.mix_targets(x, PERM, lam, label_smoothing=0.1)]
+        out += m.mix_batch_(x.clone(), Y, PERM, lam, num_classes=3, label_smoothing=0.1)
+        out += m.cutmix_(images.clone(), PERM, torch.tensor([[0, 2, 1, 4]] * 4), lam=lam)
+        for target, reduction in ((Y, "mean"), (x.softmax(1), "none")):
+            options = {"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 5, "reduction": reduction}
+            loss = m.mixed_cross_entropy(z, target, PERM, lam, **options)
+            out += [loss.detach(), torch.autograd.grad(loss.sum(), z)[0]]
     return out
 
 
 @pytest.mark.parametrize("x_dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_the_default_dtype_changes_nothing(backend, x_dtype):
     want = everything(x_dtype)
-    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+    for dtype in (torch.float64, torch.float16):
         with default_dtype(dtype):
             got = everything(x_dtype)
         for g, w in zip(got, want, strict=True):
