@@ -13,6 +13,8 @@ from . import validation as v
 from .dispatch import select
 from .ops import kernel
 
+BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def cutmix_(
     x: Tensor, perm: Tensor, box: Tensor | Sequence[int], *, lam: float | Tensor = 0.0
@@ -24,16 +26,20 @@ def cutmix_(
     untouched samples (an empty box).
 
     Args:
-        x: ``(B, ..., H, W)``, float16, bfloat16, float32 or float64, any strides; overwritten.
+        x: ``(B, ..., H, W)``, any strides; overwritten. float16, bfloat16, float32 or float64;
+            with the default lam any dtype of 1, 2, 4 or 8 bytes an element: the same perm and box
+            serve uint8 images, masks and label maps.
         perm: int64 ``(B,)``, a permutation of 0..B-1 on x's device.
         box: (top, bottom, left, right), ``0 <= top <= bottom <= H``, ``0 <= left <= right <= W``,
-            the ends not included: four ints, or int64 ``(4,)`` or ``(B, 4)`` on x's device.
-        lam: the sample's own weight inside the box: as in :func:`mmix_fast.mix`; 0 pastes.
+            the ends not included: four ints (NumPy's too), or int64 ``(4,)`` or ``(B, 4)`` on x's
+            device.
+        lam: the sample's own weight inside the box: as in :func:`mmix_fast.mix`; 0 pastes, bit for
+            bit.
 
     Returns:
         x, and λ corrected by the area, ``1 - (1-lam) * (bottom-top) * (right-left) / (H*W)``: the
         weight of the sample's own label. float32 (float64 for float64 x), 0-dim, or ``(B,)`` where
-        box or lam is per sample.
+        box or lam is per sample. x's gradient is plain PyTorch's.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`mmix_fast.mix_`; ValueError for a bad box, on
@@ -45,29 +51,44 @@ def cutmix_(
     >>> x, lam = cutmix_(images, perm, (8, 24, 0, 16))
     >>> loss = mixed_cross_entropy(model(x), y, perm, lam)
     """
-    v.check_x(x)
+    v.check_tensor(x)
     if x.ndim < 3:
         raise ValueError(f"x must have shape (B, ..., H, W), got {v.what(x)}")
     v.check_perm(perm, x.shape[0], x.device)
-    v.check_lam(lam, x.shape[0], x.device)
+    lam = v.check_lam(lam, x.shape[0], x.device)
+    as_bytes = x.dtype not in v.FLOATS
+    if as_bytes:
+        _check_paste(x, lam)
     v.check_inplace(x, lam)
     box = _as_box(box, x)
-    acc = v.compute_dtype(x.dtype)
-    lam = v.as_lam(lam, acc, x.device)
     wants_gradient = "x" if torch.is_grad_enabled() and x.requires_grad else ""
-    backend = select(x, wants_gradient)
+    # As integers, since not every dtype can be indexed; not where autograd must follow x.
+    written = x.view(BYTES[x.element_size()]) if as_bytes and not wants_gradient else x
+    backend = select(x, wants_gradient, as_bytes)
     if not backend.checks_values and v.must_check_values(x.device):
         v.check_permutation_values(perm)
         _check_box_values(box, x)
+    acc = v.compute_dtype(x.dtype)
+    weight = v.as_lam(lam, acc, x.device)
     if backend.namespace:
-        kernel(backend.namespace, "cutmix_")(x, perm.contiguous(), box.contiguous(), lam)
+        kernel(backend.namespace, "cutmix_")(written, perm.contiguous(), box.contiguous(), weight)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x)
     else:
-        reference.cutmix_(x, perm, box, lam)
+        reference.cutmix_(written, perm, box, lam)
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     share = area.to(acc) / max(x.shape[-2] * x.shape[-1], 1)
-    return x, 1 - (1 - lam) * share
+    return x, 1 - (1 - weight) * share
+
+
+def _check_paste(x: Tensor, lam: float | Tensor) -> None:
+    if isinstance(lam, Tensor) or lam != 0:  # a tensor's value is not looked at
+        raise TypeError(
+            "x must be float16, bfloat16, float32 or float64 for a lam other than the number 0, "
+            f"got {v.what(x)}"
+        )
+    if x.element_size() not in BYTES:
+        raise TypeError(f"x must have 1, 2, 4 or 8 bytes an element, got {v.what(x)}")
 
 
 def _as_box(box: Any, x: Tensor) -> Tensor:
@@ -80,15 +101,15 @@ def _as_box(box: Any, x: Tensor) -> Tensor:
         if box.device != x.device:
             raise ValueError(f"box must be on {x.device}, got {box.device}")
         return box
-    if not isinstance(box, Sequence) or isinstance(box, str):
+    row = getattr(box, "ndim", 0) == 1  # a NumPy array
+    if not (row or isinstance(box, Sequence)) or isinstance(box, str):
         raise TypeError(f"{expected}, got {v.what(box)}")
-    for edge in box:
-        v.check_index("box", edge)
     if len(box) != 4:
         raise ValueError(f"{expected}, got {v.what(box)}")
+    box = [v.check_index("each edge of box", edge) for edge in box]
     if torch.compiler.is_compiling():  # torch.tensor would specialise the graph on the numbers
         return torch.stack([torch.ones((), dtype=torch.int64, device=x.device) * e for e in box])
-    return torch.tensor(box).to(x.device, non_blocking=True)
+    return torch.tensor(box, device="cpu").to(x.device, non_blocking=True)
 
 
 def _check_box_values(box: Tensor, x: Tensor) -> None:

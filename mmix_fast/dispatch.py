@@ -28,6 +28,7 @@ class Backend:
     """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch.
 
     ``checks_values``: its kernels raise for bad labels and a bad perm, so nobody else need look.
+    ``pastes_bytes``: cutmix_ pastes elements that are no numbers to it, of 1, 2, 4 or 8 bytes.
     """
 
     name: str
@@ -35,14 +36,19 @@ class Backend:
     missing: Callable[[], tuple[str, ...]]
     device: str | None = None  # the only device type it serves; None serves all
     checks_values: bool = False
+    pastes_bytes: bool = False
 
-    def serves(self, device: str, extra_grad: str) -> bool:
+    def serves(self, device: str, extra_grad: str, as_bytes: bool = False) -> bool:
         """Whether there is no unsupported_reasons, without the time to say them."""
         if self.device is not None and device != self.device:  # asked first: missing() may import
             return False
+        if as_bytes and not self.pastes_bytes:
+            return False
         return not (self.namespace and extra_grad) and not self.missing()
 
-    def unsupported_reasons(self, device: str, extra_grad: str) -> tuple[str, ...]:
+    def unsupported_reasons(
+        self, device: str, extra_grad: str, as_bytes: bool = False
+    ) -> tuple[str, ...]:
         """``device``: type of the call's tensors; ``extra_grad``: names of the arguments besides x
         or logits that require grad."""
         reasons: tuple[str, ...] = ()
@@ -50,6 +56,8 @@ class Backend:
             reasons += (f"it serves {self.device} tensors, got {device}",)
         if self.namespace and extra_grad:
             reasons += (f"it has no gradient for {extra_grad}",)
+        if as_bytes and not self.pastes_bytes:
+            reasons += ("its cutmix_ serves float16, bfloat16, float32 and float64 only",)
         return self.missing() + reasons
 
 
@@ -99,12 +107,12 @@ def _never_missing() -> tuple[str, ...]:
 _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _GPU = "xpu" if torch.xpu.is_available() else "cuda"
 
-CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu", checks_values=True)
+CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu", checks_values=True, pastes_bytes=True)
 CUDA = Backend("cuda", "mmix_fast", _cuda_missing, "cuda")
 TRITON = Backend(
     "triton", "mmix_fast_triton", _triton_missing, "cpu" if _TRITON_INTERPRETED else _GPU
 )
-REFERENCE = Backend("reference", "", _never_missing)
+REFERENCE = Backend("reference", "", _never_missing, pastes_bytes=True)
 BACKENDS: tuple[Backend, ...] = (CPP, CUDA, TRITON, REFERENCE)  # in order of preference
 
 # Process-wide, as torch.backends' flags are: the autograd engine's threads must see it too.
@@ -143,17 +151,17 @@ def backends() -> dict[str, Status]:
     return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
 
 
-def select(x: Tensor, extra_grad: str = "") -> Backend:
+def select(x: Tensor, extra_grad: str = "", as_bytes: bool = False) -> Backend:
     """The forced backend, or the first that can serve the call; small calls feel its time."""
     device = "cpu" if x.is_cpu else x.device.type  # which takes 0.4 us
     if _forced is not None:
         backend = _by_name(_forced)
-        reasons = backend.unsupported_reasons(device, extra_grad)
+        reasons = backend.unsupported_reasons(device, extra_grad, as_bytes)
         if reasons:
             raise RuntimeError(f"backend {_forced!r} cannot serve this call: {'; '.join(reasons)}")
         return backend
     for backend in BACKENDS:
-        if backend.serves(device, extra_grad):
+        if backend.serves(device, extra_grad, as_bytes):
             break  # reference always does
     missing = ops.LOAD_ERROR is not None and not backend.namespace
     if missing and not torch.compiler.is_compiling():

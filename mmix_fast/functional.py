@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import autograd, reference
 from . import validation as v
+from . import validation_targets as vt
 from .dispatch import Backend, select
 from .ops import kernel
 
@@ -33,7 +34,10 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
         x: float16, bfloat16, float32 or float64, any shape with a batch dimension of size B, any
             strides. Arithmetic is float32 (float64 for float64), rounded once.
         perm: int64 ``(B,)``, a permutation of 0..B-1 on x's device.
-        lam: float, 0-dim tensor, or ``(B,)`` tensor of per-sample λ; any value, no unit.
+        lam: float, 0-dim tensor, or ``(B,)`` tensor of per-sample λ; any value, no unit. Either
+            shape may have 1s after it, whatever ``dim`` is: ``(1,)`` and ``(1, 1)`` are one λ for
+            all, ``(B, 1, 1, 1)`` one for each (at B = 1 too). A NumPy scalar or 0-dim array is a
+            float. Its gradient has lam's own shape and dtype.
         dim: the batch dimension.
 
     Returns:
@@ -51,7 +55,7 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
     tensor([[0.2500],
             [0.7500]])
     """
-    dim = _check_mix(x, perm, lam, dim)
+    dim, lam = _check_mix(x, perm, lam, dim)
     backend = select(x)
     if _checks_here(backend, x):
         v.check_permutation_values(perm)
@@ -76,7 +80,7 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     tensor([[0.2500],
             [0.7500]])
     """
-    dim = _check_mix(x, perm, lam, dim)
+    dim, lam = _check_mix(x, perm, lam, dim)
     v.check_inplace(x, lam)
     backend = select(x)
     if _checks_here(backend, x):
@@ -87,12 +91,13 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     return autograd.mix_inplace(x, perm.contiguous(), lam_tensor, dim, backend.namespace)
 
 
-def _check_mix(x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> int:
+def _check_mix(
+    x: Tensor, perm: Tensor, lam: float | Tensor, dim: int
+) -> tuple[int, float | Tensor]:
     v.check_x(x)
     dim = v.check_dim(x, dim)
     v.check_perm(perm, x.shape[dim], x.device)
-    v.check_lam(lam, x.shape[dim], x.device)
-    return dim
+    return dim, v.check_lam(lam, x.shape[dim], x.device)
 
 
 def mix_targets(
@@ -111,7 +116,8 @@ def mix_targets(
     zero row. Two equal labels add their masses.
 
     Args:
-        target: int64 labels ``(B,)`` or ``(B, d1, ...)``, or float targets ``(B, C, ...)``.
+        target: labels ``(B,)`` or ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is,
+            others are converted), or float targets ``(B, C, ...)``. ``(B, 1)`` labels are refused.
         perm, lam: as in :func:`mix`.
         num_classes: C; needed for labels, never inferred from the data.
         label_smoothing: eps in [0, 1].
@@ -132,9 +138,11 @@ def mix_targets(
     tensor([[0.7500, 0.2500],
             [0.2500, 0.7500]])
     """
-    classes = v.check_targets(target, num_classes, label_smoothing, ignore_index, dtype)
+    target, classes, label_smoothing, ignore_index = vt.check_targets(
+        target, num_classes, label_smoothing, ignore_index, dtype
+    )
     v.check_perm(perm, target.shape[0], target.device)
-    v.check_lam(lam, target.shape[0], target.device)
+    lam = v.check_lam(lam, target.shape[0], target.device)
     backend = select(target, _requiring_grad(target=target, lam=lam))
     if _checks_here(backend, target):
         _check_target_values(target, perm, classes, ignore_index)
@@ -153,7 +161,7 @@ def mix_targets(
         perm.contiguous(),
         v.as_lam(lam, _targets_arithmetic(target, dtype), target.device),
         classes,
-        float(label_smoothing),
+        label_smoothing,
         ignore_index,
         dtype,
     )
@@ -182,7 +190,8 @@ def mix_batch_(
 ) -> tuple[Tensor, Tensor]:
     """:func:`mix_` of x and :func:`mix_targets` of target, nothing written before all checks.
 
-    Args: as of the two; x has its batch first. Returns ``(x, soft_targets)``. Raises as the two.
+    Args: as of the two; x has its batch first, and target is on its device. Returns
+    ``(x, soft_targets)``. Raises as the two.
 
     Equivalent PyTorch: ``mix_(x, perm, lam), mix_targets(target, perm, lam, ...)``.
     Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.
@@ -190,12 +199,14 @@ def mix_batch_(
     >>> x, t = mix_batch_(torch.rand(2, 3), torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75,
     ...                   num_classes=2)
     """
-    _check_mix(x, perm, lam, 0)
+    _, lam = _check_mix(x, perm, lam, 0)
     v.check_inplace(x, lam)
-    classes = v.check_targets(target, num_classes, label_smoothing, ignore_index, dtype)
-    v.check_perm(perm, target.shape[0], target.device)
+    target, classes, label_smoothing, ignore_index = vt.check_targets(
+        target, num_classes, label_smoothing, ignore_index, dtype
+    )
+    vt.check_same_batch(target, x)
     backend = select(x, _requiring_grad(target=target, lam=lam))
-    options = (classes, float(label_smoothing), ignore_index, dtype)
+    options = (classes, label_smoothing, ignore_index, dtype)
     if not backend.namespace or torch.compiler.is_compiling():
         # The targets first: their value checks come before x is touched.
         soft = mix_targets(
@@ -237,7 +248,8 @@ def mixed_cross_entropy(
 
     Args:
         logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides. A class at -inf is masked.
-        target: int64 labels ``(B, d1, ...)``, or float probabilities of the logits' shape.
+        target: labels ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is, others are
+            converted), or float probabilities of the logits' shape.
         perm: int64 ``(B,)``, or None where target_b is given.
         lam: as in :func:`mix`.
         target_b: the partners' labels (or probabilities) instead of ``target[perm]``.
@@ -249,7 +261,9 @@ def mixed_cross_entropy(
         z_loss: adds ``z_loss * logsumexp(z)**2`` a row, weighted by λ where a label is ignored.
         softcap: logits become ``softcap*tanh(z/softcap)`` first; -inf stays -inf.
         inplace_backward: the gradient takes the logits' own storage (no memory of logits size);
-            any other use of the logits, a second or a double backward then raises.
+            any other use of the logits in autograd, a second or a double backward then raises.
+            Nothing can raise where they are only read: after the backward the logits, and what
+            shares their memory (``logits.detach()``), hold the gradient. Take the accuracy before.
 
     Returns:
         The loss: 0-dim, or ``(B, d1, ...)`` for "none"; float32 for half-precision logits.
@@ -265,11 +279,13 @@ def mixed_cross_entropy(
     >>> mixed_cross_entropy(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75)
     tensor(0.6931)
     """
-    v.check_x(logits, "logits")
-    v.check_loss(logits, target, perm, target_b, weight, ignore_index, reduction)
-    v.check_fraction("label_smoothing", label_smoothing)
-    v.check_positive(z_loss, softcap)
-    v.check_lam(lam, logits.shape[0], logits.device)
+    v.check_logits(logits)
+    target, target_b, ignore_index = vt.check_loss(
+        logits, target, perm, target_b, weight, ignore_index, reduction
+    )
+    label_smoothing = v.check_fraction("label_smoothing", label_smoothing)
+    z_loss, softcap = vt.check_positive(z_loss, softcap)
+    lam = v.check_lam(lam, logits.shape[0], logits.device)
     labels = not target.is_floating_point()
     others = _requiring_grad(target=target, target_b=target_b, lam=lam, weight=weight)
     backend = select(logits, others)
@@ -303,7 +319,7 @@ def mixed_cross_entropy(
         v.as_lam(lam, v.compute_dtype(logits.dtype), logits.device),
         None if weight is None else weight.contiguous(),
     )
-    options = (ignore_index, reduction, float(label_smoothing), float(z_loss), float(softcap or 0))
+    options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
     # In a compiled graph the buffers are the compiler's own; overlapping memory cannot be reused.
     inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
     return autograd.cross_entropy(

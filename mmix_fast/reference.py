@@ -63,13 +63,24 @@ def mix_(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
 
 
 def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
-    """Like mix_, inside each row's box only; box (4,) or (B, 4): top, bottom, left, right."""
+    """Like mix_, inside each row's box only; box (4,) or (B, 4): top, bottom, left, right.
+
+    The number 0 as lam pastes the bits of any dtype; the others must be floating to be mixed.
+    """
     y = torch.arange(x.shape[-2], device=x.device).unsqueeze(1)
     column = torch.arange(x.shape[-1], device=x.device)
     edges = box.reshape(-1, 4, *[1] * (x.ndim - 1))
     top, bottom, left, right = (edges[:, k] for k in range(4))
     inside = (top <= y) & (y < bottom) & (left <= column) & (column < right)
-    return x.copy_(torch.where(inside, mix(x, perm, lam), x))
+    pastes = not isinstance(lam, Tensor) and lam == 0
+    return x.copy_(torch.where(inside, _partners(x, perm) if pastes else mix(x, perm, lam), x))
+
+
+def _partners(x: Tensor, perm: Tensor) -> Tensor:
+    """x[perm]; an integer row whose index is bad has no NaN to become."""
+    index, bad = _partner(perm)
+    out = x.index_select(0, index)
+    return out.masked_fill(_per_row(bad, x, 0), float("nan")) if x.is_floating_point() else out
 
 
 def _soft(

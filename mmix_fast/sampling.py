@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from . import functional
-from .validation import check_index, what
+from .accuracy import mixed_accuracy
+from .validation import check_index, check_real, what
 
 PAIRINGS = ("random", "flip", "roll", "derangement")
 
@@ -33,7 +34,8 @@ class Mix:
     @staticmethod
     def identity(batch_size: int, device: torch.device | str | None = None) -> Mix:
         """The draw that mixes nothing: λ = 1, every sample its own partner."""
-        return Mix(torch.arange(batch_size, device=device), torch.ones((), device=device))
+        perm = torch.arange(_batch_size(batch_size), device=device)
+        return Mix(perm, torch.ones((), dtype=torch.float32, device=device))
 
     @property
     def inverse(self) -> Tensor:
@@ -61,19 +63,24 @@ class Mix:
         """:func:`mmix_fast.mixed_cross_entropy` of this draw."""
         return functional.mixed_cross_entropy(logits, target, self.perm, self.lam, **options)
 
-    def accuracy(self, logits: Tensor, target: Tensor) -> Tensor:
+    def accuracy(self, logits: Tensor, target: Tensor, topk: int = 1) -> Tensor:
         """λ-weighted fraction in [0, 1] of right predictions, a 0-dim float32 tensor.
 
-        logits ``(B, C, ...)``; target int64 ``(B, ...)`` or probabilities of the logits' shape.
+        Args:
+            logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating.
+            target: integer labels ``(B, d1, ...)``, or probabilities of the logits' shape, whose
+                largest counts. A label of -100 is no class, and so never right.
+            topk: right is a label among the ``topk`` largest logits; 1 <= topk <= C.
+
+        Raises:
+            TypeError, ValueError, IndexError: as :func:`mmix_fast.mixed_cross_entropy`.
+
+        Equivalent PyTorch: ``(lam*(best == y) + (1-lam)*(best == y[perm])).mean()`` with
+        ``best = logits.argmax(1)``.
+
+        >>> top1, top5 = mix.accuracy(logits, y), mix.accuracy(logits, y, topk=5)
         """
-        if target.is_floating_point():
-            target = target.argmax(1)
-        right = logits.argmax(1)
-        rows = [-1] + [1] * (target.ndim - 1)
-        lam = self.lam.reshape(rows) if self.lam.ndim else self.lam
-        own = (right == target).float()
-        other = (right == target.index_select(0, self.perm)).float()
-        return (lam * own + (1 - lam) * other).mean()
+        return mixed_accuracy(logits, target, self.perm, self.lam, topk)
 
 
 def sample_mix(
@@ -85,11 +92,11 @@ def sample_mix(
     pairing: str = "random",
     generator: torch.Generator | None = None,
 ) -> Mix:
-    """Draw λ ~ Beta(alpha, alpha) and a pairing.
+    """Draw λ ~ Beta(alpha, alpha), float32 whatever torch's default dtype is, and a pairing.
 
     Args:
         batch_size: B >= 0.
-        alpha: >= 0, right from 1e-3 to 1e3; 0 gives λ = 1.
+        alpha: >= 0, right from 1e-3 to 1e3; 0 gives λ = 1. It and batch_size may be NumPy scalars.
         device: of the result; default the generator's, else torch's default device. A CPU
             generator with a CUDA device draws on the CPU and copies without blocking.
         per_sample: one λ for each sample, ``(B,)``, instead of one for all, ``()``.
@@ -105,11 +112,8 @@ def sample_mix(
 
     >>> perm, lam = sample_mix(4, alpha=2.0)
     """
-    check_index("batch_size", batch_size)
-    if batch_size < 0:
-        raise ValueError(f"batch_size must be at least 0, got {batch_size}")
-    if isinstance(alpha, bool) or not isinstance(alpha, float | int):
-        raise TypeError(f"alpha must be a float, got {what(alpha)}")
+    batch_size = _batch_size(batch_size)
+    alpha = check_real("alpha", alpha)
     if not 0 <= alpha < float("inf"):
         raise ValueError(f"alpha must be finite and at least 0, got {alpha}")
     if pairing not in PAIRINGS:
@@ -126,11 +130,18 @@ def sample_mix(
     source = wanted if generator is None else generator.device
     if source.type != "cpu" and source.type != wanted.type:
         raise ValueError(f"generator must be on cpu or {wanted}, got {source}")
-    lam = _draw_lam(batch_size if per_sample else 1, float(alpha), source, generator)
+    lam = _draw_lam(batch_size if per_sample else 1, alpha, source, generator)
     perm = _draw_perm(batch_size, pairing, source, generator)
     if not per_sample:
         lam = lam.reshape(())
     return Mix(_to(perm, wanted), _to(lam, wanted))
+
+
+def _batch_size(value: Any) -> int:
+    size = check_index("batch_size", value)
+    if size < 0:
+        raise ValueError(f"batch_size must be at least 0, got {size}")
+    return size
 
 
 def _to(t: Tensor, device: torch.device) -> Tensor:
@@ -143,7 +154,7 @@ def _draw_lam(
     count: int, alpha: float, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
     if alpha == 0:
-        return torch.ones(count, device=device)
+        return torch.ones(count, dtype=torch.float32, device=device)
     # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
     # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
     shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)

@@ -1,18 +1,25 @@
-"""The only place that judges a user's arguments; messages name what was expected and what came."""
+"""The only place that judges a user's arguments; messages name what was expected and what came.
+
+Numbers are judged in scalars.py, targets and the options of a loss in validation_targets.py.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .scalars import SYMBOLS, check_real
+from .scalars import check_fraction as check_fraction
+from .scalars import check_index as check_index
+from .scalars import what as what
+
 # Small calls feel every microsecond of these checks: nothing is built here that is not needed.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-NUMBERS = (float, int, torch.SymFloat)
-TARGETS = (torch.int64, *FLOATS)
-REDUCTIONS = ("none", "mean", "sum")
+NUMBERS = (float, int, *SYMBOLS)
 _validate_everywhere = os.environ.get("MMIX_FAST_VALIDATE", "0") not in ("", "0")
 
 
@@ -41,21 +48,37 @@ def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Ten
         # as_tensor, full and tensor would specialise the graph on the value.
         return torch.ones((), dtype=dtype, device=device) * lam
     # Not on the default device: that would wait. torch.tensor takes twice the time.
-    made = torch.scalar_tensor(lam, dtype=dtype, device="cpu")
+    try:
+        made = torch.scalar_tensor(lam, dtype=dtype, device="cpu")
+    except RuntimeError:  # a number past float32's range, which rounds to inf
+        made = torch.scalar_tensor(lam, dtype=torch.float64, device="cpu").to(dtype)
     return made if device.type == "cpu" else made.to(device, non_blocking=True)
 
 
-def what(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    return f"{type(value).__name__} {value!r}"
+def check_tensor(x: Any, name: str = "x", advice: str = "") -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {what(x)}{advice}")
 
 
 def check_x(x: Any, name: str = "x") -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {what(x)}")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {what(x)}")
+    if isinstance(x, Tensor) and x.dtype in FLOATS:
+        return
+    check_tensor(x, name)
+    raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {what(x)}")
+
+
+def check_logits(logits: Any) -> None:
+    """Called before anything touches the logits' shape."""
+    if not isinstance(logits, Tensor):
+        advice = ""
+        if hasattr(logits, "logits"):
+            advice = "; pass its .logits"
+        elif isinstance(logits, Mapping) and "logits" in logits:
+            advice = "; pass its ['logits']"
+        check_tensor(logits, "logits", advice)
+    check_x(logits, "logits")
+    if logits.ndim < 2:
+        raise ValueError(f"logits must have shape (B, C, ...), got {what(logits)}")
 
 
 def check_logits(logits: Any) -> None:
@@ -69,8 +92,7 @@ def check_dim(x: Tensor, dim: int) -> int:
         return dim
     if x.ndim == 0:
         raise ValueError("x must have a batch dimension, got shape ()")
-    if not isinstance(dim, int) or isinstance(dim, bool):
-        raise TypeError(f"dim must be an int, got {what(dim)}")
+    dim = check_index("dim", dim)
     if not -x.ndim <= dim < x.ndim:
         raise IndexError(f"dim must be in [{-x.ndim}, {x.ndim - 1}], got {dim}")
     return dim % x.ndim
@@ -85,29 +107,51 @@ def check_perm(perm: Any, batch: int, device: torch.device) -> None:
         raise ValueError(f"perm must be on {device}, got {perm.device}")
 
 
-def check_lam(lam: Any, batch: int, device: torch.device) -> None:
+def check_lam(lam: Any, batch: int, device: torch.device) -> float | Tensor:
+    """λ as everything behind this takes it: a Python number, or a tensor () or (batch,)."""
     if isinstance(lam, Tensor):
         if lam.dtype not in FLOATS and not lam.is_floating_point():
             raise TypeError(f"lam must be a float or a floating tensor, got {what(lam)}")
         if lam.ndim and lam.shape != (batch,):
-            raise ValueError(f"lam must have shape () or ({batch},), got {what(lam)}")
+            lam = _without_ones(lam, batch)
         if lam.device != device and not (lam.ndim == 0 and lam.device.type == "cpu"):
             raise ValueError(f"lam must be on {device}, got {lam.device}")
-    elif isinstance(lam, bool) or not isinstance(lam, NUMBERS):
-        raise TypeError(f"lam must be a float or a floating tensor, got {what(lam)}")
+    elif not isinstance(lam, NUMBERS) or isinstance(lam, bool):
+        return _lam_of_another_type(lam)
+    return lam
 
 
-def check_fraction(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (float, int)):
-        raise TypeError(f"{name} must be a float, got {what(value)}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}")
+def _without_ones(lam: Tensor, batch: int) -> Tensor:
+    """A view, so that a gradient has lam's own shape."""
+    if lam.shape[0] == batch and all(size == 1 for size in lam.shape[1:]):
+        return lam.reshape(batch)  # before the next rule: at batch 1 one element is per sample
+    if lam.numel() == 1:
+        return lam.reshape(())
+    raise ValueError(
+        f"lam must have shape () or ({batch},), either with any number of 1s after it, "
+        f"got {what(lam)}"
+    )
+
+
+def _lam_of_another_type(lam: Any) -> float | Tensor:
+    ndim = getattr(lam, "ndim", None)
+    if ndim == 0 and torch.compiler.is_compiling():  # NumPy's, which is a tensor in the graph
+        traced = torch.as_tensor(lam)
+        if traced.dtype != torch.bool and not traced.is_complex():
+            return traced.to(torch.float64)
+    expected = "a float or a floating tensor"
+    if isinstance(lam, list | tuple) or ndim:
+        expected += " (torch.as_tensor makes one)"
+    return check_real("lam", lam, expected)
 
 
 def check_inplace(x: Tensor, lam: Any) -> None:
     """Everything that makes an in-place mix wrong, raised before a byte is written."""
     if isinstance(lam, Tensor) and lam.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError("mix_ gives no gradient to lam, got a lam that requires grad; use mix")
+        raise RuntimeError(
+            "lam must not require grad where x is mixed in place, got a lam that does: "
+            "an op in place gives no gradient to lam; mix does"
+        )
     if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         base = x._base if x._is_view() else x
         if base is not None and base.is_leaf and base.requires_grad:
@@ -129,7 +173,8 @@ def _check_view(x: Tensor) -> None:
     if made != torch._C._autograd.CreationMeta.DEFAULT:
         raise RuntimeError(
             "x must not be one of several views of a tensor (chunk, split, unbind) nor a view "
-            f"made without grad, to be mixed in place, got a view of kind {made.name}; use mix"
+            f"made without grad, to be mixed in place, got a view of kind {made.name}; "
+            "use mix, or x.clone()"
         )
 
 
@@ -155,6 +200,11 @@ def check_permutation_values(perm: Tensor) -> None:
 
 
 def check_label_values(name: str, target: Tensor, classes: int, ignore_index: int) -> None:
+    if target.numel() == 0:
+        return
+    low, high = target.aminmax()
+    if low >= 0 and high < classes:  # most often: no mask is made
+        return
     bad = (target != ignore_index) & ((target < 0) | (target >= classes))
     if bool(bad.any()):
         value = int(target[bad][0])
@@ -162,102 +212,3 @@ def check_label_values(name: str, target: Tensor, classes: int, ignore_index: in
             f"{name} must hold labels in [0, {classes - 1}] or ignore_index={ignore_index}, "
             f"got {value}"
         )
-
-
-def check_targets(
-    target: Any, num_classes: Any, label_smoothing: Any, ignore_index: Any, dtype: Any
-) -> int:
-    """The number of classes of a mix_targets call, after judging its arguments."""
-    if not isinstance(target, Tensor) or target.dtype not in TARGETS:
-        raise TypeError(f"target must be int64 labels or floating, got {what(target)}")
-    check_fraction("label_smoothing", label_smoothing)
-    check_index("ignore_index", ignore_index)
-    if dtype not in FLOATS:
-        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
-    if num_classes is not None:
-        check_index("num_classes", num_classes)
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if target.dtype == torch.int64:
-        if target.ndim < 1:
-            raise ValueError(f"target must have shape (B,) or (B, d1, ...), got {what(target)}")
-        if num_classes is None:
-            raise ValueError("num_classes must be given for int64 targets, got None")
-        return int(num_classes)
-    if target.ndim < 2:
-        raise ValueError(f"a float target must have shape (B, C, ...), got {what(target)}")
-    if num_classes is not None and num_classes != target.shape[1]:
-        raise ValueError(
-            f"num_classes must be the target's {target.shape[1]} classes, got {num_classes}"
-        )
-    return target.shape[1]
-
-
-def check_index(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {what(value)}")
-
-
-def check_positive(z_loss: Any, softcap: Any) -> None:
-    if isinstance(z_loss, bool) or not isinstance(z_loss, float | int):
-        raise TypeError(f"z_loss must be a float, got {what(z_loss)}")
-    if softcap is None:
-        return
-    if isinstance(softcap, bool) or not isinstance(softcap, float | int):
-        raise TypeError(f"softcap must be a float or None, got {what(softcap)}")
-    if not softcap > 0:
-        raise ValueError(f"softcap must be greater than 0, got {softcap}")
-
-
-def check_loss(
-    logits: Tensor,
-    target: Any,
-    perm: Any,
-    target_b: Any,
-    weight: Any,
-    ignore_index: Any,
-    reduction: Any,
-) -> None:
-    if logits.ndim < 2:
-        raise ValueError(f"logits must have shape (B, C, ...), got {what(logits)}")
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    check_index("ignore_index", ignore_index)
-    if (perm is None) == (target_b is None):
-        came = "neither" if perm is None else "both"
-        raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
-    _check_loss_target("target", target, logits)
-    if target_b is not None:
-        _check_loss_target("target_b", target_b, logits)
-        if target.is_floating_point() != target_b.is_floating_point():
-            kind = what(target)
-            raise TypeError(f"target_b must be of target's kind, {kind}, got {what(target_b)}")
-    if ignore_index >= 0 and target.is_floating_point():
-        raise ValueError(f"ignore_index must be negative with float targets, got {ignore_index}")
-    if perm is not None:
-        check_perm(perm, logits.shape[0], logits.device)
-    if weight is not None:
-        _check_weight(weight, logits)
-
-
-def _check_weight(weight: Any, logits: Tensor) -> None:
-    classes = logits.shape[1]
-    expected = f"weight must be floating of shape ({classes},)"
-    if not isinstance(weight, Tensor) or weight.dtype not in (logits.dtype, torch.float32):
-        raise TypeError(f"{expected}, {logits.dtype} or torch.float32, got {what(weight)}")
-    if weight.shape != (classes,):
-        raise ValueError(f"{expected}, got {what(weight)}")
-    if weight.device != logits.device:
-        raise ValueError(f"weight must be on {logits.device}, got {weight.device}")
-
-
-def _check_loss_target(name: str, target: Any, logits: Tensor) -> None:
-    if not isinstance(target, Tensor) or target.dtype not in TARGETS:
-        raise TypeError(f"{name} must be int64 labels or floating, got {what(target)}")
-    expected: tuple[int, ...] = logits.shape
-    if target.dtype == torch.int64:
-        expected = (logits.shape[0], *logits.shape[2:]) if logits.ndim > 2 else logits.shape[:1]
-    if target.shape != expected:
-        raise ValueError(f"{name} must have shape {tuple(expected)}, got {what(target)}")
-    if target.device != logits.device:
-        raise ValueError(f"{name} must be on {logits.device}, got {target.device}")

@@ -1,5 +1,7 @@
 """cutmix_: bits in every layout, λ by area, gradients, errors, compile."""
 
+import dataclasses
+
 import pytest
 import torch
 from cases import DTYPES, PERMS, expected_mix
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmix_fast as m
+from mmix_fast import dispatch
 
 LAYOUTS = {
     "contiguous": lambda: torch.randn(6, 3, 7, 9),
@@ -87,6 +90,101 @@ def test_absent_side_does_not_leak(backend):
     assert torch.equal(x[0, 0, 0], torch.ones(2)) and x[0, 0, 1].isnan().all()
 
 
+BYTES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.float8_e4m3fn,
+    torch.int16,
+    torch.uint16,
+    torch.int32,
+    torch.uint32,
+    torch.int64,
+    torch.uint64,
+    torch.complex64,
+    *DTYPES,
+)
+SIZED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def any_bits(like, dtype):
+    """A tensor of that layout with every bit drawn (NaNs with payload, -0.0), and its bits."""
+    if dtype == torch.bool:
+        x = torch.empty_strided(like.shape, like.stride(), dtype=dtype).copy_(like > 0)
+    else:
+        sized = SIZED[dtype.itemsize]
+        low, high = torch.iinfo(sized).min, torch.iinfo(sized).max
+        x = torch.empty_strided(like.shape, like.stride(), dtype=sized)
+        x = x.copy_(torch.randint(low, high, like.shape, dtype=sized)).view(dtype)
+    return x, x.view(SIZED[dtype.itemsize])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", BYTES, ids=str)
+def test_any_dtype_is_pasted_bit_for_bit(backend, layout, dtype):
+    if backend not in ("cpp", "reference") and dtype not in DTYPES:
+        x = any_bits(LAYOUTS["one"](), dtype)[0]
+        message = f"backend '{backend}' cannot serve this call: its cutmix_ serves float16"
+        with pytest.raises(RuntimeError, match=message):
+            m.cutmix_(x, torch.arange(1), (0, 4, 0, 4))
+        return
+    for make_perm in PERMS.values():
+        for own_box in (False, True):
+            x, bits = any_bits(LAYOUTS[layout](), dtype)
+            batch, (height, width) = x.shape[0], x.shape[-2:]
+            perm = make_perm(batch)
+            boxes = [random_box(height, width) for _ in range(batch if own_box else 1)]
+            box = torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4) if own_box else boxes[0]
+            want, version = bits.clone(), x._version
+            for i, (t, b, l, r) in enumerate(boxes if own_box else boxes * batch):  # noqa: E741
+                want[i, ..., t:b, l:r] = bits[perm[i], ..., t:b, l:r]
+            out, lam = m.cutmix_(x, perm, box)
+            assert out is x and x._version == version + 1
+            assert torch.equal(bits, want)
+            assert lam.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            assert lam.shape == ((batch,) if own_box else ())
+
+
+def test_a_backend_without_integers_is_passed_over(monkeypatch):
+    """As the CUDA and Triton kernels are: what no one forced falls to plain PyTorch."""
+    only = (dataclasses.replace(dispatch.CPP, pastes_bytes=False), dispatch.REFERENCE)
+    monkeypatch.setattr(dispatch, "BACKENDS", only)
+    x = torch.arange(24, dtype=torch.uint8).reshape(3, 2, 4)
+    want = x.clone()
+    want[:, :, 1:3] = x[torch.tensor([1, 2, 0])][:, :, 1:3]
+    assert torch.equal(m.cutmix_(x, torch.tensor([1, 2, 0]), (0, 2, 1, 3))[0], want)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.complex64], ids=str)
+def test_what_cannot_be_mixed_is_only_pasted(backend, dtype):
+    perm, x = torch.tensor([1, 0]), torch.ones(2, 3, 3, dtype=dtype)
+    name = str(dtype).removeprefix("torch.")
+    for lam in (0.3, 1, torch.tensor(0.0), torch.zeros(2), float("nan")):
+        with pytest.raises(TypeError, match=f"x must be .* for a lam other than .*got {name}"):
+            m.cutmix_(x, perm, (0, 1, 0, 1), lam=lam)
+    with pytest.raises(
+        TypeError, match="x must have 1, 2, 4 or 8 bytes an element, got complex128"
+    ):
+        m.cutmix_(x.to(torch.complex128), perm, (0, 1, 0, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_gradient_of_a_paste(dtype):
+    perm = torch.tensor([1, 2, 0])
+    boxes = torch.tensor([[0, 2, 1, 3], [0, 0, 0, 0], [1, 3, 0, 2]])
+    x = torch.randn(3, 2, 3, 3, dtype=dtype, requires_grad=True)
+    up = torch.randn(3, 2, 3, 3, dtype=dtype)
+    for box in ((0, 2, 1, 3), boxes):
+        got = torch.autograd.grad(m.cutmix_(x * 1, perm, box)[0], x, up)[0]
+        pasted, rows = (x * 1), torch.as_tensor(box).expand(3, 4).tolist()
+        parts = []
+        for i, (t, b, l, r) in enumerate(rows):  # noqa: E741
+            inside = torch.zeros(3, 3, dtype=torch.bool)
+            inside[t:b, l:r] = True
+            parts.append(torch.where(inside, pasted[perm[i]], pasted[i]))
+        assert torch.equal(got, torch.autograd.grad(torch.stack(parts), x, up)[0])
+
+
 def test_gradient_is_right(backend):
     perm, box = torch.tensor([1, 2, 0]), torch.tensor([[0, 2, 1, 3], [0, 0, 0, 0], [1, 3, 0, 2]])
     x = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -116,7 +214,13 @@ X, PERM = torch.randn(3, 2, 4, 5), torch.tensor([1, 2, 0])
         (lambda: m.cutmix_(X, PERM, (0, 1, 0, 1), lam="a"), TypeError, "lam must be a float"),
         (lambda: m.cutmix_(X, PERM, 3), TypeError, r"box must be 4 ints, or int64 of shape \(4,\)"),
         (lambda: m.cutmix_(X, PERM, (0, 1, 0)), ValueError, "box must be 4 ints"),
-        (lambda: m.cutmix_(X, PERM, (0, 1, 0, 1.5)), TypeError, "box must be an int, got float"),
+        (
+            lambda: m.cutmix_(X, PERM, (0, 1, 0, 1.5)),
+            TypeError,
+            "each edge of box must be an int, got",
+        ),
+        (lambda: m.cutmix_(X, PERM, (0, 1, 0, True)), TypeError, "each edge of box must be an int"),
+        (lambda: m.cutmix_(X, PERM, "0101"), TypeError, "box must be 4 ints.*got str '0101'"),
         (lambda: m.cutmix_(X, PERM, torch.zeros(4)), TypeError, "got float32 of shape"),
         (lambda: m.cutmix_(X, PERM, PERM), ValueError, r"\(3, 4\), got int64 of shape \(3,\)"),
         (
@@ -158,7 +262,32 @@ def test_compiled(backend):
     assert torch.equal(x, m.cutmix_(X.clone(), PERM, (0, 2, 1, 4))[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64], ids=str)
+def test_compiled_paste(dtype):
+    torch._dynamo.reset()
+    start = (X > 0).to(dtype)
+    want, want_lam = m.cutmix_(start.clone(), PERM, (0, 2, 1, 4))
+    step = torch.compile(lambda x, box: m.cutmix_(x, PERM, box), fullgraph=True)
+    for box in ((0, 2, 1, 4), torch.tensor([0, 2, 1, 4])):
+        x = start.clone()
+        out, lam = step(x, box)
+        assert torch.equal(x, want) and torch.equal(out, want) and torch.equal(lam, want_lam)
+
+
+def test_a_row_of_numpy_ints_is_a_box(backend):
+    np = pytest.importorskip("numpy")
+    want, want_lam = m.cutmix_(X.clone(), PERM, (0, 4, 2, 5))
+    edges = np.clip(np.array([-3, 9, 2, 5]), 0, [4, 4, 5, 5])
+    for box in (edges, tuple(edges), list(edges.astype(np.uint8)), edges.astype(np.int32)):
+        out, lam = m.cutmix_(X.clone(), PERM, box)
+        assert torch.equal(out, want) and torch.equal(lam, want_lam)
+    for box in (edges.astype(float), np.tile(edges, (3, 1))):
+        with pytest.raises(TypeError, match="box must be"):
+            m.cutmix_(X.clone(), PERM, box)
+
+
 def test_opcheck():
     box = torch.tensor([[0, 2, 1, 4]] * 3)
     args = (X.clone(), PERM, box, torch.tensor(0.3))
     torch.library.opcheck(torch.ops.mmix_fast.cutmix_.default, args)
+    torch.library.opcheck(torch.ops.mmix_fast.cutmix_.default, ((X > 0).byte(), *args[1:]))

@@ -38,7 +38,9 @@ def test_import_is_quick():
 
 # Each module may import those before it; a backend or an integration stands on the ops.
 ORDER = [
+    "scalars",
     "validation",
+    "validation_targets",
     "reference",
     "ops",
     "triton_kernels",
@@ -51,6 +53,7 @@ ORDER = [
     "triton_backend",
     "dispatch",
     "autograd",
+    "accuracy",
     "functional",
     "cutmix",
     "sampling",

@@ -1,5 +1,7 @@
 """Every message of SPEC section 6, and that nothing is written before a check has failed."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 
@@ -34,7 +36,9 @@ MIX = [
     ((X, PERM, None), {}, TypeError, "lam must be a float or a floating tensor, got NoneType"),
     ((X, PERM, torch.tensor(1)), {}, TypeError, "lam must be a float or a floating.*got int64"),
     ((X, PERM, torch.rand(2)), {}, ValueError, r"lam must have shape \(\) or \(3,\).*\(2,\)"),
-    ((X, PERM, torch.rand(3, 1)), {}, ValueError, r"lam must have shape \(\) or \(3,\)"),
+    ((X, PERM, torch.rand(1, 3)), {}, ValueError, r"lam must have shape \(\) or \(3,\), either"),
+    ((X, PERM, [0.3] * 3), {}, TypeError, r"a floating tensor \(torch.as_tensor.*got list \[0.3"),
+    ((X, PERM, torch.tensor(True)), {}, TypeError, "lam must be.*got bool of shape"),
     ((X, PERM, torch.rand(3).to("meta")), {}, ValueError, "lam must be on cpu, got meta"),
 ]
 
@@ -51,7 +55,7 @@ def test_mix(backend, inplace, args, kw, kind, message):
 MIX_INPLACE = [
     (lambda: m.mix_(LEAF, PERM, 0.3), "x must not be a leaf that requires grad"),
     (lambda: m.mix_(LEAF[:, :1], PERM, 0.3), "x must not be a leaf.*nor a view of one"),
-    (lambda: m.mix_(X, PERM, LAM), "mix_ gives no gradient to lam"),
+    (lambda: m.mix_(X, PERM, LAM), "lam must not require grad where x is mixed in place.*mix does"),
     (
         lambda: m.mix_(X[:1].expand(3, 2), PERM, 0.3),
         r"x must not overlap itself.*shape \(3, 2\) with strides \(0, 1\)",
@@ -70,11 +74,13 @@ def test_mix_inplace(backend, number):
 
 # keywords over the good call below -> error, message
 TARGETS = [
-    ({"num_classes": None}, ValueError, "num_classes must be given for int64 targets, got None"),
+    ({"num_classes": None}, ValueError, "num_classes must be given for integer targets, got None"),
     ({"num_classes": 2.0}, TypeError, "num_classes must be an int, got float 2.0"),
     ({"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
-    ({"target": [0, 1, 1]}, TypeError, "target must be int64 labels or floating, got list"),
-    ({"target": Y.int()}, TypeError, "target must be int64 labels or floating, got int32"),
+    ({"target": [0, 1, 1]}, TypeError, "target must be integer labels or floating, got list"),
+    ({"target": Y.bool()}, TypeError, "target must be integer labels or floating, got bool"),
+    ({"target": Y[:, None]}, ValueError, r"must have shape \(3,\).*\(3, 1\); pass target.squeeze"),
+    ({"target": Y[:, None].byte()}, ValueError, r"target must have shape \(3,\), got.*\(3, 1\)"),
     ({"target": torch.tensor(1)}, ValueError, r"target must have shape \(B,\)"),
     ({"target": torch.rand(3)}, ValueError, r"a float target must have shape \(B, C, ...\)"),
     ({"target": torch.rand(3, 5)}, ValueError, "num_classes must be the target's 5 classes, got 2"),
@@ -107,7 +113,13 @@ LOSS = [
     ({"logits": [1.0]}, TypeError, "logits must be a Tensor, got list"),
     ({"logits": Z.long()}, TypeError, "logits must be float16.*got int64"),
     ({"logits": Z[:, 0]}, ValueError, r"logits must have shape \(B, C, ...\), got float32"),
-    ({"target": Y.int()}, TypeError, "target must be int64 labels or floating, got int32"),
+    ({"target": Y.bool()}, TypeError, "target must be integer labels or floating, got bool"),
+    ({"target": Y[:, None]}, ValueError, r"target must have shape \(3,\), got int64 of.*\(3, 1\)"),
+    (
+        {"target": Y.float()},
+        ValueError,
+        r"shape \(3, 2\), or be integer labels of shape \(3,\), got",
+    ),
     ({"target": Y[:2]}, ValueError, r"target must have shape \(3,\), got int64 of shape \(2,\)"),
     ({"target": PROBS[:, :1]}, ValueError, r"target must have shape \(3, 2\), got float32"),
     ({"target": Y.to("meta")}, ValueError, "target must be on cpu, got meta"),
@@ -118,12 +130,14 @@ LOSS = [
     ({"perm": None, "target_b": PROBS}, TypeError, "target_b must be of target's kind"),
     ({"perm": PERM.int()}, TypeError, rf"{THREE}, got int32"),
     ({"perm": PERM * 0}, ValueError, r"perm must be a permutation of 0..2"),
-    ({"weight": [1.0]}, TypeError, r"weight must be floating of shape \(2,\).*got list"),
-    ({"weight": torch.ones(2).long()}, TypeError, "weight must be floating.*got int64"),
+    ({"weight": [1.0]}, TypeError, r"weight must be float32 of shape \(2,\), got list"),
+    ({"weight": torch.ones(2).long()}, TypeError, r"weight must be float32 of.*, got int64"),
+    ({"weight": torch.ones(2).half()}, TypeError, r"weight must be float32 of.*, got float16"),
+    ({"weight": torch.ones(3)}, ValueError, r"weight must be float32 of shape \(2,\), got float32"),
     (
-        {"weight": torch.ones(3)},
-        ValueError,
-        r"weight must be floating of shape \(2,\), got float32",
+        {"logits": Z.bfloat16(), "weight": torch.ones(2).half()},
+        TypeError,
+        r"weight must be bfloat16 or float32 of shape \(2,\), got float16",
     ),
     ({"weight": torch.ones(2).to("meta")}, ValueError, "weight must be on cpu, got meta"),
     ({"reduction": "avg"}, ValueError, "reduction must be one of none, mean, sum, got 'avg'"),
@@ -144,6 +158,41 @@ def test_loss(backend, change, kind, message):
     kw = {"logits": Z, "target": Y, "perm": PERM, "lam": 0.3, **change}
     with pytest.raises(kind, match=message):
         m.mixed_cross_entropy(**kw)
+
+
+class Output:
+    logits = Z
+
+
+@pytest.mark.parametrize("op", ["mixed_cross_entropy", "accuracy"])
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (None, "got NoneType"),
+        ((Z, Z), r"got tuple \(<float32 of shape \(3, 2\)>, <float32 of shape \(3, 2\)>\)$"),
+        ([[0.5] * 1000] * 1000, r"got list \[\[0.5, 0.5, 0.5, 0.5, ...\], \[.*\], ...\]$"),
+        ({"logits": Z}, r"got dict .*; pass its \['logits'\]$"),
+        ({"scores": Z}, r"got dict \{'scores': <float32 of shape \(3, 2\)>\}$"),
+        (namedtuple("Named", "logits aux")(Z, Z), r"got Named .*; pass its .logits$"),
+        (Output(), r"got Output .*; pass its .logits$"),
+    ],
+)
+def test_logits_that_are_no_tensor(op, logits, message):
+    with pytest.raises(TypeError, match=f"^logits must be a Tensor, {message}") as error:
+        if op == "accuracy":
+            m.Mix(PERM, LAM).accuracy(logits, Y)
+        else:
+            m.mixed_cross_entropy(logits, Y, PERM, 0.3)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_the_target_of_another_batch_is_named():
+    with pytest.raises(
+        ValueError, match=r"target must have x's batch size 3, got int64 of.*\(2,\)"
+    ):
+        m.mix_batch_(X, Y[:2], PERM, 0.3, num_classes=2)
+    with pytest.raises(ValueError, match="target must be on cpu, got meta"):
+        m.mix_batch_(X, Y.to("meta"), PERM, 0.3, num_classes=2)
 
 
 SAMPLE = [

@@ -43,3 +43,9 @@ def test_timm_loop():
     names, code, _ = run("integrations.timm", 3)
     exec(code, names)
     assert names["loss"].isfinite() and names["y"].shape == (6, 10)
+
+
+def test_inplace_backward_says_what_reading_the_logits_gives():
+    """Nothing can raise there: only words can tell."""
+    words = mmix_fast.mixed_cross_entropy.__doc__.split("inplace_backward:")[1].split("Returns")[0]
+    assert "read" in words and "hold the gradient" in words

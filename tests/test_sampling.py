@@ -113,3 +113,30 @@ def test_methods_are_the_functions(backend, per_sample):
     got = mix.accuracy(z, y)
     assert got.shape == () and 0 <= got <= 1
     torch.testing.assert_close(got, (lam * right + (1 - lam) * partner).mean())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_float32_whatever_the_defaults(dtype, compiled):
+    def draws():
+        mixes = [
+            m.sample_mix(4, alpha, per_sample=p) for alpha in (0.0, 0.2) for p in (False, True)
+        ]
+        return [mix.lam for mix in (*mixes, m.Mix.identity(4))]
+
+    torch._dynamo.reset()
+    run = torch.compile(draws, fullgraph=True, backend="aot_eager") if compiled else draws
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.inference_mode():
+            seen = draws()
+        seen += run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {lam.dtype for lam in seen} == {torch.float32}
+
+
+@pytest.mark.parametrize("size", [-1, 2.0, True, None])
+def test_identity_checks_its_size(size):
+    with pytest.raises((TypeError, ValueError), match="batch_size must be"):
+        m.Mix.identity(size)

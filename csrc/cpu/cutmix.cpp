@@ -1,6 +1,6 @@
 // cutmix_ on strided CPU tensors: like mix_, but each row changes inside its own box only. Lines of
 // an image are independent, so the work is split over them; each walks the cycles of perm with only
-// the head's line saved.
+// the head's line saved. Integers are pasted: bytes of an element's size, with no arithmetic.
 #include "cpu/cycles.h"
 #include "cpu/tensors.h"
 #include <algorithm>
@@ -68,6 +68,28 @@ std::vector<Box> boxes_of(const Tensor &box, int64_t n, int64_t height, int64_t 
   return boxes;
 }
 
+// The row kernel of elements that are no numbers to us: other's bytes, whatever λ is.
+template <int64_t kBytes>
+void paste(void *dst, const void *, const void *other, const void *, int64_t n, double, double,
+           bool) {
+  std::memcpy(dst, other, n * kBytes);
+}
+
+auto row_kernel_of(ScalarType type) {
+  switch (type) {
+  case ScalarType::Byte:
+    return &paste<1>;
+  case ScalarType::Short:
+    return &paste<2>;
+  case ScalarType::Int:
+    return &paste<4>;
+  case ScalarType::Long:
+    return &paste<8>;
+  default:
+    return row_kernels().mix[dtype_of(type)];
+  }
+}
+
 void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
   const int64_t n = x.size(0), row_stride = x.stride(0);
   const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), n);
@@ -76,10 +98,9 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
   const Box &all = boxes[n];
   const int64_t width = all.right - all.left, height = all.bottom - all.top;
   if (x.numel() == 0 || width <= 0 || height <= 0) return;
-  const DType type = dtype_of(x.scalar_type());
-  const Lam lam(lam_tensor, type == kDouble);
-  const int64_t elem = element_size(type), unit = lines.unit, column = lines.column_stride;
-  const auto mix_row = row_kernels().mix[type];
+  const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
+  const int64_t elem = x.element_size(), unit = lines.unit, column = lines.column_stride;
+  const auto mix_row = row_kernel_of(x.scalar_type());
   char *data = static_cast<char *>(x.mutable_data_ptr());
 
   const int64_t bytes = width * unit * elem;

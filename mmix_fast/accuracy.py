@@ -1,0 +1,41 @@
+"""How often mixed samples are classified right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import validation as v
+from .validation_targets import check_loss_target
+
+IGNORED = -100  # mixed_cross_entropy's default ignore_index: no class, so never right
+
+
+def mixed_accuracy(
+    logits: Tensor, target: Tensor, perm: Tensor, lam: float | Tensor, topk: int
+) -> Tensor:
+    """:meth:`mmix_fast.Mix.accuracy`, whose docstring describes it."""
+    v.check_logits(logits)
+    target = check_loss_target("target", target, logits)
+    v.check_perm(perm, logits.shape[0], logits.device)
+    lam = v.check_lam(lam, logits.shape[0], logits.device)
+    classes = logits.shape[1]
+    topk = v.check_index("topk", topk)
+    if not 1 <= topk <= classes:
+        raise ValueError(f"topk must be in [1, {classes}], got {topk}")
+    labels = not target.is_floating_point()
+    if labels and v.must_check_values(logits.device):
+        v.check_label_values("target", target, classes, IGNORED)
+    if not labels:
+        target = target.argmax(1)
+    partner = target.index_select(0, perm)
+    if topk == 1:
+        best = logits.argmax(1)
+        own, other = best == target, best == partner
+    else:
+        best = logits.topk(topk, dim=1).indices
+        own, other = ((best == labels.unsqueeze(1)).any(1) for labels in (target, partner))
+    lam = v.as_lam(lam, torch.float32, logits.device)
+    if lam.ndim:
+        lam = lam.reshape(-1, *[1] * (own.ndim - 1))
+    return (lam * own + (1 - lam) * other).mean()

@@ -1,0 +1,149 @@
+"""The part of validation that judges targets, and the options of a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .scalars import check_fraction, check_index, check_real, what
+from .validation import FLOATS, check_perm
+
+TARGETS = (torch.int64, *FLOATS)
+INTEGERS = (
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+)
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def as_target(name: str, target: Any) -> Tensor:
+    """Labels as int64, whatever their integer dtype; floating targets as they are."""
+    if isinstance(target, Tensor):
+        if target.dtype in TARGETS:
+            return target
+        if target.dtype in INTEGERS:
+            return target.to(torch.int64)
+    raise TypeError(f"{name} must be integer labels or floating, got {what(target)}")
+
+
+def check_targets(
+    target: Any, num_classes: Any, label_smoothing: Any, ignore_index: Any, dtype: Any
+) -> tuple[Tensor, int, float, int]:
+    """mix_targets' target, classes, label_smoothing and ignore_index, as kernels take them."""
+    target = as_target("target", target)
+    label_smoothing = check_fraction("label_smoothing", label_smoothing)
+    ignore_index = check_index("ignore_index", ignore_index)
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype}")
+    if num_classes is not None:
+        num_classes = check_index("num_classes", num_classes)
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if target.dtype == torch.int64:
+        if target.ndim != 1:
+            _check_label_map(target)
+        if num_classes is None:
+            raise ValueError("num_classes must be given for integer targets, got None")
+        return target, num_classes, label_smoothing, ignore_index
+    if target.ndim < 2:
+        raise ValueError(f"a float target must have shape (B, C, ...), got {what(target)}")
+    if num_classes is not None and num_classes != target.shape[1]:
+        raise ValueError(
+            f"num_classes must be the target's {target.shape[1]} classes, got {num_classes}"
+        )
+    return target, target.shape[1], label_smoothing, ignore_index
+
+
+def _check_label_map(target: Tensor) -> None:
+    if target.ndim == 0:
+        raise ValueError(f"target must have shape (B,) or (B, d1, ...), got {what(target)}")
+    if target.shape[1:] == (1,):  # a column of labels would give (B, C, 1)
+        raise ValueError(
+            f"target must have shape ({target.shape[0]},), got {what(target)}; "
+            "pass target.squeeze(1)"
+        )
+
+
+def check_same_batch(target: Tensor, x: Tensor) -> None:
+    if target.shape[0] != x.shape[0]:
+        raise ValueError(f"target must have x's batch size {x.shape[0]}, got {what(target)}")
+    if target.device != x.device:
+        raise ValueError(f"target must be on {x.device}, got {target.device}")
+
+
+def check_positive(z_loss: Any, softcap: Any) -> tuple[float, float | None]:
+    z_loss = check_real("z_loss", z_loss)
+    if softcap is not None:
+        softcap = check_real("softcap", softcap, "a float or None")
+        if not softcap > 0:
+            raise ValueError(f"softcap must be greater than 0, got {softcap}")
+    return z_loss, softcap
+
+
+def check_loss(
+    logits: Tensor,
+    target: Any,
+    perm: Any,
+    target_b: Any,
+    weight: Any,
+    ignore_index: Any,
+    reduction: Any,
+) -> tuple[Tensor, Tensor | None, int]:
+    """target, target_b and ignore_index as kernels take them; the logits are already judged."""
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    ignore_index = check_index("ignore_index", ignore_index)
+    if (perm is None) == (target_b is None):
+        came = "neither" if perm is None else "both"
+        raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
+    target = check_loss_target("target", target, logits)
+    if target_b is not None:
+        target_b = check_loss_target("target_b", target_b, logits)
+        if target.is_floating_point() != target_b.is_floating_point():
+            kind = what(target)
+            raise TypeError(f"target_b must be of target's kind, {kind}, got {what(target_b)}")
+    if ignore_index >= 0 and target.is_floating_point():
+        raise ValueError(f"ignore_index must be negative with float targets, got {ignore_index}")
+    if perm is not None:
+        check_perm(perm, logits.shape[0], logits.device)
+    if weight is not None:
+        _check_weight(weight, logits)
+    return target, target_b, ignore_index
+
+
+def _check_weight(weight: Any, logits: Tensor) -> None:
+    if not isinstance(weight, Tensor) or weight.dtype not in (logits.dtype, torch.float32):
+        raise TypeError(f"{_weight_wanted(logits)}, got {what(weight)}")
+    if weight.shape != logits.shape[1:2]:
+        raise ValueError(f"{_weight_wanted(logits)}, got {what(weight)}")
+    if weight.device != logits.device:
+        raise ValueError(f"weight must be on {logits.device}, got {weight.device}")
+
+
+def _weight_wanted(logits: Tensor) -> str:
+    own = str(logits.dtype).removeprefix("torch.")
+    dtypes = own if own == "float32" else f"{own} or float32"
+    return f"weight must be {dtypes} of shape ({logits.shape[1]},)"
+
+
+def check_loss_target(name: str, target: Any, logits: Tensor) -> Tensor:
+    target = as_target(name, target)
+    labels: tuple[int, ...] = logits.shape[:1]
+    if logits.ndim > 2:
+        labels = (logits.shape[0], *logits.shape[2:])
+    expected = labels if target.dtype == torch.int64 else logits.shape
+    if target.shape != expected:
+        wanted = f"shape {tuple(expected)}"
+        if target.dtype != torch.int64 and target.shape == labels:
+            wanted += f", or be integer labels of shape {tuple(labels)}"
+        raise ValueError(f"{name} must have {wanted}, got {what(target)}")
+    if target.device != logits.device:
+        raise ValueError(f"{name} must be on {logits.device}, got {target.device}")
+    return target
