@@ -35,7 +35,7 @@ def on_host(
     """None with the probability ``1 - prob``, else one of ``layers`` and a sample."""
     if generator is not None and generator.device.type != "cpu":
         generator = None  # reading what it draws would make the host wait
-    with _real_tensors():
+    with real_tensors():
         if prob < 1:
             chance = torch.rand((), generator=generator, device="cpu")
             if chance.item() >= prob:
@@ -44,16 +44,14 @@ def on_host(
     return Draw(number, sample())
 
 
-def in_graph(mix: Mix, layers: int, prob: float) -> Draw:
+def in_graph(mix: Mix, layers: int, prob: Tensor) -> Draw:
     device = mix.perm.device
-    layer, lam = torch.randint(layers, (), device=device), mix.lam
-    if prob < 1:
-        off = torch.rand((), device=device) >= prob
-        layer, lam = torch.where(off, -1, layer), torch.where(off, 1.0, lam)
-    return Draw(layer, Mix(mix.perm, lam))
+    layer = torch.randint(layers, (), device=device)
+    off = torch.rand((), dtype=torch.float64, device=device) >= prob
+    return Draw(torch.where(off, -1, layer), Mix(mix.perm, torch.where(off, 1.0, mix.lam)))
 
 
-def _real_tensors() -> AbstractContextManager[Any]:
+def real_tensors() -> AbstractContextManager[Any]:
     """Out of FakeTensorMode and the like, whose numbers cannot be read on the host."""
     if torch._C._len_torch_dispatch_stack():
         return torch.utils._python_dispatch._disable_current_modes()

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from . import layers as layer_choice
 from . import messages
 from .batch import Layer
+from .draws import real_tensors
 from .mixing import Mixing
-from .sampling import Mix, sample_mix
+from .sampling import Mix, check_alpha, check_pairing, sample_mix
 from .validation import check_fraction, check_index, check_logits, what
 
 _log = logging.getLogger("mmix_fast")
@@ -79,12 +80,9 @@ class ManifoldMixup:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {what(model)}")
-        check_index("dim", dim)
-        check_fraction("prob", prob)
         if not isinstance(inplace, bool) and inplace != "auto":
             raise ValueError(f"inplace must be True, False or 'auto', got {inplace!r}")
-        # Judges alpha and pairing without touching anybody's random state.
-        sample_mix(0, alpha, pairing=pairing, generator=torch.Generator())
+        check_pairing(pairing)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, got {what(generator)}")
         while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
@@ -98,8 +96,9 @@ class ManifoldMixup:
                 raise RuntimeError(messages.second(other))
         self.layers = tuple(layer.name for layer in found)
         self.enabled = True
-        self.alpha, self.dim, self.prob, self.inplace = alpha, dim, prob, inplace
-        self.generator = generator
+        self.alpha, self.prob, self.inplace = alpha, prob, inplace
+        self.dim = check_index("dim", dim)
+        self.per_sample, self.pairing, self.generator = per_sample, pairing, generator
         self._sample = partial(
             sample_mix, per_sample=per_sample, pairing=pairing, generator=generator
         )
@@ -107,11 +106,31 @@ class ManifoldMixup:
         self._mixing: Mixing | None = Mixing(self, model, found)
         _open.add(self)
 
+    @property
+    def alpha(self) -> float:
+        """Of Beta(alpha, alpha); may be set between forwards."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._alpha = check_alpha(value)
+        with real_tensors():
+            self._alpha_tensor = torch.tensor(self._alpha, dtype=torch.float64)
+
+    @property
+    def prob(self) -> float:
+        """The probability that a forward mixes at all; may be set between forwards."""
+        return self._prob
+
+    @prob.setter
+    def prob(self, value: float) -> None:
+        self._prob = check_fraction("prob", value)
+        with real_tensors():
+            self._prob_tensor = torch.tensor(self._prob, dtype=torch.float64)
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle is closed, since the hooks of a copied model mix nothing."""
-        kept = ("layers", "enabled", "alpha", "dim", "prob", "inplace")
-        closed = {"generator": None, "_root": None, "_mixing": None}
-        return {name: getattr(self, name) for name in kept} | closed
+        return vars(self) | {"generator": None, "_sample": None, "_root": None, "_mixing": None}
 
     @property
     def layer(self) -> str | None:

@@ -16,6 +16,7 @@ from .draws import Draw
 from .forwards import Forward, Forwards, in_backward
 from .hooks import Hook
 from .inplace import may_overwrite
+from .sampling import draw_mix
 from .traces import Traces, met_in_traces, running, runs_in_trace, runs_so_far
 
 _A_FORWARD = "a forward of the root"  # counted in traces beside the layers
@@ -123,9 +124,7 @@ class Mixing:
             draw = self._draw(args, kwargs) if self.is_on() else None
             forward = self._forwards.start(draw)
             self._live[get_ident()] = self._last_forward = forward
-            running[self._traces.token].draw = self.last = (
-                draw  # the first is for layers in a graph
-            )
+            running[self._traces.token].draw = self.last = draw  # for layers in a graph too
             self._claimed = False
             self._count += 1
         if forward is None:
@@ -164,7 +163,9 @@ class Mixing:
             return draws.on_host(sample, count, o.prob, o.generator)
         if o.generator is not None:
             raise RuntimeError("generator= cannot be used in a compiled graph; pass None there")
-        return draws.in_graph(o._sample(batch, o.alpha, device=device), count, o.prob)
+        # As tensors: a graph would be made anew for each value of a number.
+        mix = draw_mix(batch, o._alpha_tensor, device, o.per_sample, o.pairing)
+        return draws.in_graph(mix, count, o._prob_tensor)
 
     # After the root: no draw is running, and the drawn layer has run.
 

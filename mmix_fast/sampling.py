@@ -113,11 +113,8 @@ def sample_mix(
     >>> perm, lam = sample_mix(4, alpha=2.0)
     """
     batch_size = _batch_size(batch_size)
-    alpha = check_real("alpha", alpha)
-    if not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha must be finite and at least 0, got {alpha}")
-    if pairing not in PAIRINGS:
-        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
+    alpha = check_alpha(alpha)
+    check_pairing(pairing)
     if generator is not None:
         if torch.compiler.is_compiling():
             raise RuntimeError("generator= cannot be used inside a compiled graph; pass None there")
@@ -130,11 +127,36 @@ def sample_mix(
     source = wanted if generator is None else generator.device
     if source.type != "cpu" and source.type != wanted.type:
         raise ValueError(f"generator must be on cpu or {wanted}, got {source}")
-    lam = _draw_lam(batch_size if per_sample else 1, alpha, source, generator)
-    perm = _draw_perm(batch_size, pairing, source, generator)
-    if not per_sample:
-        lam = lam.reshape(())
-    return Mix(_to(perm, wanted), _to(lam, wanted))
+    if torch.compiler.is_compiling():  # as a number it would be fixed in the graph
+        alpha_tensor = torch.ones((), dtype=torch.float64, device=source) * alpha
+        return draw_mix(batch_size, alpha_tensor, source, per_sample, pairing)
+    return draw_mix(batch_size, alpha, source, per_sample, pairing, generator).to(wanted)
+
+
+def draw_mix(
+    batch_size: int,
+    alpha: float | Tensor,
+    device: torch.device,
+    per_sample: bool,
+    pairing: str,
+    generator: torch.Generator | None = None,
+) -> Mix:
+    """:func:`sample_mix` of checked arguments; alpha may be a 0-dim float64 tensor."""
+    lam = _draw_lam(batch_size if per_sample else 1, alpha, device, generator)
+    perm = _draw_perm(batch_size, pairing, device, generator)
+    return Mix(perm, lam if per_sample else lam.reshape(()))
+
+
+def check_alpha(value: Any) -> float:
+    alpha = check_real("alpha", value)
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be finite and at least 0, got {alpha}")
+    return alpha
+
+
+def check_pairing(pairing: Any) -> None:
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
 
 
 def _batch_size(value: Any) -> int:
@@ -151,17 +173,22 @@ def _to(t: Tensor, device: torch.device) -> Tensor:
 
 
 def _draw_lam(
-    count: int, alpha: float, device: torch.device, generator: torch.Generator | None
+    count: int, alpha: float | Tensor, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    if alpha == 0:
+    if not isinstance(alpha, Tensor) and alpha == 0:
         return torch.ones(count, dtype=torch.float32, device=device)
     # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
     # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
-    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
+    if isinstance(alpha, Tensor):
+        shape = (alpha + 1).expand(2, count)
+    else:
+        shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
     gamma = torch._standard_gamma(shape, generator=generator)
-    exponential = torch.empty_like(shape).exponential_(generator=generator)
+    exponential = torch.empty((2, count), dtype=torch.float64, device=device)
+    exponential.exponential_(generator=generator)
     log_gamma = gamma.log() - exponential / alpha
-    return torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
+    lam = torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
+    return torch.where(alpha == 0, 1.0, lam) if isinstance(alpha, Tensor) else lam
 
 
 def _draw_perm(

@@ -71,6 +71,8 @@ def check_real(name: str, value: Any, expected: str = "a float") -> float:
     if isinstance(value, SYMBOLS):
         return value  # type: ignore[return-value]
     if torch.compiler.is_compiling():
+        if isinstance(value, int | float) and not isinstance(value, bool):  # Dynamo's symbols too
+            return value
         _refuse_traced(name, value, "float")
     if type(value) is int or _is_real(value):
         return float(value)

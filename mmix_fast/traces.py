@@ -20,8 +20,8 @@ class Running:
         self.draw: Any = None
 
 
-# By token, and global, since Dynamo fixes the shapes of tensors that it reaches through a module, as
-# the attributes of a hook are: a graph for each batch size.
+# By token, and global, since Dynamo fixes the shapes of tensors that it reaches through a module,
+# as the attributes of a hook are: a graph for each batch size.
 running: dict[str, Running] = {}
 
 _numbers = itertools.count()

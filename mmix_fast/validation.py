@@ -81,12 +81,6 @@ def check_logits(logits: Any) -> None:
         raise ValueError(f"logits must have shape (B, C, ...), got {what(logits)}")
 
 
-def check_logits(logits: Any) -> None:
-    check_x(logits, "logits")
-    if logits.ndim < 2:
-        raise ValueError(f"logits must have shape (B, C, ...), got {what(logits)}")
-
-
 def check_dim(x: Tensor, dim: int) -> int:
     if type(dim) is int and 0 <= dim < x.ndim:
         return dim
