@@ -175,6 +175,14 @@ def test_an_empty_batch_takes_every_lam(backend):
         m.mix(x, perm, torch.rand(0, 5))
 
 
+def test_an_empty_batch_of_labels(backend):
+    z, y, perm = torch.rand(0, 3), torch.zeros(0, dtype=torch.uint8), torch.arange(0)
+    assert m.mixed_cross_entropy(z, y, perm, 0.3).isnan()
+    assert m.mixed_cross_entropy(z, y, perm, 0.3, reduction="sum") == 0
+    assert m.mix_targets(y, perm, 0.3, num_classes=3).shape == (0, 3)
+    assert m.Mix(perm, torch.tensor(0.3)).accuracy(z, y).isnan()
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("shape", [(1,), (1, 1), (4, 1), (4, 1, 1, 1)])
 def test_gradient_to_lam_has_its_shape(backend, compiled, shape):

@@ -147,7 +147,8 @@ def test_any_dtype_is_pasted_bit_for_bit(backend, layout, dtype):
 
 def test_a_backend_without_integers_is_passed_over(monkeypatch):
     """As the CUDA and Triton kernels are: what no one forced falls to plain PyTorch."""
-    only = (dataclasses.replace(dispatch.CPP, pastes_bytes=False), dispatch.REFERENCE)
+    never_run = dataclasses.replace(dispatch.CPP, pastes_bytes=False, namespace="nowhere")
+    only = (never_run, dispatch.REFERENCE)
     monkeypatch.setattr(dispatch, "BACKENDS", only)
     x = torch.arange(24, dtype=torch.uint8).reshape(3, 2, 4)
     want = x.clone()
