@@ -12,6 +12,7 @@ from . import reference
 from . import validation as v
 from .dispatch import select
 from .ops import kernel
+from .tracing import beyond_kernels, explained_writes, readable
 
 
 def cutmix_(
@@ -54,9 +55,8 @@ def cutmix_(
     box = _as_box(box, x)
     acc = v.compute_dtype(x.dtype)
     lam = v.as_lam(lam, acc, x.device)
-    wants_gradient = "x" if torch.is_grad_enabled() and x.requires_grad else ""
-    backend = select(x, wants_gradient)
-    if not backend.checks_values and v.must_check_values(x.device):
+    backend = select(x, beyond_kernels(x=x))
+    if not backend.checks_values and v.must_check_values(x.device) and readable(perm, box):
         v.check_permutation_values(perm)
         _check_box_values(box, x)
     if backend.namespace:
@@ -64,7 +64,8 @@ def cutmix_(
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x)
     else:
-        reference.cutmix_(x, perm, box, lam)
+        with explained_writes("cutmix_"):
+            reference.cutmix_(x, perm, box, lam)
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     share = area.to(acc) / max(x.shape[-2] * x.shape[-1], 1)
     return x, 1 - (1 - lam) * share

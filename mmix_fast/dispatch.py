@@ -38,20 +38,20 @@ class Backend:
     device: str | None = None  # the only device type it serves; None serves all
     checks_values: bool = False
 
-    def serves(self, device: str, extra_grad: str) -> bool:
+    def serves(self, device: str, beyond: str) -> bool:
         """Whether there is no unsupported_reasons, without the time to say them."""
         if self.device is not None and device != self.device:  # asked first: missing() may import
             return False
-        return not (self.namespace and extra_grad) and not self.missing()
+        return not (self.namespace and beyond) and not self.missing()
 
-    def unsupported_reasons(self, device: str, extra_grad: str) -> tuple[str, ...]:
-        """``device``: type of the call's tensors; ``extra_grad``: names of the arguments besides x
-        or logits that require grad."""
+    def unsupported_reasons(self, device: str, beyond: str) -> tuple[str, ...]:
+        """``device``: type of the call's tensors; ``beyond``: what else the call wants, which only
+        plain PyTorch gives."""
         reasons: tuple[str, ...] = ()
         if self.device is not None and device != self.device:
             reasons += (f"it serves {self.device} tensors, got {device}",)
-        if self.namespace and extra_grad:
-            reasons += (f"it has no gradient for {extra_grad}",)
+        if self.namespace and beyond:
+            reasons += (f"it has no {beyond}",)
         return self.missing() + reasons
 
 
@@ -214,20 +214,20 @@ def backends() -> dict[str, Status]:
     return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
 
 
-def select(x: Tensor, extra_grad: str = "") -> Backend:
+def select(x: Tensor, beyond: str = "") -> Backend:
     """The forced backend, or the first that can serve the call; small calls feel its time."""
     device = "cpu" if x.is_cpu else x.device.type  # which takes 0.4 us
     if _forcing:
         forced = _current_block().backend
         if forced is not None:
             backend = _by_name(forced)
-            reasons = backend.unsupported_reasons(device, extra_grad)
+            reasons = backend.unsupported_reasons(device, beyond)
             if reasons:
                 why = "; ".join(reasons)
                 raise RuntimeError(f"backend {forced!r} cannot serve this call: {why}")
             return backend
     for backend in BACKENDS:
-        if backend.serves(device, extra_grad):
+        if backend.serves(device, beyond):
             break  # reference always does
     missing = ops.LOAD_ERROR is not None and not backend.namespace
     if missing and not torch.compiler.is_compiling():

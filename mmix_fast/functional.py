@@ -9,18 +9,11 @@ from . import autograd, reference
 from . import validation as v
 from .dispatch import Backend, select
 from .ops import kernel
+from .tracing import beyond_kernels, explained_writes, readable, transformed
 
 
-def _requiring_grad(**arguments: object) -> str:
-    """Names of those that a kernel has no gradient for, and that require one."""
-    if not torch.is_grad_enabled():
-        return ""
-    found = [n for n, t in arguments.items() if isinstance(t, Tensor) and t.requires_grad]
-    return ", ".join(found) if found else ""
-
-
-def _checks_here(backend: Backend, x: Tensor) -> bool:
-    return not backend.checks_values and v.must_check_values(x.device)
+def _checks_here(backend: Backend, x: Tensor, *read: Tensor | None) -> bool:
+    return not backend.checks_values and v.must_check_values(x.device) and readable(*read)
 
 
 def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
@@ -53,7 +46,7 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
     """
     dim = _check_mix(x, perm, lam, dim)
     backend = select(x)
-    if _checks_here(backend, x):
+    if _checks_here(backend, x, perm):
         v.check_permutation_values(perm)
     if not backend.namespace:
         return reference.mix(x, perm, lam, dim=dim)
@@ -78,8 +71,11 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     """
     dim = _check_mix(x, perm, lam, dim)
     v.check_inplace(x, lam)
+    if transformed():
+        with explained_writes("mix_"):
+            return x.copy_(mix(x, perm, lam, dim=dim))
     backend = select(x)
-    if _checks_here(backend, x):
+    if _checks_here(backend, x, perm):
         v.check_permutation_values(perm)
     if not backend.namespace:
         return reference.mix_(x, perm, lam, dim=dim)
@@ -135,8 +131,8 @@ def mix_targets(
     classes = v.check_targets(target, num_classes, label_smoothing, ignore_index, dtype)
     v.check_perm(perm, target.shape[0], target.device)
     v.check_lam(lam, target.shape[0], target.device)
-    backend = select(target, _requiring_grad(target=target, lam=lam))
-    if _checks_here(backend, target):
+    backend = select(target, beyond_kernels(target=target, lam=lam))
+    if _checks_here(backend, target, perm, target):
         _check_target_values(target, perm, classes, ignore_index)
     if not backend.namespace:
         return reference.mix_targets(
@@ -194,7 +190,7 @@ def mix_batch_(
     v.check_inplace(x, lam)
     classes = v.check_targets(target, num_classes, label_smoothing, ignore_index, dtype)
     v.check_perm(perm, target.shape[0], target.device)
-    backend = select(x, _requiring_grad(target=target, lam=lam))
+    backend = select(x, beyond_kernels(target=target, lam=lam))
     options = (classes, float(label_smoothing), ignore_index, dtype)
     if not backend.namespace or torch.compiler.is_compiling():
         # The targets first: their value checks come before x is touched.
@@ -208,7 +204,7 @@ def mix_batch_(
             dtype=dtype,
         )
         return mix_(x, perm, lam), soft
-    if _checks_here(backend, x):
+    if _checks_here(backend, x, perm, target):
         _check_target_values(target, perm, classes, ignore_index)
     # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
     wide = torch.float64 in (v.compute_dtype(x.dtype), _targets_arithmetic(target, dtype))
@@ -271,9 +267,9 @@ def mixed_cross_entropy(
     v.check_positive(z_loss, softcap)
     v.check_lam(lam, logits.shape[0], logits.device)
     labels = not target.is_floating_point()
-    others = _requiring_grad(target=target, target_b=target_b, lam=lam, weight=weight)
+    others = beyond_kernels(target=target, target_b=target_b, lam=lam, weight=weight)
     backend = select(logits, others)
-    if _checks_here(backend, logits):
+    if _checks_here(backend, logits, perm, target, target_b):
         if perm is not None:
             v.check_permutation_values(perm)
         for name, y in (("target", target), ("target_b", target_b)):

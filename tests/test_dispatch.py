@@ -38,6 +38,7 @@ def test_import_is_quick():
 
 # Each module may import those before it; a backend or an integration stands on the ops.
 ORDER = [
+    "tracing",
     "validation",
     "reference",
     "ops",
