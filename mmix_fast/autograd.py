@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 from . import reference
 from .ops import kernel
-from .tracing import functorch_active, readable, transformed
+from .tracing import functionalized, mapped, readable, transformed
 
 
 def _recorded(requires_grad: bool) -> bool:
@@ -117,6 +117,8 @@ def _lam_tangent(x: Tensor, perm: Tensor, tangent: Tensor, dim: int, adjoint: bo
 
 def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
     if transformed():
+        if functionalized() and not adjoint:  # by torch.func.functionalize, which knows no Function
+            return reference.mix(x, perm, lam, dim=dim)
         return MixTransformFn.apply(x, perm, lam, dim, adjoint, namespace)
     if not _recorded(x.requires_grad or lam.requires_grad):
         return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
@@ -216,7 +218,7 @@ class CrossEntropyFn(Function):
         # Handed over once: a second backward makes its own, since the caller may write to this one.
         gradient, ctx.gradient = ctx.gradient, None
         stats, logits, *rest = ctx.saved_tensors
-        if functorch_active():  # is_grads_batched=True: grad is mapped
+        if mapped(grad):
             return _reference_gradient(grad, logits, rest, ctx.call), None, None
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if gradient is not None and not again:

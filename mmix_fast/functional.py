@@ -72,8 +72,9 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     dim = _check_mix(x, perm, lam, dim)
     v.check_inplace(x, lam)
     if transformed():
+        mixed = mix(x.clone(), perm, lam, dim=dim)  # whose backward may need what it reads
         with explained_writes("mix_"):
-            return x.copy_(mix(x, perm, lam, dim=dim))
+            return x.copy_(mixed)
     backend = select(x)
     if _checks_here(backend, x, perm):
         v.check_permutation_values(perm)

@@ -17,6 +17,17 @@ def transformed() -> bool:
     return functorch_active() or forward_ad._current_level >= 0
 
 
+def functionalized() -> bool:
+    """Whether torch.func.functionalize is among the transforms at work."""
+    layers = torch._C._functorch.get_interpreter_stack() or ()
+    return any(at.key() == torch._C._functorch.TransformType.Functionalize for at in layers)
+
+
+def mapped(grad: Tensor) -> bool:
+    """Whether a backward runs under vmap: torch.func's, or that of is_grads_batched=True."""
+    return functorch_active() or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 def beyond_kernels(**arguments: object) -> str:
     """What the call wants of a backend that only plain PyTorch gives, or "".
 
