@@ -72,24 +72,27 @@ def cutmix_(
 
 
 def _as_box(box: Any, x: Tensor) -> Tensor:
-    expected = f"box must be 4 ints, or int64 of shape (4,) or ({x.shape[0]}, 4)"
     if isinstance(box, Tensor):
         if box.dtype != torch.int64:
-            raise TypeError(f"{expected}, got {v.what(box)}")
+            raise TypeError(f"{_expected(x)}, got {v.what(box)}")
         if box.shape not in ((4,), (x.shape[0], 4)):
-            raise ValueError(f"{expected}, got {v.what(box)}")
+            raise ValueError(f"{_expected(x)}, got {v.what(box)}")
         if box.device != x.device:
             raise ValueError(f"box must be on {x.device}, got {box.device}")
         return box
     if not isinstance(box, Sequence) or isinstance(box, str):
-        raise TypeError(f"{expected}, got {v.what(box)}")
+        raise TypeError(f"{_expected(x)}, got {v.what(box)}")
     for edge in box:
         v.check_index("box", edge)
     if len(box) != 4:
-        raise ValueError(f"{expected}, got {v.what(box)}")
+        raise ValueError(f"{_expected(x)}, got {v.what(box)}")
     if torch.compiler.is_compiling():  # torch.tensor would specialise the graph on the numbers
         return torch.stack([torch.ones((), dtype=torch.int64, device=x.device) * e for e in box])
     return torch.tensor(box).to(x.device, non_blocking=True)
+
+
+def _expected(x: Tensor) -> str:  # made for an error only: a shape in a text is fixed in its graph
+    return f"box must be 4 ints, or int64 of shape (4,) or ({x.shape[0]}, 4)"
 
 
 def _check_box_values(box: Tensor, x: Tensor) -> None:

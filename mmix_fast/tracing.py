@@ -25,7 +25,9 @@ def functionalized() -> bool:
 
 def mapped(grad: Tensor) -> bool:
     """Whether a backward runs under vmap: torch.func's, or that of is_grads_batched=True."""
-    return functorch_active() or torch._C._functorch.is_legacy_batchedtensor(grad)
+    if functorch_active() or torch.compiler.is_compiling():  # Dynamo cannot ask what follows
+        return functorch_active()
+    return torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def beyond_kernels(**arguments: object) -> str:
