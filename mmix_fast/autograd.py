@@ -117,7 +117,7 @@ def _lam_tangent(x: Tensor, perm: Tensor, tangent: Tensor, dim: int, adjoint: bo
 
 def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
     if transformed():
-        if functionalized() and not adjoint:  # by torch.func.functionalize, which knows no Function
+        if not adjoint and functionalized():  # where a Function has no rule
             return reference.mix(x, perm, lam, dim=dim)
         return MixTransformFn.apply(x, perm, lam, dim, adjoint, namespace)
     if not _recorded(x.requires_grad or lam.requires_grad):
@@ -211,13 +211,14 @@ class CrossEntropyFn(Function):
         )
         ctx.save_for_backward(stats, logits, *rest)
         ctx.call, ctx.gradient = call, gradient if with_gradient else None
+        ctx.overwritten = False
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         # Handed over once: a second backward makes its own, since the caller may write to this one.
         gradient, ctx.gradient = ctx.gradient, None
-        stats, logits, *rest = ctx.saved_tensors
+        stats, logits, *rest = ctx.saved_tensors  # which raises where the logits were written to
         if mapped(grad):
             return _reference_gradient(grad, logits, rest, ctx.call), None, None
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -229,6 +230,12 @@ class CrossEntropyFn(Function):
                 )
             return gradient, None, None
         if ctx.call.inplace:
+            if ctx.overwritten:  # logits that a saved-tensor hook keeps have no version to check
+                raise RuntimeError(
+                    "inplace_backward=True overwrites the logits and so allows one backward; "
+                    "call mixed_cross_entropy with inplace_backward=False"
+                )
+            ctx.overwritten = True
             return _gradient_inplace(grad, stats, logits, rest, ctx.call), None, None
         if again:
             return CrossEntropyGradFn.apply(grad, stats, logits, rest, ctx.call), None, None

@@ -146,7 +146,8 @@ def _draw_lam(
         return torch.ones(count, device=device)
     # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
     # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
-    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
+    # Not full(..., alpha + 1), which fixes alpha in a compiled graph.
+    shape = torch.ones((2, count), dtype=torch.float64, device=device) + alpha
     gamma = torch._standard_gamma(shape, generator=generator)
     exponential = torch.empty_like(shape).exponential_(generator=generator)
     log_gamma = gamma.log() - exponential / alpha

@@ -18,7 +18,9 @@ def transformed() -> bool:
 
 
 def functionalized() -> bool:
-    """Whether torch.func.functionalize is among the transforms at work."""
+    """Whether torch.func.functionalize, or Dynamo, sees the call besides other transforms."""
+    if torch.compiler.is_compiling():
+        return True
     layers = torch._C._functorch.get_interpreter_stack() or ()
     return any(at.key() == torch._C._functorch.TransformType.Functionalize for at in layers)
 
@@ -45,7 +47,7 @@ def beyond_kernels(**arguments: object) -> str:
 
 def readable(*tensors: Tensor | None) -> bool:
     """Whether the values may be read on the host: real ones, and nobody traces the call."""
-    if torch._C._len_torch_dispatch_stack():
+    if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
         return False
     for t in tensors:
         if functorch_active():
