@@ -6,31 +6,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
-from torch.autograd.function import once_differentiable
+from torch.autograd import Function
 
 from . import reference
 from .ops import kernel
-
-_functorch_active = torch._C._are_functorch_transforms_active
+from .tracing import functionalized, mapped, readable, transformed
 
 
 def _recorded(requires_grad: bool) -> bool:
-    """Whether autograd or a transform must see the call: a Function costs 6 us, so only then."""
-    return (
-        (requires_grad and torch.is_grad_enabled())
-        or torch.compiler.is_compiling()
-        or _functorch_active()
-        or forward_ad._current_level >= 0
-    )
+    """Whether autograd must see the call: a Function costs 6 us, so only then."""
+    return (requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling()
 
 
-def _record(function: type[Function], *args: Any, transformed: Any = None) -> Any:
-    """function.apply; under torch.func that of ``transformed``, where there is one."""
+def _record(function: type[Function], *args: Any) -> Any:
+    """function.apply, where torch.func is not at work."""
     if torch.compiler.is_compiling():
         return function.apply(*args)
-    if _functorch_active():
-        return (transformed or function).apply(*args)
     # What Function.apply does before this is for torch.func alone, and takes 2 us.
     return super(Function, function).apply(*args)  # type: ignore[misc]
 
@@ -69,7 +60,7 @@ class MixFn(Function):
 
 
 class MixTransformFn(Function):
-    """MixFn for torch.func, which wants setup_context; that costs 30 us a call, so only there."""
+    """MixFn for torch.func and forward-mode AD. They want setup_context, which costs 30 us."""
 
     @staticmethod
     def forward(
@@ -81,30 +72,57 @@ class MixTransformFn(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, perm, lam, *call = inputs
         ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, perm, lam)
+        ctx.save_for_forward(x, perm, lam)
         ctx.call = call
 
     backward = staticmethod(MixFn.backward)
 
     @staticmethod
+    def jvp(ctx: Any, x_tangent: Any, _: Any, lam_tangent: Any, *options: Any) -> Tensor:
+        x, perm, lam = ctx.saved_tensors
+        dim, adjoint, namespace = ctx.call
+        parts = []
+        if x_tangent is not None:
+            parts.append(mix(x_tangent, perm, lam, dim, adjoint, namespace))
+        if lam_tangent is not None:
+            parts.append(_lam_tangent(x, perm, lam_tangent, dim, adjoint).to(x.dtype))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    @staticmethod
     def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        perm: Tensor,
-        lam: Tensor,
-        dim: int,
-        adjoint: bool,
-        namespace: str,
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, perm: Tensor, lam: Tensor, *call: Any
     ) -> tuple[Tensor, int]:
-        if in_dims[0] is None or any(d is not None for d in in_dims[1:]):
-            raise NotImplementedError("mix under vmap: only x may be mapped, not perm or lam")
-        return mix(x.movedim(in_dims[0], 0), perm, lam, dim + 1, adjoint, namespace), 0
+        dim, adjoint, namespace = call
+        x_dim, perm_dim, lam_dim, *_ = in_dims
+        if x_dim is not None and perm_dim is None and lam_dim is None:
+            return mix(x.movedim(x_dim, 0), perm, lam, dim + 1, adjoint, namespace), 0
+        one_by_one = []
+        for k in range(info.batch_size):
+            mapped = ((x, x_dim), (perm, perm_dim), (lam, lam_dim))
+            x_k, perm_k, lam_k = (t if d is None else t.select(d, k) for t, d in mapped)
+            one_by_one.append(mix(x_k, perm_k.contiguous(), lam_k, dim, adjoint, namespace))
+        return torch.stack(one_by_one), 0
+
+
+def _lam_tangent(x: Tensor, perm: Tensor, tangent: Tensor, dim: int, adjoint: bool) -> Tensor:
+    """The derivative of a mix along lam: own - own[perm], or its transpose, of tangent*x."""
+    if tangent.ndim:
+        tangent = tangent.reshape([-1 if d == dim else 1 for d in range(x.ndim)])
+    x = x.to(tangent.dtype)
+    if adjoint:
+        own = tangent * x
+        return own - own.index_copy(dim, perm, own)
+    return tangent * (x - x.index_select(dim, perm))
 
 
 def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
+    if transformed():
+        if not adjoint and functionalized():  # where a Function has no rule
+            return reference.mix(x, perm, lam, dim=dim)
+        return MixTransformFn.apply(x, perm, lam, dim, adjoint, namespace)
     if not _recorded(x.requires_grad or lam.requires_grad):
         return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
-    return _record(MixFn, x, perm, lam, dim, adjoint, namespace, transformed=MixTransformFn)
+    return _record(MixFn, x, perm, lam, dim, adjoint, namespace)
 
 
 class MixInplaceFn(Function):
@@ -126,6 +144,7 @@ class MixInplaceFn(Function):
 
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) -> Tensor:
+    """Not under a transform, which follows x.copy_(mix(x)) alone."""
     if torch.compiler.is_compiling():
         # AOTAutograd and inductor remove the copies.
         return x.copy_(mix(x, perm, lam, dim, False, namespace))
@@ -168,14 +187,15 @@ Rest = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
 
 
 def cross_entropy(logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
+    """Not under a transform, which plain PyTorch serves."""
     if _recorded(logits.requires_grad):
         return _record(CrossEntropyFn, logits, rest, call)
     return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, False)[0]
 
 
 class CrossEntropyFn(Function):
-    # One forward instead of setup_context, which costs 30 us a call; torch.func raises here. The
-    # tensors that get no gradient come in a tuple: as arguments of their own they cost 2 us.
+    # One forward instead of setup_context, which costs 30 us a call. The tensors that get no
+    # gradient come in a tuple: as arguments of their own they cost 2 us.
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
         # The upstream gradient of a mean or a sum is most often 1: made for that, the gradient
@@ -191,22 +211,31 @@ class CrossEntropyFn(Function):
         )
         ctx.save_for_backward(stats, logits, *rest)
         ctx.call, ctx.gradient = call, gradient if with_gradient else None
+        ctx.overwritten = False
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         # Handed over once: a second backward makes its own, since the caller may write to this one.
         gradient, ctx.gradient = ctx.gradient, None
+        stats, logits, *rest = ctx.saved_tensors  # which raises where the logits were written to
+        if mapped(grad):
+            return _reference_gradient(grad, logits, rest, ctx.call), None, None
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if gradient is not None and not again:
-            if not (grad.is_cpu and grad.item() == 1):  # read on the CPU only: no host waits there
-                stats, logits, *rest = ctx.saved_tensors
+            # Read on the CPU only, where no host waits.
+            if not (grad.is_cpu and readable(grad) and grad.item() == 1):
                 kernel(ctx.call.namespace, "cross_entropy_rescale_")(
                     gradient, grad.contiguous(), stats, logits, *rest, *ctx.call.options
                 )
             return gradient, None, None
-        stats, logits, *rest = ctx.saved_tensors
         if ctx.call.inplace:
+            if ctx.overwritten:  # logits that a saved-tensor hook keeps have no version to check
+                raise RuntimeError(
+                    "inplace_backward=True overwrites the logits and so allows one backward; "
+                    "call mixed_cross_entropy with inplace_backward=False"
+                )
+            ctx.overwritten = True
             return _gradient_inplace(grad, stats, logits, rest, ctx.call), None, None
         if again:
             return CrossEntropyGradFn.apply(grad, stats, logits, rest, ctx.call), None, None
@@ -248,26 +277,34 @@ class CrossEntropyGradFn(Function):
         return _gradient(grad, stats, logits, rest, call)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
-        grad, logits, target, perm, target_b, lam, weight = ctx.saved_tensors
-        ignore_index, reduction, label_smoothing, z_loss, softcap = ctx.call.options
-        with torch.enable_grad():
-            z = logits.detach().requires_grad_()
-            g = grad.detach().requires_grad_()
-            loss = reference.mixed_cross_entropy(
-                z,
-                target,
-                perm,
-                lam,
-                target_b=target_b,
-                weight=weight,
-                ignore_index=ignore_index,
-                reduction=reduction,
-                label_smoothing=label_smoothing,
-                z_loss=z_loss,
-                softcap=softcap or None,
-            )
-            (first,) = torch.autograd.grad(loss, z, g, create_graph=True)
-            grad_g, grad_z = torch.autograd.grad(first, (g, z), grad_grad, allow_unused=True)
+        grad, logits, *rest = ctx.saved_tensors
+        pull = torch.func.vjp(lambda g, z: _reference_gradient(g, z, rest, ctx.call), grad, logits)[
+            1
+        ]
+        grad_g, grad_z = pull(grad_grad)
         return grad_g, None, grad_z, None, None
+
+
+def _reference_gradient(grad: Tensor, logits: Tensor, rest: Any, call: LossCall) -> Tensor:
+    """By plain PyTorch: differentiable any number of times, and under any transform."""
+    target, perm, target_b, lam, weight = rest
+    ignore_index, reduction, label_smoothing, z_loss, softcap = call.options
+
+    def loss(z: Tensor) -> Tensor:
+        return reference.mixed_cross_entropy(
+            z,
+            target,
+            perm,
+            lam,
+            target_b=target_b,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap or None,
+        )
+
+    (gradient,) = torch.func.vjp(loss, logits)[1](grad)
+    return gradient

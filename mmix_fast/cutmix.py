@@ -12,6 +12,7 @@ from . import reference
 from . import validation as v
 from .dispatch import select
 from .ops import kernel
+from .tracing import beyond_kernels, explained_writes, readable
 
 BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -61,11 +62,11 @@ def cutmix_(
         _check_paste(x, lam)
     v.check_inplace(x, lam)
     box = _as_box(box, x)
-    wants_gradient = "x" if torch.is_grad_enabled() and x.requires_grad else ""
+    beyond = beyond_kernels(x=x)
     # As integers, since not every dtype can be indexed; not where autograd must follow x.
-    written = x.view(BYTES[x.element_size()]) if as_bytes and not wants_gradient else x
-    backend = select(x, wants_gradient, as_bytes)
-    if not backend.checks_values and v.must_check_values(x.device):
+    written = x.view(BYTES[x.element_size()]) if as_bytes and not beyond else x
+    backend = select(x, beyond, as_bytes)
+    if not backend.checks_values and v.must_check_values(x.device) and readable(perm, box):
         v.check_permutation_values(perm)
         _check_box_values(box, x)
     acc = v.compute_dtype(x.dtype)
@@ -75,7 +76,8 @@ def cutmix_(
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x)
     else:
-        reference.cutmix_(written, perm, box, lam)
+        with explained_writes("cutmix_"):
+            reference.cutmix_(written, perm, box, lam)
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     share = area.to(acc) / max(x.shape[-2] * x.shape[-1], 1)
     return x, 1 - (1 - weight) * share
@@ -92,24 +94,27 @@ def _check_paste(x: Tensor, lam: float | Tensor) -> None:
 
 
 def _as_box(box: Any, x: Tensor) -> Tensor:
-    expected = f"box must be 4 ints, or int64 of shape (4,) or ({x.shape[0]}, 4)"
     if isinstance(box, Tensor):
         if box.dtype != torch.int64:
-            raise TypeError(f"{expected}, got {v.what(box)}")
+            raise TypeError(f"{_expected(x)}, got {v.what(box)}")
         if box.shape not in ((4,), (x.shape[0], 4)):
-            raise ValueError(f"{expected}, got {v.what(box)}")
+            raise ValueError(f"{_expected(x)}, got {v.what(box)}")
         if box.device != x.device:
             raise ValueError(f"box must be on {x.device}, got {box.device}")
         return box
     row = getattr(box, "ndim", 0) == 1  # a NumPy array
     if not (row or isinstance(box, Sequence)) or isinstance(box, str):
-        raise TypeError(f"{expected}, got {v.what(box)}")
+        raise TypeError(f"{_expected(x)}, got {v.what(box)}")
     if len(box) != 4:
-        raise ValueError(f"{expected}, got {v.what(box)}")
+        raise ValueError(f"{_expected(x)}, got {v.what(box)}")
     box = [v.check_index("each edge of box", edge) for edge in box]
     if torch.compiler.is_compiling():  # torch.tensor would specialise the graph on the numbers
         return torch.stack([torch.ones((), dtype=torch.int64, device=x.device) * e for e in box])
     return torch.tensor(box, device="cpu").to(x.device, non_blocking=True)
+
+
+def _expected(x: Tensor) -> str:  # made for an error only: a shape in a text is fixed in its graph
+    return f"box must be 4 ints, or int64 of shape (4,) or ({x.shape[0]}, 4)"
 
 
 def _check_box_values(box: Tensor, x: Tensor) -> None:

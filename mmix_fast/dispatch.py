@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -38,24 +40,24 @@ class Backend:
     checks_values: bool = False
     pastes_bytes: bool = False
 
-    def serves(self, device: str, extra_grad: str, as_bytes: bool = False) -> bool:
+    def serves(self, device: str, beyond: str, as_bytes: bool = False) -> bool:
         """Whether there is no unsupported_reasons, without the time to say them."""
         if self.device is not None and device != self.device:  # asked first: missing() may import
             return False
         if as_bytes and not self.pastes_bytes:
             return False
-        return not (self.namespace and extra_grad) and not self.missing()
+        return not (self.namespace and beyond) and not self.missing()
 
     def unsupported_reasons(
-        self, device: str, extra_grad: str, as_bytes: bool = False
+        self, device: str, beyond: str, as_bytes: bool = False
     ) -> tuple[str, ...]:
-        """``device``: type of the call's tensors; ``extra_grad``: names of the arguments besides x
-        or logits that require grad."""
+        """``device``: type of the call's tensors; ``beyond``: what else the call wants, which only
+        plain PyTorch gives; ``as_bytes``: a cutmix_ of other dtypes than the four floating ones."""
         reasons: tuple[str, ...] = ()
         if self.device is not None and device != self.device:
             reasons += (f"it serves {self.device} tensors, got {device}",)
-        if self.namespace and extra_grad:
-            reasons += (f"it has no gradient for {extra_grad}",)
+        if self.namespace and beyond:
+            reasons += (f"it has no {beyond}",)
         if as_bytes and not self.pastes_bytes:
             reasons += ("its cutmix_ serves float16, bfloat16, float32 and float64 only",)
         return self.missing() + reasons
@@ -115,7 +117,6 @@ TRITON = Backend(
 REFERENCE = Backend("reference", "", _never_missing, pastes_bytes=True)
 BACKENDS: tuple[Backend, ...] = (CPP, CUDA, TRITON, REFERENCE)  # in order of preference
 
-# Process-wide, as torch.backends' flags are: the autograd engine's threads must see it too.
 _forced: str | None = os.environ.get("MMIX_FAST_BACKEND") or None
 _warned = False
 
@@ -128,22 +129,92 @@ def _by_name(name: str) -> Backend:
     raise ValueError(f"backend must be one of {known}, got {name!r}")
 
 
+# The block that this thread or task entered last. It may be closed: a generator can end in another
+# context than it began in.
+_entered: ContextVar[_Block] = ContextVar("mmix_fast.use_backend")
+
+
+class _Block:
+    """One use_backend block; the outermost of all is the environment's choice."""
+
+    def __init__(self, backend: str | None, outer: _Block | None) -> None:
+        self.backend, self.outer, self.open = backend, outer, True
+
+    # The block entered last in the caller's context; ``self`` where there is none. A property of a
+    # C function, which Dynamo calls in its guards too: a compiled graph follows its caller.
+    entered = property(_entered.get)
+
+    def innermost_open(self) -> _Block:
+        block = self
+        while not block.open and block.outer is not None:
+            block = block.outer
+        return block
+
+
+_ENVIRONMENT = _Block(_forced, None)
+_open: set[_Block] = set()  # of the whole process
+_forcing = _forced is not None  # whether any backend is forced anywhere: all that most calls ask
+_lock = threading.RLock()  # re-entrant: a finalizer may end a generator's block while it is held
+_traced: _Block | None = None  # the block that Dynamo is tracing; never set when code runs
+
+
+def _current_block() -> _Block:
+    if _traced is not None:
+        return _traced
+    block: _Block = _ENVIRONMENT.entered
+    if block is _ENVIRONMENT and not torch.compiler.is_dynamo_compiling():
+        block = _block_of_backward()
+    return block.innermost_open()
+
+
+def _block_of_backward() -> _Block:
+    """That of the caller of backward(), in a thread of the autograd engine: a forward recomputed
+    there stays with the backend of the first. PyTorch keeps the caller's context for such threads.
+    """
+    context = None
+    if torch._C._is_key_in_tls("context"):
+        context = torch._C._get_obj_in_tls("context")
+    return _ENVIRONMENT if context is None else context.get(_entered, _ENVIRONMENT)
+
+
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Force one backend inside the ``with`` block, for the whole process.
+    """Force one backend inside the ``with`` block, in this thread or task.
+
+    New threads start unforced; a task started inside the block follows it. A block that has ended
+    forces nothing, wherever it was entered and left. Backward stays with its forward's backend.
 
     Raises ValueError on entry for an unknown name; RuntimeError at a call it cannot serve.
 
     >>> with mmix_fast.use_backend("reference"):
     ...     y = mmix_fast.mix(x, perm, 0.3)
     """
-    global _forced
+    global _forcing, _traced
     backend = _by_name(name)
-    before, _forced = _forced, backend.name
+    if torch.compiler.is_dynamo_compiling():  # which traces no ContextVar.set and no lock
+        before = _forcing, _traced
+        _forcing, _traced = True, _Block(backend.name, None)
+        try:
+            yield
+        finally:
+            _forcing, _traced = before
+        return
+    block = _Block(backend.name, _ENVIRONMENT.entered.innermost_open())
+    _entered.set(block)
+    _note(block)
     try:
         yield
     finally:
-        _forced = before
+        block.open = False
+        _note(block)
+        _entered.set(_ENVIRONMENT.entered.innermost_open())
+
+
+def _note(block: _Block) -> None:
+    global _forcing
+    with _lock:
+        (_open.add if block.open else _open.discard)(block)
+        _forcing = bool(_open) or _ENVIRONMENT.backend is not None
 
 
 def backends() -> dict[str, Status]:
@@ -151,17 +222,20 @@ def backends() -> dict[str, Status]:
     return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
 
 
-def select(x: Tensor, extra_grad: str = "", as_bytes: bool = False) -> Backend:
+def select(x: Tensor, beyond: str = "", as_bytes: bool = False) -> Backend:
     """The forced backend, or the first that can serve the call; small calls feel its time."""
     device = "cpu" if x.is_cpu else x.device.type  # which takes 0.4 us
-    if _forced is not None:
-        backend = _by_name(_forced)
-        reasons = backend.unsupported_reasons(device, extra_grad, as_bytes)
-        if reasons:
-            raise RuntimeError(f"backend {_forced!r} cannot serve this call: {'; '.join(reasons)}")
-        return backend
+    if _forcing:
+        forced = _current_block().backend
+        if forced is not None:
+            backend = _by_name(forced)
+            reasons = backend.unsupported_reasons(device, beyond, as_bytes)
+            if reasons:
+                why = "; ".join(reasons)
+                raise RuntimeError(f"backend {forced!r} cannot serve this call: {why}")
+            return backend
     for backend in BACKENDS:
-        if backend.serves(device, extra_grad, as_bytes):
+        if backend.serves(device, beyond, as_bytes):
             break  # reference always does
     missing = ops.LOAD_ERROR is not None and not backend.namespace
     if missing and not torch.compiler.is_compiling():

@@ -10,18 +10,11 @@ from . import validation as v
 from . import validation_targets as vt
 from .dispatch import Backend, select
 from .ops import kernel
+from .tracing import beyond_kernels, explained_writes, readable, transformed
 
 
-def _requiring_grad(**arguments: object) -> str:
-    """Names of those that a kernel has no gradient for, and that require one."""
-    if not torch.is_grad_enabled():
-        return ""
-    found = [n for n, t in arguments.items() if isinstance(t, Tensor) and t.requires_grad]
-    return ", ".join(found) if found else ""
-
-
-def _checks_here(backend: Backend, x: Tensor) -> bool:
-    return not backend.checks_values and v.must_check_values(x.device)
+def _checks_here(backend: Backend, x: Tensor, *read: Tensor | None) -> bool:
+    return not backend.checks_values and v.must_check_values(x.device) and readable(*read)
 
 
 def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
@@ -57,7 +50,7 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
     """
     dim, lam = _check_mix(x, perm, lam, dim)
     backend = select(x)
-    if _checks_here(backend, x):
+    if _checks_here(backend, x, perm):
         v.check_permutation_values(perm)
     if not backend.namespace:
         return reference.mix(x, perm, lam, dim=dim)
@@ -82,8 +75,12 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     """
     dim, lam = _check_mix(x, perm, lam, dim)
     v.check_inplace(x, lam)
+    if transformed():
+        mixed = mix(x.clone(), perm, lam, dim=dim)  # whose backward may need what it reads
+        with explained_writes("mix_"):
+            return x.copy_(mixed)
     backend = select(x)
-    if _checks_here(backend, x):
+    if _checks_here(backend, x, perm):
         v.check_permutation_values(perm)
     if not backend.namespace:
         return reference.mix_(x, perm, lam, dim=dim)
@@ -143,8 +140,8 @@ def mix_targets(
     )
     v.check_perm(perm, target.shape[0], target.device)
     lam = v.check_lam(lam, target.shape[0], target.device)
-    backend = select(target, _requiring_grad(target=target, lam=lam))
-    if _checks_here(backend, target):
+    backend = select(target, beyond_kernels(target=target, lam=lam))
+    if _checks_here(backend, target, perm, target):
         _check_target_values(target, perm, classes, ignore_index)
     if not backend.namespace:
         return reference.mix_targets(
@@ -205,7 +202,7 @@ def mix_batch_(
         target, num_classes, label_smoothing, ignore_index, dtype
     )
     vt.check_same_batch(target, x)
-    backend = select(x, _requiring_grad(target=target, lam=lam))
+    backend = select(x, beyond_kernels(target=target, lam=lam))
     options = (classes, label_smoothing, ignore_index, dtype)
     if not backend.namespace or torch.compiler.is_compiling():
         # The targets first: their value checks come before x is touched.
@@ -219,7 +216,7 @@ def mix_batch_(
             dtype=dtype,
         )
         return mix_(x, perm, lam), soft
-    if _checks_here(backend, x):
+    if _checks_here(backend, x, perm, target):
         _check_target_values(target, perm, classes, ignore_index)
     # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
     wide = torch.float64 in (v.compute_dtype(x.dtype), _targets_arithmetic(target, dtype))
@@ -287,9 +284,9 @@ def mixed_cross_entropy(
     z_loss, softcap = vt.check_positive(z_loss, softcap)
     lam = v.check_lam(lam, logits.shape[0], logits.device)
     labels = not target.is_floating_point()
-    others = _requiring_grad(target=target, target_b=target_b, lam=lam, weight=weight)
+    others = beyond_kernels(target=target, target_b=target_b, lam=lam, weight=weight)
     backend = select(logits, others)
-    if _checks_here(backend, logits):
+    if _checks_here(backend, logits, perm, target, target_b):
         if perm is not None:
             v.check_permutation_values(perm)
         for name, y in (("target", target), ("target_b", target_b)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Ten
     rows = logits.shape[:1] + logits.shape[2:]
     loss = logits.new_empty(rows if reduction == "none" else (), dtype=acc)
     gradient = torch.empty_like(logits) if with_gradient else logits.new_empty(0)
-    return loss, logits.new_empty((rows.numel(), 2), dtype=acc), gradient
+    count = math.prod(rows)  # not rows.numel(), which fixes a symbolic size
+    return loss, logits.new_empty((count, 2), dtype=acc), gradient
 
 
 def _fake_cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *args: Any) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .tracing import functorch_active
 from .validation import as_lam, compute_dtype
 
 Lam = float | Tensor
@@ -72,8 +73,10 @@ def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
     edges = box.reshape(-1, 4, *[1] * (x.ndim - 1))
     top, bottom, left, right = (edges[:, k] for k in range(4))
     inside = (top <= y) & (y < bottom) & (left <= column) & (column < right)
+    before = x.clone() if functorch_active() else x  # under vmap index_select saves what it reads
     pastes = not isinstance(lam, Tensor) and lam == 0
-    return x.copy_(torch.where(inside, _partners(x, perm) if pastes else mix(x, perm, lam), x))
+    inner = _partners(before, perm) if pastes else mix(before, perm, lam)
+    return x.copy_(torch.where(inside, inner, before))
 
 
 def _partners(x: Tensor, perm: Tensor) -> Tensor:
@@ -194,11 +197,14 @@ def mixed_cross_entropy(
         own_loss, other_loss = torch.ones_like(own), torch.zeros_like(own)
     else:
         pair = []
+        class_numbers = torch.arange(classes, device=target.device)
         for y in (target.reshape(-1), target_b.reshape(-1)):
             mask = y != ignore_index
             bad = bad | (mask & ((y < 0) | (y >= classes)))
-            hard = w[y.clamp(0, classes - 1)] * mask
-            q = torch.nn.functional.one_hot(y.clamp(0, classes - 1), classes) * hard.unsqueeze(1)
+            safe = y.clamp(0, classes - 1)
+            hard = w[safe] * mask
+            # Not one_hot, which reads its argument's values: no tracer allows that.
+            q = (class_numbers == safe.unsqueeze(1)) * hard.unsqueeze(1)
             q = (1 - label_smoothing) * q + label_smoothing / classes * w * mask.unsqueeze(1)
             pair.append((q, mask, hard))
         (q_own, valid, hard_own), (q_other, other_valid, hard_other) = pair

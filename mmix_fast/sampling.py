@@ -127,9 +127,6 @@ def sample_mix(
     source = wanted if generator is None else generator.device
     if source.type != "cpu" and source.type != wanted.type:
         raise ValueError(f"generator must be on cpu or {wanted}, got {source}")
-    if torch.compiler.is_compiling():  # as a number it would be fixed in the graph
-        alpha_tensor = torch.ones((), dtype=torch.float64, device=source) * alpha
-        return draw_mix(batch_size, alpha_tensor, source, per_sample, pairing)
     return draw_mix(batch_size, alpha, source, per_sample, pairing, generator).to(wanted)
 
 
@@ -179,13 +176,10 @@ def _draw_lam(
         return torch.ones(count, dtype=torch.float32, device=device)
     # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
     # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
-    if isinstance(alpha, Tensor):
-        shape = (alpha + 1).expand(2, count)
-    else:
-        shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
+    # Not full(..., alpha + 1), which fixes alpha in a compiled graph.
+    shape = torch.ones((2, count), dtype=torch.float64, device=device) + alpha
     gamma = torch._standard_gamma(shape, generator=generator)
-    exponential = torch.empty((2, count), dtype=torch.float64, device=device)
-    exponential.exponential_(generator=generator)
+    exponential = torch.empty_like(shape).exponential_(generator=generator)
     log_gamma = gamma.log() - exponential / alpha
     lam = torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
     return torch.where(alpha == 0, 1.0, lam) if isinstance(alpha, Tensor) else lam

@@ -176,13 +176,18 @@ def overlaps(x: Tensor) -> bool:
     """True where two elements may share an address (sufficient test: strides nest by size)."""
     if x.is_contiguous() or x.numel() == 0:
         return False
+    nested: list[tuple[int, int]] = []  # (stride, its reach), by stride; Dynamo cannot sort sizes
+    for size, stride in zip(x.shape, x.stride(), strict=True):
+        if size > 1:
+            at = len(nested)
+            while at and nested[at - 1][0] > stride:
+                at -= 1
+            nested.insert(at, (stride, stride * (size - 1)))
     reach = 0
-    for stride, size in sorted(
-        (st, sz) for sz, st in zip(x.shape, x.stride(), strict=True) if sz > 1
-    ):
+    for stride, further in nested:
         if stride <= reach:
             return True
-        reach += stride * (size - 1)
+        reach += further
     return False
 
 
