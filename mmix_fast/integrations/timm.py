@@ -42,7 +42,8 @@ class Mixup:
     Differences: an odd batch is allowed (the middle sample keeps to itself); "pair" and "elem" mix
     in one launch instead of one for each sample; bad arguments raise ValueError; the box of CutMix
     is cut from the last two dimensions, of videos ``(B, C, T, H, W)`` too; a label of -100 gives a
-    row of zeros; targets of integer images in "pair" and "elem" have the drawn λ (timm's has 0).
+    row of zeros; the targets of "pair" and "elem" have the λ that the images have (timm rounds it
+    to the images' dtype: for uint8 to 0).
 
     Args:
         mixup_alpha, cutmix_alpha: λ ~ Beta(alpha, alpha); 0 switches the kind off.
@@ -56,8 +57,8 @@ class Mixup:
 
     A call takes x ``(B, ..., H, W)``, overwritten, and B labels of any dtype and shape, such as
     ``(B,)`` or ``(B, 1)`` (fractions are cut off). It returns x and soft targets
-    ``(B, num_classes)``: float32, but float64 of float64 images in "pair" and "elem", where λ has
-    the images' dtype. x is floating; integer images can be pasted (CutMix), but not blended.
+    ``(B, num_classes)``: float32, but float64 of float64 images in "pair" and "elem", as timm's. x
+    is floating; integer images can be pasted (CutMix), but not blended.
 
     Raises:
         ValueError: a bad option; a target with other than B labels, or with ``multi_label`` not
@@ -105,9 +106,8 @@ class Mixup:
             lam = self._mix_batch(x, perm)
         else:
             lam = self._mix_samples(x, perm)
-            if x.is_floating_point():
-                lam = lam.to(x.dtype)  # timm rounds it so, for the targets alone
-                dtype = torch.promote_types(x.dtype, dtype)
+            if x.dtype == torch.float64:
+                dtype = x.dtype
         if target.device != x.device:
             perm = perm.to(target.device, non_blocking=True)
             lam = lam.to(target.device, non_blocking=True) if isinstance(lam, Tensor) else lam

@@ -55,8 +55,8 @@ class MixupTrainer(Trainer):
             training alone: the evaluation loss is the model's.
 
     The loss is made of the model's logits; a loss that the model computes itself is not used. The
-    problem is ``model.config.problem_type`` or, as in transformers, told by the labels: integers are
-    single-label, floats multi-label. A model class of your own must say it for floating labels.
+    problem is ``model.config.problem_type`` or, as in transformers, told by the labels: integers
+    are single-label, floats multi-label. A model class of your own must say it for floats.
     ``args.label_smoothing_factor`` smooths single-label training. Micro-batches of an accumulated
     step count alike, whatever their number of labels. ``model_init`` makes a new model, and a new
     ``trainer.mixup``, for each ``train()``. A second MixupTrainer on one model needs
