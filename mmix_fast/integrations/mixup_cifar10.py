@@ -58,7 +58,7 @@ def mixup_criterion(
         criterion = nn.CrossEntropyLoss()
     if type(criterion) is not nn.CrossEntropyLoss or not _one_pass(pred, y_a, y_b, lam):
         return lam * criterion(pred, y_a) + (1 - lam) * criterion(pred, y_b)
-    if not y_a.is_floating_point():
+    if y_a.dtype == torch.uint8:
         y_a, y_b = y_a.long(), y_b.long()
     loss = mixed_cross_entropy(
         pred,
@@ -71,22 +71,26 @@ def mixup_criterion(
         reduction=criterion.reduction,
         label_smoothing=criterion.label_smoothing,
     )
-    # Autocast has cross-entropy in float32; else PyTorch's loss of half logits is half.
-    return loss if torch.is_autocast_enabled(pred.device.type) else loss.to(pred.dtype)
+    # PyTorch's loss of half logits is half, but under autocast, which has it in float32.
+    if loss.dtype != pred.dtype and not torch.is_autocast_enabled(pred.device.type):
+        loss = loss.to(pred.dtype)
+    return loss
 
 
 def _one_pass(pred: Any, y_a: Any, y_b: Any, lam: Any) -> bool:
     """Whether mixed_cross_entropy means here what two calls of nn.CrossEntropyLoss mean."""
-    if not all(isinstance(t, Tensor) for t in (pred, y_a, y_b)):
+    if not (isinstance(pred, Tensor) and isinstance(y_a, Tensor) and isinstance(y_b, Tensor)):
+        return False
+    if isinstance(lam, Tensor):
+        if lam.ndim or not lam.is_floating_point():
+            return False
+    elif not isinstance(lam, Real):
         return False
     if pred.ndim < 2 or not pred.is_floating_point() or y_a.dtype != y_b.dtype:
         return False
-    if isinstance(lam, Tensor) and (lam.ndim or not lam.is_floating_point()):
+    expected = pred.shape
+    if y_a.dtype in (torch.int64, torch.uint8):  # the labels that PyTorch takes
+        expected = expected[:1] + expected[2:]
+    elif not y_a.is_floating_point():
         return False
-    labels = y_a.dtype in (torch.int64, torch.uint8)  # all that PyTorch takes
-    expected = pred.shape[:1] + pred.shape[2:] if labels else pred.shape
-    return (
-        (labels or y_a.is_floating_point())
-        and y_a.shape == y_b.shape == expected
-        and isinstance(lam, Tensor | Real)
-    )
+    return y_a.shape == y_b.shape == expected
