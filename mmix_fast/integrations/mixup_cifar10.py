@@ -58,8 +58,6 @@ def mixup_criterion(
         criterion = nn.CrossEntropyLoss()
     if type(criterion) is not nn.CrossEntropyLoss or not _one_pass(pred, y_a, y_b, lam):
         return lam * criterion(pred, y_a) + (1 - lam) * criterion(pred, y_b)
-    if y_a.dtype == torch.uint8:
-        y_a, y_b = y_a.long(), y_b.long()
     loss = mixed_cross_entropy(
         pred,
         y_a,
