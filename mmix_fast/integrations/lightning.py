@@ -43,7 +43,7 @@ class ManifoldMixupCallback(Callback):
         module: the attribute of the LightningModule whose forward is hooked, such as "model"; None
             is the LightningModule itself, called as ``self(x)``.
         attribute: the name instead of "mixup". Two callbacks of one Trainer need two names and two
-            modules.
+            modules, neither a part of the other.
 
     Raises, in ``setup``:
         TypeError: the LightningModule has an attribute of that name. ValueError: two callbacks with

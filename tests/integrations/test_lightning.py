@@ -160,9 +160,11 @@ def test_two_callbacks():
         )
     assert hooks(model) == 0
     model.head = net()
-    second = ManifoldMixupCallback(["0"], module="head", attribute="other")
-    trainer(ManifoldMixupCallback(["net.1"]), second).fit(model, LOADER)
-    assert model.seen == [("net.1", 1)] * 3 and isinstance(model.other, m.ManifoldMixup)
+    first = ManifoldMixupCallback(["1"], module="net")
+    second = ManifoldMixupCallback(["1"], module="head", attribute="other")
+    trainer(first, second).fit(model, LOADER)
+    assert model.seen == [("1", 1)] * 3 and isinstance(model.other, m.ManifoldMixup)
+    assert not model.head[1]._forward_hooks
 
 
 class Late(Model):
