@@ -19,20 +19,35 @@ from ..manifold import ManifoldMixup
 
 if TYPE_CHECKING or not find_spec("lightning"):
     from pytorch_lightning import Callback
+    from pytorch_lightning.utilities.model_helpers import is_overridden
 else:
     from lightning.pytorch import Callback
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+
+class _OfCallback(ManifoldMixup):
+    """A callback's own, told from one that the user made: in a copy of the module too."""
 
 
 class ManifoldMixupCallback(Callback):
     """Hooks a :class:`mmix_fast.ManifoldMixup` and sets it as ``pl_module.mixup``.
 
-    It is there from ``setup`` to ``teardown`` of fit, validate, test and predict; but for training,
-    ``pl_module.mixup.loss`` is plain cross-entropy.
+    It mixes from ``setup`` to ``teardown`` of fit, validate, test and predict (to the exception,
+    where one ends the run); where the LightningModule makes its layers in ``setup`` or
+    ``configure_model``, from the start of the loop. But for training, ``pl_module.mixup.loss`` is
+    plain cross-entropy; so it is after the run, when ``pl_module.mixup`` stays there, closed. The
+    next run, with this callback or another, replaces it.
 
     Args:
         layers, alpha, options: as of ManifoldMixup, names as seen from ``module``.
         module: the attribute of the LightningModule whose forward is hooked, such as "model"; None
             is the LightningModule itself, called as ``self(x)``.
+        attribute: the name instead of "mixup". Two callbacks of one Trainer need two names and two
+            modules, neither a part of the other.
+
+    Raises, in ``setup``:
+        TypeError: the LightningModule has an attribute of that name. ValueError: two callbacks with
+            one name. Besides, as ManifoldMixup: RuntimeError where another one mixes the module.
     """
 
     def __init__(
@@ -41,13 +56,57 @@ class ManifoldMixupCallback(Callback):
         alpha: float = 2.0,
         *,
         module: str | None = None,
+        attribute: str = "mixup",
         **options: Any,
     ) -> None:
         self.layers, self.alpha, self.module, self.options = layers, alpha, module, options
+        self.attribute = attribute
 
     def setup(self, trainer: Any, pl_module: Any, stage: str | None = None) -> None:
+        name = self.attribute
+        callbacks = [c for c in trainer.callbacks if isinstance(c, ManifoldMixupCallback)]
+        if [c.attribute for c in callbacks].count(name) > 1:
+            raise ValueError(
+                f"one ManifoldMixupCallback may set {name!r}, got two in one Trainer; give one of "
+                "them another attribute= (and module=), or leave it out"
+            )
+        there = getattr(pl_module, name, None)
+        if there is not None and not isinstance(there, _OfCallback):
+            raise TypeError(
+                f"{type(pl_module).__name__}.{name} must be free for the ManifoldMixup, got "
+                f"{type(there).__name__}; give ManifoldMixupCallback another attribute="
+            )
+        self._close(pl_module)
+        setattr(pl_module, name, None)
+        if not any(is_overridden(method, pl_module) for method in ("setup", "configure_model")):
+            self._start(pl_module)
+
+    def _start(self, pl_module: Any) -> None:
+        if getattr(pl_module, self.attribute) is not None:
+            return
         root: nn.Module = pl_module if self.module is None else pl_module.get_submodule(self.module)
-        pl_module.mixup = ManifoldMixup(root, self.layers, self.alpha, **self.options)
+        mixup = _OfCallback(root, self.layers, self.alpha, **self.options)
+        setattr(pl_module, self.attribute, mixup)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._start(pl_module)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._start(pl_module)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        self._start(pl_module)
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        self._start(pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str | None = None) -> None:
-        pl_module.mixup.close()
+        self._close(pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._close(pl_module)
+
+    def _close(self, pl_module: Any) -> None:
+        mixup = getattr(pl_module, self.attribute, None)
+        if isinstance(mixup, _OfCallback):
+            mixup.close()

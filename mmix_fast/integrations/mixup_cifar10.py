@@ -2,46 +2,93 @@
 
 >>> x, y_a, y_b, lam = mixup_data(x, y, alpha=1.0)
 >>> loss = mixup_criterion(criterion, model(x), y_a, y_b, lam)
+
+The draws are the original's: λ from NumPy's global state, the pairing from torch's CPU generator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import mixed_cross_entropy, sample_mix
+from .. import mix, mixed_cross_entropy
 
 
 def mixup_data(
     x: Tensor, y: Tensor, alpha: float = 1.0, use_cuda: bool = True
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mixed inputs, the two labels, and λ, a 0-dim tensor (1 where alpha is 0).
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Mixed inputs, the two targets, and λ, a Python float (1.0 where alpha is 0 or less).
 
-    ``use_cuda`` is for the old signature: everything is drawn on the device of x.
+    Args:
+        x: ``(B, ...)``; integers are mixed in torch's default dtype, as type promotion does.
+        y: ``(B, ...)`` of any dtype: labels, or the targets of a regression.
+        alpha: λ ~ Beta(alpha, alpha).
+        use_cuda: for the old signature; the pairing goes to the devices of x and y by itself.
+
+    Equivalent PyTorch: ``lam * x + (1 - lam) * x[index], y, y[index], lam`` with
+    ``lam, index = np.random.beta(alpha, alpha), torch.randperm(B)``.
     """
-    draw = sample_mix(x.shape[0], max(alpha, 0.0), device=x.device)
-    return draw.mix(x), y, y.index_select(0, draw.perm), draw.lam
+    lam = float(np.random.beta(alpha, alpha)) if alpha > 0 else 1.0
+    index = torch.randperm(x.shape[0])
+    partners = y[index.to(y.device, non_blocking=True)]
+    if alpha <= 0:
+        return x.clone(), y, partners, lam
+    if not x.is_floating_point():
+        x = x.to(torch.get_default_dtype())
+    return mix(x, index.to(x.device, non_blocking=True), lam), y, partners, lam
 
 
 def mixup_criterion(
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    pred: Tensor,
-    y_a: Tensor,
-    y_b: Tensor,
-    lam: float | Tensor,
-) -> Tensor:
-    """``lam*criterion(pred, y_a) + (1-lam)*criterion(pred, y_b)``; cross-entropy in one pass."""
-    if type(criterion) is nn.CrossEntropyLoss:
-        return mixed_cross_entropy(
-            pred,
-            y_a,
-            None,
-            lam,
-            target_b=y_b,
-            weight=criterion.weight,
-            ignore_index=criterion.ignore_index,
-            reduction=criterion.reduction,
-            label_smoothing=criterion.label_smoothing,
-        )
-    return lam * criterion(pred, y_a) + (1 - lam) * criterion(pred, y_b)
+    criterion: Callable[[Any, Any], Any], pred: Any, y_a: Any, y_b: Any, lam: float | Tensor
+) -> Any:
+    """``lam*criterion(pred, y_a) + (1-lam)*criterion(pred, y_b)``, whatever the criterion is.
+
+    An ``nn.CrossEntropyLoss`` (or ``F.cross_entropy``) of a batch takes one pass over the logits,
+    with its weight, ignore_index, reduction and label_smoothing; its result has the dtype that the
+    criterion's would have. All else, such as unbatched logits, a subclass, another loss or λ of
+    more than one element, is called twice.
+    """
+    if criterion is F.cross_entropy:
+        criterion = nn.CrossEntropyLoss()
+    if type(criterion) is not nn.CrossEntropyLoss or not _one_pass(pred, y_a, y_b, lam):
+        return lam * criterion(pred, y_a) + (1 - lam) * criterion(pred, y_b)
+    loss = mixed_cross_entropy(
+        pred,
+        y_a,
+        None,
+        lam if isinstance(lam, Tensor) else float(lam),
+        target_b=y_b,
+        weight=criterion.weight,
+        ignore_index=criterion.ignore_index,
+        reduction=criterion.reduction,
+        label_smoothing=criterion.label_smoothing,
+    )
+    # PyTorch's loss of half logits is half, but under autocast, which has it in float32.
+    if loss.dtype != pred.dtype and not torch.is_autocast_enabled(pred.device.type):
+        loss = loss.to(pred.dtype)
+    return loss
+
+
+def _one_pass(pred: Any, y_a: Any, y_b: Any, lam: Any) -> bool:
+    """Whether mixed_cross_entropy means here what two calls of nn.CrossEntropyLoss mean."""
+    if not (isinstance(pred, Tensor) and isinstance(y_a, Tensor) and isinstance(y_b, Tensor)):
+        return False
+    if isinstance(lam, Tensor):
+        if lam.ndim or not lam.is_floating_point():
+            return False
+    elif not isinstance(lam, Real):
+        return False
+    if pred.ndim < 2 or not pred.is_floating_point() or y_a.dtype != y_b.dtype:
+        return False
+    expected = pred.shape
+    if y_a.dtype in (torch.int64, torch.uint8):  # the labels that PyTorch takes
+        expected = expected[:1] + expected[2:]
+    elif not y_a.is_floating_point():
+        return False
+    return y_a.shape == y_b.shape == expected

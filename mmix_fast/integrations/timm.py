@@ -3,6 +3,12 @@
 >>> from mmix_fast.integrations.timm import Mixup, SoftTargetCrossEntropy  # instead of timm's
 >>> mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=1000)
 >>> loss = SoftTargetCrossEntropy()(model(x), target)  # after x, target = mixup(x, target)
+
+``FastCollateMixup`` and ``NaFlexMixup`` have no drop-in here: keep timm's. timm's train.py mixes
+with the first by default (its prefetcher is on), and then never calls ``Mixup``: to mix on the
+device with this one, run it with ``--no-prefetcher``. ``FastCollateMixup`` mixes uint8 images in
+the loader's workers, at 0.2 ms an image of 224x224, which these ops do not better; ``NaFlexMixup``
+mixes images of different sizes, which are no batch. The targets of both suit the loss here.
 """
 
 from __future__ import annotations
@@ -15,16 +21,29 @@ import torch
 from torch import Tensor, nn
 
 from .. import cutmix_, mix_, mix_targets, mixed_cross_entropy
-from ..validation import check_fraction
+from ..validation import check_fraction, what
 
 MODES = ("batch", "pair", "elem")
+NOT_OFFERED = ("FastCollateMixup", "NaFlexMixup")
+
+
+def __getattr__(name: str) -> Any:
+    if name in NOT_OFFERED:  # an ImportError's text survives "from ... import"
+        raise ImportError(
+            f"mmix_fast has no {name}: keep timm.data's, or let Mixup mix on the device with "
+            "train.py's --no-prefetcher"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Mixup:
     """timm.data.Mixup: the constructor, the call, and (from NumPy's global state) the draws of it.
 
     Differences: an odd batch is allowed (the middle sample keeps to itself); "pair" and "elem" mix
-    in one launch instead of one for each sample; bad arguments raise ValueError.
+    in one launch instead of one for each sample; bad arguments raise ValueError; the box of CutMix
+    is cut from the last two dimensions, of videos ``(B, C, T, H, W)`` too; a label of -100 gives a
+    row of zeros; the targets of "pair" and "elem" have the λ that the images have (timm rounds it
+    to the images' dtype: for uint8 to 0).
 
     Args:
         mixup_alpha, cutmix_alpha: λ ~ Beta(alpha, alpha); 0 switches the kind off.
@@ -36,8 +55,14 @@ class Mixup:
         label_smoothing, num_classes: of the soft targets.
         multi_label: targets are dense ``(B, num_classes)``, smoothed towards 0.5.
 
-    A call takes x ``(B, C, H, W)``, overwritten, and int64 labels ``(B,)``; it returns x and soft
-    targets ``(B, num_classes)`` (float32).
+    A call takes x ``(B, ..., H, W)``, overwritten, and B labels of any dtype and shape, such as
+    ``(B,)`` or ``(B, 1)`` (fractions are cut off). It returns x and soft targets
+    ``(B, num_classes)``: float32, but float64 of float64 images in "pair" and "elem", as timm's. x
+    is floating; integer images can be pasted (CutMix), but not blended.
+
+    Raises:
+        ValueError: a bad option; a target with other than B labels, or with ``multi_label`` not
+            dense. TypeError: integer images where Mixup is drawn. IndexError: a bad label.
 
     Equivalent code, and source: timm/data/mixup.py.
     """
@@ -73,15 +98,47 @@ class Mixup:
         self.mixup_enabled = True  # timm's training loop switches it off
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        target = self._check_target(target, len(x))
         perm = torch.arange(len(x), device=x.device).flip(0)
-        lam = self._mix_batch(x, perm) if self.mode == "batch" else self._mix_samples(x, perm)
+        dtype = torch.float32
+        lam: float | Tensor
+        if self.mode == "batch":
+            lam = self._mix_batch(x, perm)
+        else:
+            lam = self._mix_samples(x, perm)
+            if x.dtype == torch.float64:
+                dtype = x.dtype
+        if target.device != x.device:
+            perm = perm.to(target.device, non_blocking=True)
+            lam = lam.to(target.device, non_blocking=True) if isinstance(lam, Tensor) else lam
         smoothing = self.label_smoothing
         if self.multi_label:
             target, smoothing = target.float() * (1 - smoothing) + 0.5 * smoothing, 0.0
         soft = mix_targets(
-            target, perm, lam, num_classes=self.num_classes, label_smoothing=smoothing
+            target,
+            perm,
+            lam,
+            num_classes=self.num_classes,
+            label_smoothing=smoothing,
+            dtype=dtype,
         )
         return x, soft
+
+    def _check_target(self, target: Tensor, batch: int) -> Tensor:
+        """Dense targets as they are, or int64 labels ``(B,)``, before anything is drawn."""
+        if self.multi_label:
+            if target.shape != (batch, self.num_classes):
+                raise ValueError(
+                    f"target must be dense of shape ({batch}, {self.num_classes}) with "
+                    f"multi_label=True, got {what(target)}"
+                )
+            return target
+        if target.numel() != batch:
+            raise ValueError(
+                f"target must hold {batch} labels, one for each sample of x, got {what(target)}; "
+                "dense targets need multi_label=True"
+            )
+        return target.long().reshape(batch)
 
     def _mix_batch(self, x: Tensor, perm: Tensor) -> float:
         if not self.mixup_enabled or np.random.rand() >= self.mix_prob:
@@ -93,6 +150,7 @@ class Mixup:
         if lam == 1:
             return lam
         if not cutmix:
+            _check_blendable(x)
             mix_(x, perm, lam)
             return lam
         box, lam = self._box(x, lam)
@@ -100,30 +158,36 @@ class Mixup:
         return lam
 
     def _mix_samples(self, x: Tensor, perm: Tensor) -> Tensor:
-        batch, (height, width) = len(x), x.shape[-2:]
-        draws = batch // 2 if self.mode == "pair" else batch
+        """Mixes each sample, or pair, with a draw of its own; λ of the labels, ``(B,)``."""
+        draws = len(x) // 2 if self.mode == "pair" else len(x)
         labels, cutmix = self._draw(draws)
-        inside = labels.copy()  # λ inside the box: 0 pastes
-        boxes = np.tile(np.array([0, height, 0, width]), (draws, 1))
-        for i in np.flatnonzero(labels != 1):
-            if cutmix[i]:
-                boxes[i], labels[i] = self._box(x, labels[i])
-                inside[i] = 0
+        pasted, blended = cutmix & (labels != 1), ~cutmix & (labels != 1)
+        inside = np.where(blended, labels, 0)  # λ inside the box: 0 pastes
+        boxes = np.zeros((draws, 4), dtype=np.int64)  # an empty one leaves the sample as it is
+        for i in np.flatnonzero(pasted):
+            boxes[i], labels[i] = self._box(x, labels[i])
+        if pasted.any() and blended.any():
+            boxes[blended] = 0, x.shape[-2], 0, x.shape[-1]
         if self.mode == "pair":
-            middle = np.ones(batch % 2)  # of an odd batch: λ = 1, whatever its box
-            labels, inside = (np.concatenate((v, middle, v[::-1])) for v in (labels, inside))
-            whole = np.tile(np.array([0, height, 0, width]), (batch % 2, 1))
-            boxes = np.concatenate((boxes, whole, boxes[::-1]))
+            middle = np.zeros(len(x) % 2)  # of an odd batch: the box is empty, λ = 1
+            boxes = np.concatenate((boxes, np.zeros((len(x) % 2, 4)), boxes[::-1]))
+            inside = np.concatenate((inside, middle, inside[::-1]))
+            labels = np.concatenate((labels, 1 - middle, labels[::-1]))
 
         def on_device(values: Any, dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype).to(x.device, non_blocking=True)
 
-        if cutmix.any():
-            box = on_device(boxes, torch.int64)
-            cutmix_(x, perm, box, lam=on_device(inside, torch.float32))
+        weights = on_device(labels, torch.float32)
+        if blended.any():
+            _check_blendable(x)
+        if not pasted.any():
+            if blended.any():
+                mix_(x, perm, weights)
+        elif not blended.any():
+            cutmix_(x, perm, on_device(boxes, torch.int64))
         else:
-            mix_(x, perm, on_device(inside, torch.float32))
-        return on_device(labels, torch.float32)
+            cutmix_(x, perm, on_device(boxes, torch.int64), lam=on_device(inside, torch.float32))
+        return weights
 
     def _draw(self, count: int) -> tuple[Any, Any]:
         """λ and whether it is CutMix, of each draw; timm's calls of NumPy in timm's order."""
@@ -146,6 +210,8 @@ class Mixup:
 
     def _box(self, x: Tensor, lam: float) -> tuple[tuple[int, ...], float]:
         """(top, bottom, left, right) and λ by its area."""
+        if x.ndim < 3:
+            raise ValueError(f"x must have shape (B, ..., H, W) for CutMix, got {what(x)}")
         height, width = x.shape[-2:]
         if self.cutmix_minmax is not None:
             low, high = self.cutmix_minmax
@@ -165,12 +231,43 @@ class Mixup:
         return box, lam
 
 
+def _check_blendable(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x must be floating to be blended by Mixup, got {what(x)}; give x.float(), or paste "
+            "alone: Mixup(mixup_alpha=0, cutmix_alpha=1)"
+        )
+
+
+def _broadcast(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        if target.is_floating_point() or target.ndim == x.ndim:  # else labels, as many as classes
+            x, target = torch.broadcast_tensors(x, target)
+            return x, target
+    except RuntimeError:
+        pass
+    raise ValueError(
+        f"target must hold probabilities of shape {tuple(x.shape)}, got {what(target)}; labels "
+        "belong to mmix_fast.mixed_cross_entropy or nn.CrossEntropyLoss"
+    )
+
+
 class SoftTargetCrossEntropy(nn.Module):
     """timm.loss.SoftTargetCrossEntropy: ``mean(sum(-target * log_softmax(x)))``, in one pass.
 
-    x and target ``(B, ..., C)``; the target's probabilities may sum to anything.
+    x ``(B, ..., C)``, and a target of x's shape or one that broadcasts to it, of any dtype: its
+    probabilities may sum to anything. Labels ``(B,)`` raise ValueError. The loss is float32 for
+    half-precision x, else of x's dtype. A probability of 0 at a logit of -inf counts for nothing
+    (in timm it gives NaN).
+
+    Equivalent PyTorch: ``(-target * F.log_softmax(x, -1)).sum(-1).mean()``.
     """
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        x, target = x.movedim(-1, 1), target.movedim(-1, 1)
-        return mixed_cross_entropy(x, target, torch.arange(len(x), device=x.device), 1.0)
+        if target.shape != x.shape:
+            x, target = _broadcast(x, target)
+        if not target.is_floating_point():
+            target = target.to(x.dtype)
+        classes = x.shape[-1]
+        x, target = x.reshape(-1, classes), target.reshape(-1, classes)  # the mean is over all rows
+        return mixed_cross_entropy(x, target, None, 1.0, target_b=target)

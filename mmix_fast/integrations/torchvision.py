@@ -2,6 +2,11 @@
 
 >>> from mmix_fast.integrations.torchvision import CutMix, MixUp  # instead of v2's
 >>> images, targets = MixUp(alpha=0.2, num_classes=1000)(images, labels)
+
+Everything else of the transforms is v2's own code: ``labels_getter``, nested samples, what is
+refused (PIL images, boxes, masks), and the draws from torch's default generator. Labels are indices
+``(B,)`` of any integer dtype (v2: int64 alone; -100 gives a row of zeros) or dense ``(B, C)``:
+floating targets keep their dtype, integer ones become float32. Images are rounded once.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from .. import cutmix_, mix, mix_targets
+from ..validation import what
 
 
 class _Fused:
@@ -35,21 +41,32 @@ class _Fused:
             return inpt
         perm = torch.arange(params["batch_size"], device=inpt.device).roll(1)
         if is_label:
-            labels = inpt if inpt.is_floating_point() or inpt.ndim == 1 else inpt.float()
-            classes = self.num_classes if labels.ndim == 1 else labels.shape[1]
-            return mix_targets(labels, perm, self._weight(params), num_classes=classes)
+            return self._mix_labels(inpt, perm, self._weight(params))
         self._check_image_or_video(inpt, batch_size=params["batch_size"])  # type: ignore[attr-defined]
         out = self._pair(inpt.as_subclass(Tensor), perm, params)
         return tv_tensors.wrap(out, like=inpt) if image else out
+
+    def _mix_labels(self, labels: Tensor, perm: Tensor, lam: float) -> Tensor:
+        if labels.ndim == 1:
+            return mix_targets(labels, perm, lam, num_classes=self.num_classes)
+        dense = labels if labels.is_floating_point() else labels.float()
+        return mix_targets(dense, perm, lam, dtype=dense.dtype)
 
 
 class MixUp(_Fused, v2.MixUp):
     """torchvision.transforms.v2.MixUp: constructor, call and draws of it; one pass over the images.
 
+    The images are floating; TypeError for others (in v2 a RuntimeError).
+
     Equivalent code, and source: torchvision/transforms/v2/_augment.py.
     """
 
     def _pair(self, images: Tensor, perm: Tensor, params: dict[str, Any]) -> Tensor:
+        if not images.is_floating_point():
+            raise TypeError(
+                f"MixUp needs floating images, got {what(images)}; put v2.ToDtype(torch.float32, "
+                "scale=True) before it, or use CutMix, which takes images of any dtype"
+            )
         return mix(images, perm, params["lam"])
 
     def _weight(self, params: dict[str, Any]) -> float:
@@ -58,6 +75,8 @@ class MixUp(_Fused, v2.MixUp):
 
 class CutMix(_Fused, v2.CutMix):
     """torchvision.transforms.v2.CutMix: constructor, call and draws of it; the box in place.
+
+    The images may have any dtype, such as uint8 before ``v2.ToDtype``.
 
     Equivalent code, and source: torchvision/transforms/v2/_augment.py.
     """

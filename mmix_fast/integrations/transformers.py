@@ -4,6 +4,11 @@
 ...                        layers=["bert.embeddings", "bert.encoder.layer.0"], alpha=1.0)
 >>> trainer.train()
 
+Served are classifiers of sequences, images, audio, video and tokens, single-label (cross-entropy)
+and multi-label (binary cross-entropy), and masked language models. What is not served raises
+TypeError: regression, causal and sequence-to-sequence models, question answering and other models
+without one ``labels``, ``compute_loss_func``, DataParallel.
+
 In a Trainer of your own: make ``self.mixup = ManifoldMixup(model, ...)`` once, take the labels out
 of the inputs in ``compute_loss`` (else the model computes a loss of its own), and return
 ``self.mixup.loss(model(**inputs).logits, labels)``.
@@ -11,12 +16,31 @@ of the inputs in ``compute_loss`` (else the model computes a loss of its own), a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import Trainer
+from transformers.utils.generic import find_labels
 
+from .. import mixed_cross_entropy
 from ..manifold import ManifoldMixup
+from ..validation import what
+
+# In the names of transformers' own classes. The first four choose their loss by
+# config.problem_type; the others always have cross-entropy with class indices.
+BY_PROBLEM_TYPE = (
+    "ForSequenceClassification",
+    "ForImageClassification",
+    "ForAudioClassification",
+    "ForVideoClassification",
+)
+BY_TOKEN = ("ForTokenClassification", "ForMaskedLM")
+SHIFTED = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+BINARY_OPTIONS = ("weight", "pos_weight", "reduction")
 
 
 class MixupTrainer(Trainer):
@@ -25,7 +49,25 @@ class MixupTrainer(Trainer):
     Args:
         layers, alpha, mixup_options: of :class:`mmix_fast.ManifoldMixup`, names as seen from the
             model; give the embedding instead of "" for models of tokens. The rest is Trainer's.
+        loss_options: of :func:`mmix_fast.mixed_cross_entropy`, such as
+            ``{"weight": torch.tensor([1.0, 5.0])}``; for multi-label models ``weight``,
+            ``pos_weight`` and ``reduction`` of ``F.binary_cross_entropy_with_logits``. They hold in
+            training alone: the evaluation loss is the model's.
+
+    The loss is made of the model's logits; a loss that the model computes itself is not used. The
+    problem is ``model.config.problem_type`` or, as in transformers, told by the labels: integers
+    are single-label, floats multi-label. A model class of your own must say it for floats.
+    ``args.label_smoothing_factor`` smooths single-label training. Micro-batches of an accumulated
+    step count alike, whatever their number of labels. ``model_init`` makes a new model, and a new
+    ``trainer.mixup``, for each ``train()``. A second MixupTrainer on one model needs
+    ``trainer.mixup.close()`` of the first.
+
+    Raises:
+        TypeError: an option, model or (at the first step) labels that are not served; the message
+            names it. Besides, as ManifoldMixup.
     """
+
+    mixup: ManifoldMixup
 
     def __init__(
         self,
@@ -33,13 +75,40 @@ class MixupTrainer(Trainer):
         layers: Sequence[str] | str = "auto",
         alpha: float = 2.0,
         mixup_options: dict[str, Any] | None = None,
+        loss_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if self.compute_loss_func is not None:
+            raise TypeError(
+                "compute_loss_func must be None, since MixupTrainer computes the loss; pass "
+                "loss_options, or mix in a Trainer of your own with mmix_fast.ManifoldMixup"
+            )
+        if self.args.n_gpu > 1:
+            raise TypeError(
+                f"args.n_gpu must be 1, got {self.args.n_gpu}: nn.DataParallel would mix each "
+                "part of a batch by itself; start one process for each GPU with torchrun"
+            )
         # Else Trainer takes the loss for one that the model has divided by all accumulated items.
         self.model_accepts_loss_kwargs = False
-        model: Any = self.model
-        self.mixup = ManifoldMixup(model, layers, alpha, **(mixup_options or {}))
+        self._layers, self._alpha, self._mixup_options = layers, alpha, mixup_options or {}
+        self._loss_options = _loss_options(loss_options or {}, self.args)
+        self._mix_model(self.model)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        model = super().call_model_init(trial)
+        if hasattr(self, "mixup"):  # train() makes a new model; before, the constructor is at work
+            self._mix_model(model)
+        return model
+
+    def _mix_model(self, model: Any) -> None:
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's
+        self._task, self._config = _task(inner), getattr(inner, "config", None)
+        self._labels = _labels_name(self.label_names)
+        _refuse_regression(self._task, self._config)
+        if hasattr(self, "mixup"):
+            self.mixup.close()
+        self.mixup = ManifoldMixup(model, self._layers, self._alpha, **self._mixup_options)
 
     def compute_loss(
         self,
@@ -49,10 +118,140 @@ class MixupTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        labels = inputs["labels"]
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        logits = outputs.logits.movedim(-1, 1)  # classes come last there: (B, length, C)
-        smoothing = self.args.label_smoothing_factor
-        loss = self.mixup.loss(logits, labels, label_smoothing=smoothing)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if inputs.get(self._labels) is None:
+            raise TypeError(
+                f"inputs must hold {self._labels!r} to train with, got {', '.join(inputs)}; name "
+                "the labels with args.label_names"
+            )
+        labels = inputs[self._labels]
+        outputs = model(**{name: value for name, value in inputs.items() if name != self._labels})
+        logits = _logits(outputs)
+        labels = labels.to(logits.device)
+        if _is_multi_label(self._task, self._config, labels):
+            loss = self._binary_loss(logits, labels)
+        else:
+            loss = self._cross_entropy(logits, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        options = {"label_smoothing": self.args.label_smoothing_factor, **self._loss_options}
+        rows = logits.shape[:-1]
+        if logits.shape[-1] == 1:  # its cross-entropy is 0 whatever the model does
+            raise TypeError(f"logits must be of two classes or more, got {what(logits)}")
+        if not labels.is_floating_point() and labels.numel() == rows.numel():
+            labels = labels.reshape(rows)  # (B, 1), as transformers flattens them
+        # Classes come last there: (B, length, C).
+        return self.mixup.loss(logits.movedim(-1, 1), labels, **options)
+
+    def _binary_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"labels of multi-label classification must have the logits' shape "
+                f"{tuple(logits.shape)}, got {what(labels)}"
+            )
+        mix, target = self.mixup.mix, labels.to(torch.promote_types(logits.dtype, torch.float32))
+        if mix is not None:
+            target = mix.to(logits.device).targets(target, dtype=target.dtype)
+        return F.binary_cross_entropy_with_logits(logits, target, **self._loss_options)
+
+
+def _loss_options(options: Mapping[str, Any], args: Any) -> dict[str, Any]:
+    """The options, judged, with tensors on the device that is trained on."""
+    parameters = inspect.signature(mixed_cross_entropy).parameters.values()
+    known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"target_b"}
+    for name in options:
+        if name not in known and name not in BINARY_OPTIONS:
+            raise TypeError(
+                f"loss_options must be of mixed_cross_entropy or {', '.join(BINARY_OPTIONS)}, got "
+                f"{name!r}"
+            )
+    if args.label_smoothing_factor and "label_smoothing" in options:
+        raise TypeError(
+            "label smoothing must be given once, got args.label_smoothing_factor="
+            f"{args.label_smoothing_factor} and loss_options['label_smoothing']="
+            f"{options['label_smoothing']}"
+        )
+    if options.get("reduction") == "none":
+        raise TypeError("loss_options['reduction'] must be 'mean' or 'sum' to train, got 'none'")
+    return {k: v.to(args.device) if isinstance(v, Tensor) else v for k, v in options.items()}
+
+
+def _task(model: nn.Module) -> str | None:
+    """The served task in the name of the model's class, or a base of it; None: the user's own."""
+    for cls in type(model).__mro__:
+        for task in BY_PROBLEM_TYPE + BY_TOKEN:
+            if task in cls.__name__:
+                return task
+        takes_labels = (
+            cls.__module__.startswith(("transformers.", "transformers_modules."))
+            and hasattr(cls, "forward")  # a mixin has none
+            and find_labels(cls)
+        )
+        if takes_labels or cls.__name__.endswith(SHIFTED):
+            raise TypeError(
+                f"model must be a classifier whose labels belong to their own position, got "
+                f"{cls.__name__}; mix it with mmix_fast.ManifoldMixup in a Trainer of your own, "
+                "whose compute_loss shifts the labels or computes what else the model does"
+            )
+    return None
+
+
+def _labels_name(label_names: Sequence[str]) -> str:
+    if "labels" in label_names or not label_names:
+        return "labels"
+    if len(label_names) > 1:
+        raise TypeError(
+            f"the model must take one argument of labels, got label_names={list(label_names)}; mix "
+            "it with mmix_fast.ManifoldMixup in a Trainer of your own"
+        )
+    return label_names[0]
+
+
+def _refuse_regression(task: str | None, config: Any) -> None:
+    problem, count = (getattr(config, name, None) for name in ("problem_type", "num_labels"))
+    told = task in BY_PROBLEM_TYPE and problem is None and count == 1
+    if task not in BY_TOKEN and (told or problem == "regression"):
+        raise TypeError(
+            "problem_type must be 'single_label_classification' or 'multi_label_classification', "
+            f"got {problem!r} with num_labels={count}, which is regression; mix the targets with "
+            "mixup.mix in a Trainer of your own"
+        )
+
+
+def _is_multi_label(task: str | None, config: Any, labels: Tensor) -> bool:
+    """By config.problem_type, else by the labels' dtype as transformers' own loss does."""
+    problem = getattr(config, "problem_type", None)
+    indices = not labels.is_floating_point() and labels.dtype != torch.bool
+    if task in BY_TOKEN:
+        if not indices:
+            raise TypeError(f"labels of {task} must be class indices, got {what(labels)}")
+        return False
+    if problem is not None:
+        return problem == "multi_label_classification"
+    if task is None:
+        if not indices:
+            raise TypeError(
+                "labels must be class indices, or config.problem_type must say 'multi_label_"
+                "classification' or, for probabilities, 'single_label_classification', got "
+                f"{what(labels)}"
+            )
+    elif config is not None:  # as the model's own loss does; pipelines of the saved model read it
+        config.problem_type = f"{'single' if indices else 'multi'}_label_classification"
+    return not indices
+
+
+def _logits(outputs: Any) -> Tensor:
+    """Of a ModelOutput or a mapping, or (return_dict=False) the first of a tuple."""
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get("logits")
+    elif isinstance(outputs, tuple | list):
+        outputs = outputs[0]
+    elif hasattr(outputs, "logits"):
+        outputs = outputs.logits
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            "the model must give logits, as outputs.logits or first in a tuple, got "
+            f"{type(outputs).__name__}"
+        )
+    return outputs

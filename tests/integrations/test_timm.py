@@ -90,3 +90,38 @@ def test_a_training_step_of_a_timm_model():
     x, y = mixup(torch.randn(4, 3, 32, 32), torch.randint(0, 5, (4,)))
     criterion(model(x), y).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float64])
+def test_what_timm_accepts(dtype, mode):
+    """Labels and images of every dtype: timm's images, and targets of timm's dtype and values."""
+    alphas = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0} if dtype == torch.uint8 else {}
+    options = {**alphas, "mode": mode, "num_classes": np.int64(7)}
+    ours, theirs = Mixup(**options), timm_data.Mixup(**options)
+    images = torch.randint(0, 255, (8, 3, 13, 10)).to(dtype)
+    labels = torch.randint(0, 7, (8,))
+    for seed, y in enumerate((labels, labels.int(), labels.byte()[:, None], labels + 0.5)):
+        np.random.seed(seed)
+        want, want_target = theirs(images.clone(), y)
+        np.random.seed(seed)
+        got, target = ours(images.clone(), y)
+        assert got.dtype == want.dtype and target.dtype == want_target.dtype
+        torch.testing.assert_close(got, want)
+        if mode == "batch" or dtype == torch.float64:
+            torch.testing.assert_close(target, want_target, rtol=1e-6, atol=1e-7)
+        elif dtype != torch.uint8:  # timm rounds λ and 1-λ to the images' dtype, for uint8 to 0
+            eps = torch.finfo(dtype).eps
+            torch.testing.assert_close(target, want_target, rtol=eps, atol=eps)
+
+
+def test_loss_broadcasts_as_timm():
+    for x_shape, shape in (
+        ((6, 10), (1, 10)),
+        ((6, 10), (10,)),
+        ((1, 10), (6, 10)),
+        ((10,), (10,)),
+    ):
+        x, target = torch.randn(x_shape), torch.randint(0, 3, shape).double()
+        want = timm_loss.SoftTargetCrossEntropy()(x, target)
+        torch.testing.assert_close(SoftTargetCrossEntropy()(x, target), want, check_dtype=False)

@@ -1,6 +1,7 @@
 """torchvision's own transforms and models are the truth; the same seed gives the same draws."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -50,6 +51,65 @@ def test_other_structures():
         assert choice(batch["image"], batch["label"])[1].shape == (4, 4)
         with pytest.raises(ValueError, match="batch size"):
             ours(num_classes=4)(batch["image"], torch.arange(3))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(MixUp, v2.MixUp), (CutMix, v2.CutMix)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+def test_dtypes(ours, theirs, dtype):
+    """Images of every dtype that v2 takes; dense labels keep their floating dtype."""
+    images = torch.randint(0, 200, (5, 3, 9, 12)).to(dtype)
+    hot = F.one_hot(torch.randint(0, 4, (5,)), 4).to(dtype)
+    if dtype == torch.uint8 and ours is MixUp:
+        with pytest.raises(RuntimeError):
+            theirs()(images, hot)
+        with pytest.raises(TypeError, match=r"MixUp needs floating images, got uint8.*ToDtype"):
+            ours()(images, hot)
+        images = images.float()
+    torch.manual_seed(2)
+    want, want_target = theirs()(images, hot)
+    torch.manual_seed(2)
+    got, target = ours()(images, hot)
+    assert got.dtype == want.dtype and target.dtype == want_target.dtype
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(target, want_target)
+    if ours is CutMix:
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("kind", [MixUp, CutMix])
+def test_labels(kind):
+    images, labels = torch.rand(5, 3, 9, 12), torch.randint(0, 4, (5,))
+    torch.manual_seed(3)
+    want = kind(num_classes=4)(images, labels)[1]
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        torch.manual_seed(3)
+        assert torch.equal(kind(num_classes=4)(images, labels.to(dtype))[1], want)
+    for bad in (labels.float(), labels > 1):
+        with pytest.raises((TypeError, ValueError), match="target"):
+            kind(num_classes=4)(images, bad)
+    with pytest.raises(ValueError, match="num_classes must be passed"):
+        kind()(images, labels)
+
+
+@pytest.mark.parametrize("kind", [MixUp, CutMix])
+def test_video_refusals_and_pickling(kind):
+    labels = torch.arange(4)
+    video = tv_tensors.Video(torch.rand(4, 2, 3, 8, 8))
+    theirs = getattr(v2, kind.__name__)
+    torch.manual_seed(4)
+    want = theirs(num_classes=4)({"video": video, "label": labels, "labels": labels})
+    torch.manual_seed(4)
+    again = pickle.loads(pickle.dumps(kind(num_classes=4)))  # as a worker of a DataLoader has it
+    got = again({"video": video, "label": labels, "labels": labels})
+    assert type(got["video"]) is tv_tensors.Video
+    torch.testing.assert_close(torch.Tensor(got["video"]), torch.Tensor(want["video"]))
+    torch.testing.assert_close(got["labels"], want["labels"])
+    for refused in (
+        tv_tensors.Mask(torch.zeros(4, 8, 8)),
+        tv_tensors.BoundingBoxes(torch.zeros(4, 4), format="XYXY", canvas_size=(8, 8)),
+    ):
+        with pytest.raises(ValueError, match="does not support"):
+            kind(num_classes=4)(torch.rand(4, 3, 8, 8), labels, refused)
 
 
 def naive(h, mix):
