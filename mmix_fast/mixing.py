@@ -17,9 +17,14 @@ from .forwards import Forward, Forwards, in_backward
 from .hooks import Hook
 from .inplace import may_overwrite
 from .sampling import draw_mix
-from .traces import Traces, met_in_traces, running, runs_in_trace, runs_so_far
-
-_A_FORWARD = "a forward of the root"  # counted in traces beside the layers
+from .traces import (
+    Traces,
+    forward_in_trace,
+    forwards_so_far,
+    met_in_traces,
+    running,
+    runs_in_trace,
+)
 
 
 class Mixing:
@@ -43,6 +48,7 @@ class Mixing:
         # (output, draw) of forwards in a graph, until they can be tagged outside of it.
         self._traced: tuple[tuple[Any, Draw | None], ...] = ()
         self._closed = False
+        self._draw_outside = torch.compiler.disable(self._draw_of, reason=messages.LOSS_ALONE)
         self._input = next((n for n, layer in enumerate(layers) if layer.is_input), None)
         self._handles = [
             root.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
@@ -74,10 +80,9 @@ class Mixing:
         """The draw of the forward that made the logits; None where it mixed nothing."""
         if not torch.compiler.is_compiling():
             return self._draw_of(logits)
-        if runs := runs_so_far(self._traces.token, _A_FORWARD):
-            return self._draw_in_trace(logits, runs)
-        # The model ran outside of this graph.
-        return torch.compiler.disable(self._draw_of, reason=messages.LOSS_ALONE)(logits)
+        if forwards := forwards_so_far(self._traces.token):
+            return self._draw_in_trace(logits, forwards)
+        return self._draw_outside(logits)  # the model ran outside of this graph
 
     def _draw_of(self, logits: Tensor) -> Draw | None:
         self._settle()
@@ -93,9 +98,9 @@ class Mixing:
             return last.draw
         raise RuntimeError(messages.unknown_logits(logits, self._count))
 
-    def _draw_in_trace(self, logits: Tensor, runs: int) -> Draw | None:
-        self._claimed = runs == 1
-        if runs == 1:
+    def _draw_in_trace(self, logits: Tensor, forwards: int) -> Draw | None:
+        self._claimed = forwards == 1
+        if forwards == 1:
             (_, draw), *_ = self._traced
             self._traced = ((None, draw),)  # the output itself is not to leave the graph for us
             return draw
@@ -134,6 +139,7 @@ class Mixing:
         return new
 
     def _before_in_trace(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        forward_in_trace(self._traces.token)
         draw = self._draw(args, kwargs) if self.is_on() else None
         running[self._traces.token].draw = self.last = draw
         self._count = 2
@@ -172,7 +178,7 @@ class Mixing:
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             draw = self._stop()
-            first = runs_in_trace(self._traces.token, _A_FORWARD) == 1
+            first = forwards_so_far(self._traces.token) <= 1
             self._traced = (*(() if first else self._traced), (output, draw))
             return self._check_run_in_trace(draw)
         if in_backward():

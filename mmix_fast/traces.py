@@ -24,6 +24,7 @@ class Running:
 # as the attributes of a hook are: a graph for each batch size.
 running: dict[str, Running] = {}
 
+_FORWARDS = "forwards of the root"  # counted beside the layers
 _numbers = itertools.count()
 _traces: WeakValueDictionary[str, Traces] = WeakValueDictionary()
 
@@ -37,28 +38,35 @@ class Traces:
         _traces[self.token] = self
         running[self.token] = Running()
         finalize(self, running.pop, self.token)
-        for function in (runs_in_trace, runs_so_far, met_in_traces):
+        for function in (forward_in_trace, forwards_so_far, runs_in_trace, met_in_traces):
             torch.compiler.assume_constant_result(function)  # imports Dynamo: not at import time
 
     def present(self) -> Counter[str]:
-        """How often the present trace has met each name."""
+        """How often the present forward in the present trace has met each layer."""
         context = torch._guards.TracingContext.try_get()
         if self.context is None or self.context() is not context:
             self.context, self.runs = ref(context), Counter()
         return self.runs
 
 
-def runs_in_trace(token: str, name: str) -> int:
-    """Counts a name, and says how often the present trace has met it."""
+def forward_in_trace(token: str) -> int:
+    """A forward of the root begins: says how many the present trace has met."""
+    traces = _traces[token]
+    traces.runs = Counter({_FORWARDS: traces.present()[_FORWARDS] + 1})
+    return traces.runs[_FORWARDS]
+
+
+def forwards_so_far(token: str) -> int:
+    return _traces[token].present()[_FORWARDS]
+
+
+def runs_in_trace(token: str, layer: str) -> int:
+    """Counts a layer, and says how often the present forward in the trace has met it."""
     runs = _traces[token].present()
-    _traces[token].met.add(name)
-    runs[name] += 1
-    return runs[name]
+    _traces[token].met.add(layer)
+    runs[layer] += 1
+    return runs[layer]
 
 
-def runs_so_far(token: str, name: str) -> int:
-    return _traces[token].present()[name]
-
-
-def met_in_traces(token: str, name: str) -> bool:
-    return name in _traces[token].met
+def met_in_traces(token: str, layer: str) -> bool:
+    return layer in _traces[token].met

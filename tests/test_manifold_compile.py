@@ -7,6 +7,7 @@ import torch
 from models import MLP, Encoder, PreActResNet18
 from test_manifold import make
 from test_manifold_errors import Tree, X
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import mmix_fast as m
@@ -109,13 +110,135 @@ def test_inside_a_checkpoint(how):
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_another_batch_size_and_a_retrace(how):
+def test_no_graph_for_each_batch_size_alpha_or_prob(how):
     model = MLP()
     mixup = m.ManifoldMixup(model, MLP.layers)
-    step, _ = compiled_step(model, mixup, how, "aot_eager")
-    for batch in (6, 5, 9, 6):
+    step, counter = compiled_step(model, mixup, how, "aot_eager")
+    for k, batch in enumerate((6, 5, 9, 6, 12, 7, 8, 11, 4)):
+        mixup.alpha, mixup.prob = (2.0, 0.5, 1, 0, 0.7)[k % 5], (1.0, 0.9, 0.8, 0.75)[k % 4]
         step(torch.randn(batch, 16), torch.randint(0, 5, (batch,))).backward()
-        assert mixup.mix.perm.shape == (batch,)
+        assert mixup.mix is None or mixup.mix.perm.shape == (batch,)
+        assert mixup.alpha != 0 or mixup.mix is None or mixup.mix.lam == 1
+    assert counter.frame_count <= len(MLP.layers) + 1
+
+
+def test_a_compiled_part_of_an_eager_root():
+    """As in DistributedDataParallel: the layer is drawn outside of the graph, one graph each."""
+
+    class Root(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.module = inner
+
+        def forward(self, x):
+            return self.module(x)
+
+    model, counter = MLP(), CompileCounterWithBackend("aot_eager")
+    root = Root(torch.compile(model, fullgraph=True, backend=counter))
+    mixup = m.ManifoldMixup(root, MLP.layers)
+    y, seen = torch.tensor([0, 1, 2, 3]), set()
+    for k in range(24):
+        z = root(x := torch.randn(4 + k % 3, 16))
+        seen.add(mixup.layer)
+        torch.testing.assert_close(z, model.by_hand(x, mixup.layer, mixup.mix))
+        mixup.loss(z, y.repeat(2)[: len(x)]).backward()
+    assert seen == set(MLP.layers) and counter.frame_count <= len(MLP.layers) + 2
+
+
+@pytest.mark.parametrize("how", HOWS[:2])
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_the_loss_of_a_compiled_forward_is_its_own(how, fullgraph):
+    """Of two forwards the graph's outputs tell the last; what they cannot tell raises."""
+    model, x, y = make(MLP)
+    mixup = m.ManifoldMixup(model, MLP.layers)
+    options = {"backend": "aot_eager", "fullgraph": fullgraph}
+    call = torch.compile(model, **options) if how == "torch.compile" else model
+    if call is model:
+        model.compile(**options)
+    with pytest.raises(RuntimeError, match="need a forward of the model first"):
+        mixup.loss(model.forward(x), y)
+    a = call(x)
+    b, draw = call(x), mixup.mix
+    for _ in range(2):
+        torch.testing.assert_close(mixup.loss(b * 1, y), draw.cross_entropy(b, y))
+    with pytest.raises(RuntimeError, match="a later compiled forward ran before loss"):
+        mixup.loss(a, y)
+    c, other = call(x), mixup.mix  # b was told by its loss, and is known from now on
+    torch.testing.assert_close(mixup.loss(b, y), draw.cross_entropy(b, y))
+    torch.testing.assert_close(mixup.loss(c, y), other.cross_entropy(c, y))
+    with torch.no_grad():
+        d = call(x)
+        torch.testing.assert_close(mixup.loss(d, y), mixup.mix.cross_entropy(d, y))
+
+
+@pytest.mark.parametrize("order", ["at once", "later", "copies"])
+def test_two_forwards_in_one_compiled_step(order):
+    model, _, y = make(MLP)
+    mixup = m.ManifoldMixup(model, MLP.layers, pairing="flip")
+
+    def step(x1, x2):
+        a, first = model(x1), mixup._mixing.last.mix.lam
+        if order == "at once":
+            loss = mixup.loss(a, y)
+        b, second = model(x2), mixup._mixing.last.mix.lam
+        if order == "copies":
+            return mixup.loss(a * 1, y), mixup.loss(b, y), first, second, a, b
+        if order == "later":
+            loss = mixup.loss(a, y)
+        return loss, mixup.loss(b, y), first, second, a, b
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    x1, x2 = torch.randn(2, 6, 16)
+    if order == "copies":
+        with pytest.raises(Exception, match="Observed exception") as error:
+            compiled(x1, x2)
+        assert "the very output of the model where a graph holds" in str(error.value)
+        return
+    perm = torch.arange(6).flip(0)
+    for _ in range(6):
+        first, second, lam1, lam2, a, b = compiled(x1, x2)
+        for loss, lam, z in ((first, lam1, a), (second, lam2, b)):
+            torch.testing.assert_close(loss, m.mixed_cross_entropy(z, y, perm, lam))
+
+
+def test_a_loss_compiled_by_itself():
+    model, x, y = make(MLP)
+    mixup = m.ManifoldMixup(model, ["1"])
+    torch._dynamo.reset()
+    loss = torch.compile(lambda z: mixup.loss(z, y) * 2, backend="aot_eager")
+    z, draw = model(x), mixup.mix
+    model(x)
+    torch.testing.assert_close(loss(z), 2 * draw.cross_entropy(z, y))
+    broken = torch.compile(lambda z: mixup.loss(z, y), backend="aot_eager", fullgraph=True)
+    with pytest.raises(Exception, match="finds the forward by the logits' autograd graph"):
+        broken(z)
+
+
+@pytest.mark.parametrize("how", HOWS[:2])
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_a_model_of_the_same_class_compiled_before(how, fullgraph):
+    """Dynamo does not look at hooks when it takes up a graph: mixed, or an error with the cure."""
+
+    def compiled(model):
+        if how == "torch.compile":
+            return torch.compile(model, backend="aot_eager", fullgraph=fullgraph)
+        model.compile(backend="aot_eager", fullgraph=fullgraph)
+        return model
+
+    x, y = torch.randn(6, 16), torch.randint(0, 5, (6,))
+    compiled(MLP())(x).sum().backward()
+    model = MLP()
+    mixup = m.ManifoldMixup(model, ["1", "3"])
+    call = compiled(model)
+    with pytest.raises(Exception, match=r"same class.*torch\.compiler\.reset\(\)"):
+        for _ in range(6):
+            mixup.loss(call(x), y).backward()
+    torch.compiler.reset()
+    z = call(x)
+    torch.testing.assert_close(z, model.by_hand(x, mixup.layer, mixup.mix))
+    other = MLP()  # and a plain one compiled later runs without hooks
+    torch.testing.assert_close(compiled(other)(x), other.forward(x))
+    torch.testing.assert_close(mixup.loss(z, y), mixup.mix.cross_entropy(z, y))
 
 
 def test_same_seed_same_draws():
