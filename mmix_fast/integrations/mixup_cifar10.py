@@ -36,12 +36,17 @@ def mixup_data(
     """
     lam = float(np.random.beta(alpha, alpha)) if alpha > 0 else 1.0
     index = torch.randperm(x.shape[0])
-    partners = y[index.to(y.device, non_blocking=True)]
+    partners = y[_on(y.device, index)]
     if alpha <= 0:
         return x.clone(), y, partners, lam
     if not x.is_floating_point():
         x = x.to(torch.get_default_dtype())
-    return mix(x, index.to(x.device, non_blocking=True), lam), y, partners, lam
+    return mix(x, _on(x.device, index), lam), y, partners, lam
+
+
+def _on(device: torch.device, index: Tensor) -> Tensor:
+    # A copy to the CPU has to be waited for, one from there has not.
+    return index.to(device, non_blocking=device.type != "cpu")
 
 
 def mixup_criterion(

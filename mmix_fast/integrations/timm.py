@@ -108,9 +108,9 @@ class Mixup:
             lam = self._mix_samples(x, perm)
             if x.dtype == torch.float64:
                 dtype = x.dtype
-        if target.device != x.device:
-            perm = perm.to(target.device, non_blocking=True)
-            lam = lam.to(target.device, non_blocking=True) if isinstance(lam, Tensor) else lam
+        if target.device != x.device:  # labels that stay on the CPU: the copy must have arrived
+            perm = perm.to(target.device)
+            lam = lam.to(target.device) if isinstance(lam, Tensor) else lam
         smoothing = self.label_smoothing
         if self.multi_label:
             target, smoothing = target.float() * (1 - smoothing) + 0.5 * smoothing, 0.0
