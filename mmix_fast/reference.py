@@ -8,8 +8,11 @@ bounds (on a GPU and in compiled graphs nothing may be checked on the host).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function, forward_ad
 
 from .validation import as_lam, compute_dtype
 
@@ -32,20 +35,45 @@ def _per_row(lam: Tensor, like: Tensor, dim: int) -> Tensor:
     return lam.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
 
 
-def _blend(lam: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is absent.
+def _scale(coef: Tensor, value: Tensor) -> Tensor:
+    """``coef*value``, and -0.0 where coef is exactly 0: added to it, the other side keeps its bits.
 
-    The value at 0 and 1 is one side bit for bit (even -0.0, with inf or NaN on the absent side),
-    yet the gradient to lam stays the formula's: ``side - (t.detach() - t)`` adds +0 to the value
-    and dt to the gradient.
+    The gradient to value follows the same rule, so that no inf or NaN of an absent side gets
+    through; that to coef is the product's, at 0 too. value has the shape of the result.
     """
-    rest = 1 - lam
-    # A zero coefficient times inf is NaN: replace only the values that would leak.
-    a = lam * torch.where((lam == 0) & ~own.isfinite(), 0, own)
-    b = rest * torch.where((rest == 0) & ~other.isfinite(), 0, other)
-    alone_b = b - (a.detach() - a)
-    alone_a = a - (b.detach() - b)
-    return torch.where(lam == 0, alone_b, torch.where(rest == 0, alone_a, a + b))
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if not (coef.requires_grad or (transformed and _has_derivative(coef))):
+        return torch.where(coef == 0, -0.0, coef * value)
+    if transformed:
+        # Forward over forward mode drops terms of a Function. This is right where all is finite.
+        return coef * torch.where((coef == 0) & ~value.isfinite(), 0, value)
+    return _Scale.apply(coef, value)
+
+
+def _has_derivative(t: Tensor) -> bool:
+    """Whether a transform may follow t; of autograd alone requires_grad tells."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
+    return wrapped or forward_ad.unpack_dual(t).tangent is not None
+
+
+class _Scale(Function):
+    """Of a coef that wants its gradient: torch.where would cut it off where coef is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, coef: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(coef, value)
+        return torch.where(coef == 0, -0.0, coef * value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        coef, value = ctx.saved_tensors
+        to_value = _scale(coef, grad) if ctx.needs_input_grad[1] else None
+        return (grad * value).sum_to_size(coef.shape), to_value
+
+
+def _blend(lam: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is absent."""
+    return _scale(lam, own) + _scale(1 - lam, other)
 
 
 def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
@@ -53,7 +81,8 @@ def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
     dtype = compute_dtype(x.dtype)
     index, bad = _partner(perm)
     coef = _per_row(as_lam(lam, dtype, x.device), x, dim)
-    out = _blend(coef, x.to(dtype), x.index_select(dim, index).to(dtype))
+    wide = x.to(dtype)  # once: the two halves of the gradient add up before they are rounded
+    out = _blend(coef, wide, wide.index_select(dim, index))
     out = out.masked_fill(_per_row(bad, x, dim), float("nan")).to(x.dtype)
     return torch.empty_like(x).copy_(out) if out.stride() != x.stride() else out
 
