@@ -35,29 +35,34 @@ def _per_row(lam: Tensor, like: Tensor, dim: int) -> Tensor:
     return lam.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
 
 
-def _scale(coef: Tensor, value: Tensor) -> Tensor:
+def _followed(lam: Lam) -> bool:
+    """Whether autograd or a transform may want a derivative with respect to lam.
+
+    Asked of the caller's lam: what is computed from it inside a transform is always wrapped. A
+    graph leaves out what nobody wants.
+    """
+    if not isinstance(lam, Tensor) or torch.compiler.is_compiling():
+        return isinstance(lam, Tensor)
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(lam)
+    return lam.requires_grad or wrapped or forward_ad.unpack_dual(lam).tangent is not None
+
+
+def _scale(coef: Tensor, value: Tensor, followed: bool) -> Tensor:
     """``coef*value``, and -0.0 where coef is exactly 0: added to it, the other side keeps its bits.
 
     The gradient to value follows the same rule, so that no inf or NaN of an absent side gets
-    through; that to coef is the product's, at 0 too. value has the shape of the result.
+    through; that to coef, where it is followed, is the product's, at 0 too.
     """
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    if not (coef.requires_grad or (transformed and _has_derivative(coef))):
+    if not followed:
         return torch.where(coef == 0, -0.0, coef * value)
-    if transformed:
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         # Forward over forward mode drops terms of a Function. This is right where all is finite.
         return coef * torch.where((coef == 0) & ~value.isfinite(), 0, value)
     return _Scale.apply(coef, value)
 
 
-def _has_derivative(t: Tensor) -> bool:
-    """Whether a transform may follow t; of autograd alone requires_grad tells."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
-    return wrapped or forward_ad.unpack_dual(t).tangent is not None
-
-
 class _Scale(Function):
-    """Of a coef that wants its gradient: torch.where would cut it off where coef is 0."""
+    """Of a coef that is followed: torch.where would cut its gradient off where it is 0."""
 
     @staticmethod
     def forward(ctx: Any, coef: Tensor, value: Tensor) -> Tensor:
@@ -67,13 +72,13 @@ class _Scale(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         coef, value = ctx.saved_tensors
-        to_value = _scale(coef, grad) if ctx.needs_input_grad[1] else None
-        return (grad * value).sum_to_size(coef.shape), to_value
+        to_coef = (grad * value).sum_to_size(coef.shape) if ctx.needs_input_grad[0] else None
+        return to_coef, _scale(coef, grad, True) if ctx.needs_input_grad[1] else None
 
 
-def _blend(lam: Tensor, own: Tensor, other: Tensor) -> Tensor:
+def _blend(lam: Tensor, own: Tensor, other: Tensor, followed: bool) -> Tensor:
     """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is absent."""
-    return _scale(lam, own) + _scale(1 - lam, other)
+    return _scale(lam, own, followed) + _scale(1 - lam, other, followed)
 
 
 def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
@@ -82,7 +87,7 @@ def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
     index, bad = _partner(perm)
     coef = _per_row(as_lam(lam, dtype, x.device), x, dim)
     wide = x.to(dtype)  # once: the two halves of the gradient add up before they are rounded
-    out = _blend(coef, wide, wide.index_select(dim, index))
+    out = _blend(coef, wide, wide.index_select(dim, index), _followed(lam))
     out = out.masked_fill(_per_row(bad, x, dim), float("nan")).to(x.dtype)
     return torch.empty_like(x).copy_(out) if out.stride() != x.stride() else out
 
@@ -131,7 +136,8 @@ def mix_targets(
         assert num_classes is not None  # functional.py has raised otherwise
         q = _soft(target, num_classes, label_smoothing, ignore_index, acc)
     index, bad = _partner(perm)
-    out = _blend(_per_row(as_lam(lam, acc, target.device), q, 0), q, q.index_select(0, index))
+    coef = _per_row(as_lam(lam, acc, target.device), q, 0)
+    out = _blend(coef, q, q.index_select(0, index), _followed(lam))
     return out.masked_fill(_per_row(bad, q, 0), float("nan")).to(dtype)
 
 
@@ -194,6 +200,8 @@ def mixed_cross_entropy(
     own = _per_row(lam_t, torch.empty(shape, device="meta"), 0).expand(shape).reshape(-1)
     other = 1 - own
     bad = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+    if target.is_floating_point():  # before it is paired: its gradient too is rounded once
+        target, target_b = target.to(acc), None if target_b is None else target_b.to(acc)
     if perm is not None:
         index, bad_perm = _partner(perm)
         target_b = target.index_select(0, index)
@@ -203,7 +211,7 @@ def mixed_cross_entropy(
     w = torch.ones(classes, dtype=acc, device=logits.device) if weight is None else weight.to(acc)
 
     if target.is_floating_point():
-        t = _blend(own.unsqueeze(1), _rows(target.to(acc)), _rows(target_b.to(acc)))
+        t = _blend(own.unsqueeze(1), _rows(target), _rows(target_b), _followed(lam))
         # Smoothing is affine and lam + (1-lam) = 1: smoothing the mix is mixing the smoothed.
         q_own = w * ((1 - label_smoothing) * t + label_smoothing / classes)
         q_other = torch.zeros_like(q_own)

@@ -83,18 +83,21 @@ template <class A> struct Coefficients {
   // In the adjoint own + other need not be 1: beside an absent term the other keeps its
   // coefficient.
   template <class T> __device__ __forceinline__ T operator()(T a, T b) const {
-    if (other == 0 && own != 1) return alone(own, a);
-    if (own == 0 && other != 1) return alone(other, b);
-    return forward(a, b);
+    if (other == 0) return alone(own, a);
+    if (own == 0) return alone(other, b);
+    return both(a, b);
   }
   // For other = 1 - own alone, in fewer registers.
   template <class T> __device__ __forceinline__ T forward(T a, T b) const {
     if (other == 0) return a;
     if (own == 0) return b;
+    return both(a, b);
+  }
+  template <class T> __device__ __forceinline__ T both(T a, T b) const {
     return narrow<T>(plus(times(own, widen(a)), times(other, widen(b))));
   }
-  template <class T> static __device__ __forceinline__ T alone(A c, T v) {
-    return narrow<T>(c == 0 ? A(0) : times(c, widen(v)));
+  template <class T> static __device__ __forceinline__ T alone(A c, T v) { // 1 keeps a NaN's bits
+    return c == 1 ? v : narrow<T>(c == 0 ? A(0) : times(c, widen(v)));
   }
 };
 

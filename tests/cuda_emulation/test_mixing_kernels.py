@@ -97,6 +97,17 @@ def test_zero_coefficients_of_single_rows(emulator):
     emulator.set_device(*H100)
 
 
+def test_the_adjoint_in_place_of_more_dimensions_than_a_kernel_takes(emulator):
+    """The one adjoint in place: of a dense copy. A row with a coefficient of 0 still changes."""
+    whole = torch.randn([3] * 10 + [2])
+    g = whole[..., 0].permute(*range(9, -1, -1))[(slice(0, 2),) * 10]
+    perm = torch.tensor([1, 0])
+    for entries in ([0.25, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]):
+        lam = torch.tensor(entries)
+        want = truth(g, perm, lam, (1 - lam)[perm])
+        assert same(OPS.mix(g, perm, lam, 0, True), want)
+
+
 @pytest.mark.parametrize("batch, columns", [(1, 7), (2, 100_003), (65_600, 3), (70_000, 1)])
 def test_extreme_shapes(emulator, batch, columns):
     x, perm, lam = torch.randn(batch, columns), torch.randperm(batch), torch.tensor(0.3)
