@@ -58,7 +58,8 @@ NVCC_FLAGS = [
     "-O3",
     "-std=c++20",
     "-Xcompiler",
-    ",".join(["-fvisibility=hidden", *ANYWHERE]),
+    # Quoted for nvcc and for the shell that it starts: a folder's name may have spaces and commas.
+    ",".join(f'"{flag}"' for flag in ["-fvisibility=hidden", *ANYWHERE]),
     TARGET,
 ]
 ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")

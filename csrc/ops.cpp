@@ -40,4 +40,4 @@ STABLE_TORCH_LIBRARY(MMIX_NAMESPACE, m) {
 }
 
 static struct PyModuleDef module_def = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
-extern "C" PyMODINIT_FUNC PyInit__C(void) { return PyModule_Create(&module_def); }
+PyMODINIT_FUNC PyInit__C(void) { return PyModule_Create(&module_def); }

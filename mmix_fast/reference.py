@@ -8,8 +8,11 @@ bounds (on a GPU and in compiled graphs nothing may be checked on the host).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function, forward_ad
 
 from .tracing import functorch_active
 from .validation import as_lam, compute_dtype
@@ -33,20 +36,50 @@ def _per_row(lam: Tensor, like: Tensor, dim: int) -> Tensor:
     return lam.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
 
 
-def _blend(lam: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is absent.
+def _followed(lam: Lam) -> bool:
+    """Whether autograd or a transform may want a derivative with respect to lam.
 
-    The value at 0 and 1 is one side bit for bit (even -0.0, with inf or NaN on the absent side),
-    yet the gradient to lam stays the formula's: ``side - (t.detach() - t)`` adds +0 to the value
-    and dt to the gradient.
+    Asked of the caller's lam: what is computed from it inside a transform is always wrapped. A
+    graph leaves out what nobody wants.
     """
-    rest = 1 - lam
-    # A zero coefficient times inf is NaN: replace only the values that would leak.
-    a = lam * torch.where((lam == 0) & ~own.isfinite(), 0, own)
-    b = rest * torch.where((rest == 0) & ~other.isfinite(), 0, other)
-    alone_b = b - (a.detach() - a)
-    alone_a = a - (b.detach() - b)
-    return torch.where(lam == 0, alone_b, torch.where(rest == 0, alone_a, a + b))
+    if not isinstance(lam, Tensor) or torch.compiler.is_compiling():
+        return isinstance(lam, Tensor)
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(lam)
+    return lam.requires_grad or wrapped or forward_ad.unpack_dual(lam).tangent is not None
+
+
+def _scale(coef: Tensor, value: Tensor, followed: bool) -> Tensor:
+    """``coef*value``, and -0.0 where coef is exactly 0: added to it, the other side keeps its bits.
+
+    The gradient to value follows the same rule, so that no inf or NaN of an absent side gets
+    through; that to coef, where it is followed, is the product's, at 0 too.
+    """
+    if not followed:
+        return torch.where(coef == 0, -0.0, coef * value)
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        # Forward over forward mode drops terms of a Function. This is right where all is finite.
+        return coef * torch.where((coef == 0) & ~value.isfinite(), 0, value)
+    return _Scale.apply(coef, value)
+
+
+class _Scale(Function):
+    """Of a coef that is followed: torch.where would cut its gradient off where it is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, coef: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(coef, value)
+        return torch.where(coef == 0, -0.0, coef * value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        coef, value = ctx.saved_tensors
+        to_coef = (grad * value).sum_to_size(coef.shape) if ctx.needs_input_grad[0] else None
+        return to_coef, _scale(coef, grad, True) if ctx.needs_input_grad[1] else None
+
+
+def _blend(lam: Tensor, own: Tensor, other: Tensor, followed: bool) -> Tensor:
+    """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is absent."""
+    return _scale(lam, own, followed) + _scale(1 - lam, other, followed)
 
 
 def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
@@ -54,7 +87,8 @@ def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
     dtype = compute_dtype(x.dtype)
     index, bad = _partner(perm)
     coef = _per_row(as_lam(lam, dtype, x.device), x, dim)
-    out = _blend(coef, x.to(dtype), x.index_select(dim, index).to(dtype))
+    wide = x.to(dtype)  # once: the two halves of the gradient add up before they are rounded
+    out = _blend(coef, wide, wide.index_select(dim, index), _followed(lam))
     out = out.masked_fill(_per_row(bad, x, dim), float("nan")).to(x.dtype)
     return torch.empty_like(x).copy_(out) if out.stride() != x.stride() else out
 
@@ -116,7 +150,8 @@ def mix_targets(
         assert num_classes is not None  # functional.py has raised otherwise
         q = _soft(target, num_classes, label_smoothing, ignore_index, acc)
     index, bad = _partner(perm)
-    out = _blend(_per_row(as_lam(lam, acc, target.device), q, 0), q, q.index_select(0, index))
+    coef = _per_row(as_lam(lam, acc, target.device), q, 0)
+    out = _blend(coef, q, q.index_select(0, index), _followed(lam))
     return out.masked_fill(_per_row(bad, q, 0), float("nan")).to(dtype)
 
 
@@ -179,6 +214,8 @@ def mixed_cross_entropy(
     own = _per_row(lam_t, torch.empty(shape, device="meta"), 0).expand(shape).reshape(-1)
     other = 1 - own
     bad = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+    if target.is_floating_point():  # before it is paired: its gradient too is rounded once
+        target, target_b = target.to(acc), None if target_b is None else target_b.to(acc)
     if perm is not None:
         index, bad_perm = _partner(perm)
         target_b = target.index_select(0, index)
@@ -188,7 +225,7 @@ def mixed_cross_entropy(
     w = torch.ones(classes, dtype=acc, device=logits.device) if weight is None else weight.to(acc)
 
     if target.is_floating_point():
-        t = _blend(own.unsqueeze(1), _rows(target.to(acc)), _rows(target_b.to(acc)))
+        t = _blend(own.unsqueeze(1), _rows(target), _rows(target_b), _followed(lam))
         # Smoothing is affine and lam + (1-lam) = 1: smoothing the mix is mixing the smoothed.
         q_own = w * ((1 - label_smoothing) * t + label_smoothing / classes)
         q_other = torch.zeros_like(q_own)

@@ -21,6 +21,7 @@ FOLDER = "tests/triton_interpreter"
 SHARED = ["tests/test_mix.py", "tests/test_cross_entropy.py", "tests/test_targets.py"]
 SHARED += ["tests/test_errors.py", "tests/test_sampling.py", "tests/test_cutmix.py"]
 SHARED += ["tests/test_arguments.py"]
+SHARED += ["tests/test_gradients.py", "tests/test_loss_gradients.py"]
 # The folder has the cases of these two grids, fewer for each dtype: here they take ten minutes.
 GRIDS = "test_bits_in_every_layout or test_parity_grid"
 LONG = "gradcheck or test_every_option_at_once"

@@ -95,7 +95,7 @@ template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<
         continue;
       }
       const auto c = weights(row, partner);
-      if (a.in_place() && c.other == 0) continue; // the row stays as it is
+      if (a.in_place() && c.keep()) continue;
       mix_tile(shelf.out(row), tile(row).begin(), tile(partner).begin(), shelf.at.n, c, team);
     }
     __syncthreads(); // the next loads overwrite rows that other threads may still be mixing
@@ -138,7 +138,7 @@ __device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &we
     if (kAhead && !ends(after)) some = shelf.tile(after, turns).fetch(team, v);
     __syncwarp(); // the row is mixed with elements that other lanes have loaded
     const auto c = weights(row, partner);
-    if (!a.in_place() || c.other != 0)
+    if (!a.in_place() || !c.keep())
       mix_tile(shelf.out(row), own.begin(), other.begin(), shelf.at.n, c, team);
     __syncwarp(); // the next load goes where other lanes may still be reading
     if (last) return;
@@ -235,7 +235,7 @@ __device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a, const OfC
           } else {
             other = partner == first ? head : partner == 0 ? zeroth : load(at(partner));
             const auto c = weights(row, partner);
-            if (!a.in_place() || c.other != 0) store(out, c(known ? own : load(at(row)), other));
+            if (!a.in_place() || !c.keep()) store(out, c(known ? own : load(at(row)), other));
           }
         }
         if (last) break;

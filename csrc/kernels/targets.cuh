@@ -97,7 +97,7 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
   const A own = a.lam.template own<A>(row);
   const Coefficients<A> mixed{own, plus(A(1), -own)};
   const auto element = [&](int k) {
-    return narrow<Out>(static_cast<Acc<Out>>(mixed(mine(k), theirs(k))));
+    return narrow<Out>(static_cast<Acc<Out>>(mixed.forward(mine(k), theirs(k))));
   };
   if constexpr (sizeof(A) >
                 2 * sizeof(Out)) { // eight float64 sums at a time would spill; it is rare

@@ -78,10 +78,26 @@ __device__ __forceinline__ double plus(double a, double b) { return __dadd_rn(a,
 // coefficient is exactly 0 is absent: 0 * inf must not leak.
 template <class A> struct Coefficients {
   A own, other;
+  // Every a stays as it is.
+  __device__ __forceinline__ bool keep() const { return own == 1 && other == 0; }
+  // In the adjoint own + other need not be 1: beside an absent term the other keeps its
+  // coefficient.
   template <class T> __device__ __forceinline__ T operator()(T a, T b) const {
+    if (other == 0) return alone(own, a);
+    if (own == 0) return alone(other, b);
+    return both(a, b);
+  }
+  // For other = 1 - own alone, in fewer registers.
+  template <class T> __device__ __forceinline__ T forward(T a, T b) const {
     if (other == 0) return a;
     if (own == 0) return b;
+    return both(a, b);
+  }
+  template <class T> __device__ __forceinline__ T both(T a, T b) const {
     return narrow<T>(plus(times(own, widen(a)), times(other, widen(b))));
+  }
+  template <class T> static __device__ __forceinline__ T alone(A c, T v) { // 1 keeps a NaN's bits
+    return c == 1 ? v : narrow<T>(c == 0 ? A(0) : times(c, widen(v)));
   }
 };
 

@@ -23,12 +23,16 @@ WAYS = {
 
 
 def truth(x, index, own, other):
-    """own[i]*x[i] + other[i]*x[index[i]], each operation rounded; NaN where index is negative."""
+    """own[i]*x[i] + other[i]*x[index[i]], each operation rounded; NaN where index is negative.
+
+    A term whose coefficient is 0 is absent, whatever the other coefficient is.
+    """
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     shape = [-1] + [1] * (x.ndim - 1)
     own, other = own.to(acc).reshape(shape), other.to(acc).reshape(shape)
     a, b = x.to(acc), x[index.clamp(0)].to(acc)
-    out = torch.where(other == 0, a, torch.where(own == 0, b, own * a + other * b))
+    alone = torch.where(own != 0, own * a, torch.where(other != 0, other * b, 0))
+    out = torch.where((own == 0) | (other == 0), alone, own * a + other * b)
     return out.masked_fill((index < 0).reshape(shape), float("nan")).to(x.dtype)
 
 
@@ -65,6 +69,9 @@ def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "a
             lam = torch.rand(n if per_sample else ()).to(
                 torch.float64 if dtype == torch.float64 else torch.float32
             )
+            if per_sample:  # every way to pair them in the adjoint, where n allows
+                some = torch.randperm(n)
+                lam[some[: n // 4]], lam[some[n // 4 : n // 2]] = 0, 1
             rows = lam.expand(n).clone()
             index = links(perm, mode == "adjoint")
             other = 1 - rows[index.clamp(0)] if mode == "adjoint" else 1 - rows

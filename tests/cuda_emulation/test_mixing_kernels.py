@@ -97,6 +97,20 @@ def test_zero_coefficients_of_single_rows(emulator):
     emulator.set_device(*H100)
 
 
+@pytest.mark.parametrize("batch, shared", [(2, 227), (640, 38)])  # a slab, a walk
+def test_the_adjoint_in_place_of_more_dimensions_than_a_kernel_takes(emulator, batch, shared):
+    """The one adjoint in place: of a dense copy. A row with a coefficient of 0 still changes."""
+    g = torch.randn([batch] + [3] * 9)[(slice(None), *[slice(0, 2)] * 9)].permute(
+        0, *range(9, 0, -1)
+    )
+    emulator.set_device(2, shared * 1024)
+    perm = torch.arange(batch) ^ 1
+    for pair in ([0.25, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]):
+        lam = torch.tensor(pair * (batch // 2))
+        assert same(OPS.mix(g, perm, lam, 0, True), truth(g, perm, lam, (1 - lam)[perm]))
+    emulator.set_device(*H100)
+
+
 @pytest.mark.parametrize("batch, columns", [(1, 7), (2, 100_003), (65_600, 3), (70_000, 1)])
 def test_extreme_shapes(emulator, batch, columns):
     x, perm, lam = torch.randn(batch, columns), torch.randperm(batch), torch.tensor(0.3)

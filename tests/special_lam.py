@@ -1,0 +1,38 @@
+"""λ of the values that the code branches on, and how properties over them are tested."""
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+NAN, INF = float("nan"), float("inf")
+# Of 2**-60, 1 - λ rounds to 1, in float32 and in float64.
+LAMS = (0.0, 1.0, -0.0, 2.0**-60, 0.3, 0.5, -0.5, 1.75, NAN)
+FINITE_LAMS = LAMS[:-1]
+
+property_test = settings(
+    max_examples=12 if os.environ.get("TRITON_INTERPRET") == "1" else 40,  # 30 ms a launch there
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def draw_lam(data, batch, values=LAMS):
+    """0-dim, or one a sample."""
+    one = st.sampled_from(values)
+    if data.draw(st.booleans(), "per sample"):
+        return torch.tensor(data.draw(st.lists(one, min_size=batch, max_size=batch), "lam"))
+    return torch.tensor(data.draw(one, "lam"))
+
+
+def combined(own, a, other, b):
+    """own*a + other*b, each operation rounded; a term whose coefficient is 0 is absent."""
+    left, right = own * a, other * b
+    alone = torch.where(own != 0, left, torch.where(other != 0, right, 0))
+    return torch.where((own == 0) | (other == 0), alone, left + right)
+
+
+def assert_same(got, want):
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)

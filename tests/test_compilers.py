@@ -1,0 +1,76 @@
+"""The flags of `setup.py` and the sources, tried on one file at a time: nothing is built."""
+
+import json
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from cases import run
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = """
+import json, os, runpy, sys
+os.chdir({folder!r})
+sys.argv = ["setup.py", "--version"]
+names = runpy.run_path("setup.py")
+print(json.dumps([names["CXX_FLAGS"], names["NVCC_FLAGS"]]))
+"""
+NVCC = shutil.which("nvcc")
+CLANG = next(filter(shutil.which, ["clang++", *(f"clang++-{v}" for v in range(22, 12, -1))]), None)
+
+
+def flags_in(folder):
+    """setup.py's flags for C++ and for nvcc where the project lies in this folder."""
+    done = run(FLAGS.format(folder=str(folder)), MMIX_FAST_CUDA="0")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not on PATH")
+@pytest.mark.parametrize("name", ["my project", "a,b", "my, it's (1) größe & more"])
+def test_a_cuda_build_in_any_folder(tmp_path, name):
+    folder = tmp_path / name
+    (folder / "mmix_fast").mkdir(parents=True)
+    for file in ("setup.py", "mmix_fast/__init__.py", "pyproject.toml", "README.md", "LICENSE"):
+        (folder / file).write_text((ROOT / file).read_text())
+    _, flags = flags_in(folder)
+    source, built = folder / "one.cu", folder / "one.o"
+    source.write_text("const char *where() { return __FILE__; }\n")
+    command = [NVCC, *flags, "-arch=sm_90", "-c", source, "-o", built]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Every flag has arrived: the folder's name is in no string, and there are no other places.
+    text = built.read_bytes()
+    assert b"./one.cu" in text and str(tmp_path).encode() not in text
+
+
+def check_with_clang(*sources):
+    flags, _ = flags_in(ROOT)
+    include = Path(torch.__file__).parent / "include"
+    folders = (ROOT / "csrc", include, include / "torch/csrc/api/include")
+    command = [CLANG, "-fsyntax-only", "-Wall", "-Werror", *flags, "-DTORCH_EXTENSION_NAME=_C"]
+    command += [f"-I{folder}" for folder in folders]
+    command += ["-isystem", sysconfig.get_path("include"), *sources]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# setup.py itself takes clang++ where there is no g++.
+@pytest.mark.skipif(CLANG is None, reason="no clang++ is on PATH")
+def test_clang_compiles_the_row_kernels():
+    check_with_clang(*(ROOT / "csrc/cpu").glob("isa_*.cpp"), ROOT / "csrc/cpu/dispatch.cpp")
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(CLANG is None, reason="no clang++ is on PATH")
+def test_clang_compiles_every_source():
+    check_with_clang(ROOT / "csrc/ops.cpp", *(ROOT / "csrc/cpu").glob("*.cpp"))
+
+
+def test_no_vector_builtin_that_only_one_compiler_has():
+    """Where no clang++ is: __builtin_shuffle is GCC's, __builtin_shufflevector no GCC 11's."""
+    for source in (ROOT / "csrc").rglob("*"):
+        assert source.is_dir() or "__builtin_shuffle" not in source.read_text(), source

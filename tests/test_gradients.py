@@ -1,0 +1,217 @@
+"""Gradients where λ takes the values that the kernels branch on.
+
+In the backward of a mix the coefficients lam[i] and 1-lam[j] are independent: one of exactly 0
+drops its own term, the other term keeps its coefficient.
+"""
+
+import pytest
+import torch
+from cases import DTYPES
+from hypothesis import given
+from hypothesis import strategies as st
+from special_lam import (
+    FINITE_LAMS,
+    INF,
+    LAMS,
+    NAN,
+    assert_same,
+    combined,
+    draw_lam,
+    property_test,
+)
+
+import mmix_fast as m
+
+RUNS_ON_GPU = True
+
+
+def acc_of(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def along(v, like, dim):
+    return v.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
+
+
+def mixed(x, perm, lam, dim=0):
+    acc = acc_of(x.dtype)
+    own = along(lam.to(acc).expand(len(perm)), x, dim)
+    wide = x.to(acc)
+    return combined(own, wide, 1 - own, wide.index_select(dim, perm)).to(x.dtype)
+
+
+def transposed(g, perm, lam, dim=0):
+    """What the backward of a mix makes of an upstream gradient."""
+    acc, inverse = acc_of(g.dtype), perm.argsort()
+    own = lam.to(acc).expand(len(perm))
+    other, own = along((1 - own)[inverse], g, dim), along(own, g, dim)
+    wide = g.to(acc)
+    return combined(own, wide, other, wide.index_select(dim, inverse)).to(g.dtype)
+
+
+def mix_batch_(x, perm, lam, dim):
+    return m.mix_batch_(x, torch.zeros(len(perm), dtype=torch.int64), perm, lam, num_classes=2)[0]
+
+
+OPS = {
+    "mix": lambda x, perm, lam, dim: m.mix(x, perm, lam, dim=dim),
+    "mix_": lambda x, perm, lam, dim: m.mix_(x.clone(), perm, lam, dim=dim),
+    "mix_batch_": lambda x, perm, lam, dim: mix_batch_(x.clone(), perm, lam, dim),
+}
+
+
+def draw_strided(data, shape, dtype):
+    """Random values in some memory layout: permuted dimensions, holes, or one value for all."""
+    if data.draw(st.integers(0, 5), "expanded") == 0:
+        return torch.randn(()).to(dtype).expand(shape)
+    order = data.draw(st.permutations(range(len(shape))), "order")
+    step = data.draw(st.sampled_from([1, 1, 2]), "step")
+    whole = torch.randn([shape[d] for d in order[:-1]] + [shape[order[-1]] * step]).to(dtype)
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return whole[..., ::step].permute(inverse)
+
+
+SAMPLES = ((), (1,), (3,), (37,), (64,), (2, 3, 4), (8, 2, 2))
+
+
+def draw_problem(data, op, values=LAMS, dtypes=DTYPES):
+    dtype = data.draw(st.sampled_from(dtypes), "dtype")
+    tail = data.draw(
+        st.sampled_from([(), (1,), (3,), (37,), (64,), (2, 3, 4), (8, 2, 2)]), "sample"
+    )
+    batch = data.draw(st.integers(1, 7), "batch")
+    dim = 0 if op == "mix_batch_" else data.draw(st.integers(0, len(tail)), "dim")
+    shape = (*tail[:dim], batch, *tail[dim:])
+    perm = torch.tensor(data.draw(st.permutations(range(batch)), "perm"))
+    lam = draw_lam(data, batch, values)
+    return draw_strided(data, shape, dtype), draw_strided(data, shape, dtype), perm, lam, dim
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_gradient_of_a_mix_to_the_bit(backend, op):
+    @property_test
+    @given(st.data())
+    def check(data):
+        x, g, perm, lam, dim = draw_problem(data, op)
+        if data.draw(st.booleans(), "odd upstream"):
+            g = g.clone()
+            g.select(dim, 0).fill_(data.draw(st.sampled_from([INF, NAN, 0.0]), "first row"))
+        x = x.clone().requires_grad_()
+        out = OPS[op](x, perm, lam, dim)
+        assert_same(out.detach(), mixed(x.detach(), perm, lam, dim))
+        assert_same(torch.autograd.grad(out, x, g)[0], transposed(g, perm, lam, dim))
+
+    check()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_backward_is_the_adjoint(backend, op):
+    """<M x, g> = <x, M' g>, and M'' = M, which double backward computes."""
+
+    @property_test
+    @given(st.data())
+    def check(data):
+        x, g, perm, lam, dim = draw_problem(data, op, FINITE_LAMS, (torch.float64,))
+        x, g = x.clone().requires_grad_(), g.clone().requires_grad_()
+        out = OPS[op](x, perm, lam, dim)
+        (back,) = torch.autograd.grad(out, x, g, create_graph=True)
+        torch.testing.assert_close((out * g).sum(), (x * back).sum(), rtol=1e-12, atol=1e-12)
+        (again,) = torch.autograd.grad(back, g, x)
+        assert_same(again, mixed(x.detach(), perm, lam, dim))
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_pair_of_coefficients_in_every_layout(backend, dtype):
+    """Rows of more than one vector with a tail, of one element each, and channels_last images."""
+    values = torch.tensor(LAMS)
+    own, other = torch.meshgrid(torch.arange(len(LAMS)), torch.arange(len(LAMS)), indexing="ij")
+    # Row 2k mixes with row 2k+1 and the other way round: every pair (lam[i], 1-lam[j]) is met.
+    lam = torch.stack([values[own.reshape(-1)], values[other.reshape(-1)]], 1).reshape(-1)
+    n = len(lam)
+    perm = torch.arange(n) ^ 1
+    images = torch.channels_last
+    for shape, layout in (((n, 37), None), ((n, 2), None), ((n, 3, 2, 4), images)):
+        g = torch.randn(shape).to(dtype)
+        if layout:
+            g = g.contiguous(memory_format=layout)
+        x = torch.zeros_like(g).requires_grad_()
+        want = transposed(g, perm, lam)
+        assert_same(torch.autograd.grad(m.mix(x, perm, lam), x, g)[0], want)
+        assert_same(torch.autograd.grad(m.mix_(x * 1, perm, lam), x, g)[0], want)
+        columns = torch.randn(2, *shape).to(dtype)[0].transpose(0, -1)  # the batch is last
+        want = transposed(columns, perm, lam, dim=-1 % columns.ndim)
+        x = torch.zeros_like(columns).requires_grad_()
+        got = torch.autograd.grad(m.mix(x, perm, lam, dim=-1), x, columns)[0]
+        assert_same(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_left_alone_keeps_its_bits(backend, dtype):
+    """A NaN of any form and -0.0 pass through a coefficient of 1; an absent side never shows."""
+    odd = torch.tensor([NAN, -NAN, INF, -INF, -0.0, 0.0, 1.0]).to(dtype)
+    g = torch.stack([odd, torch.ones(7, dtype=dtype), odd.flip(0), odd])
+    perm = torch.tensor([1, 0, 3, 2])
+    # Rows 0 and 2 keep their own; rows 1 and 3 give to rows 0 and 2 what 1-lam leaves: nothing.
+    lam = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    x = torch.zeros_like(g).requires_grad_()
+    (got,) = torch.autograd.grad(m.mix(x, perm, lam), x, g)
+    want = torch.stack([g[0], g[1], g[3], g[2]])
+    assert_same(got, want)
+    # lam = (0, 1): both coefficients of row 0 are 0, those of row 1 are 1 and 1.
+    (got,) = torch.autograd.grad(m.mix(x[:2], perm[:2], torch.tensor([0.0, 1.0])), x, g[:2])
+    assert_same(got[0], torch.zeros(7, dtype=dtype))
+    assert_same(got[1], g[1] + g[0])
+
+
+def first_and_second(f, x, lam, g):
+    """The gradients of <f(x, lam), g>, then those of their product with fixed numbers."""
+    x, lam, g = (t.clone().requires_grad_() for t in (x, lam, g))
+    first = torch.autograd.grad(f(x, lam), (x, lam), g, create_graph=True)
+    product = sum((t * torch.arange(1.0, t.numel() + 1).view_as(t)).sum() for t in first)
+    return *first, *torch.autograd.grad(product, (x, lam, g))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_gradient_to_lam_is_the_formula_s(backend, per_sample):
+    """At 0 and 1 too, though the kernels take no part in the absent side there."""
+    perm, dim = torch.tensor([2, 0, 1, 4, 3]), 1
+    x, g = (torch.randn(3, 5, 4, dtype=torch.float64) for _ in range(2))
+
+    def formula(x, lam):
+        lam = along(lam, x, dim) if lam.ndim else lam
+        return lam * x + (1 - lam) * x.index_select(dim, perm)
+
+    for value in FINITE_LAMS:
+        lam = torch.tensor([0.0, value, 1.0, value, 0.0] if per_sample else value).double()
+        got = first_and_second(lambda x, lam: m.mix(x, perm, lam, dim=dim), x, lam, g)
+        torch.testing.assert_close(got, first_and_second(formula, x, lam, g))
+        assert_same(got[0].detach(), transposed(g, perm, lam, dim))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_one_rounding(backend, dtype):
+    """The two halves of a gradient add up in the arithmetic's dtype, whoever wants a gradient."""
+    x = torch.randn(64, 33).to(dtype).requires_grad_()
+    perm, g = torch.randperm(64), torch.randn(64, 33).to(dtype)
+    for lam in (torch.rand(64), torch.rand(64, requires_grad=True), torch.tensor(0.3)):
+        want = transposed(g, perm, lam.detach())
+        assert_same(torch.autograd.grad(m.mix(x, perm, lam), x, g)[0], want)
+
+
+@pytest.mark.parametrize("lam", [[0.0, 1.0, 0.3, 0.0, 1.0], [0.0, 0.0, 1.0, 2.0**-60, NAN]])
+def test_transforms_at_special_values(backend, lam):
+    perm, lam = torch.tensor([2, 0, 1, 4, 3]), torch.tensor(lam).double()
+    x, g = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    g[2] = INF
+    _, pull = torch.func.vjp(lambda a: m.mix(a, perm, lam), x)
+    assert_same(pull(g)[0], transposed(g, perm, lam))
+    batch = torch.stack([x, g])
+    got = torch.func.vmap(lambda a: m.mix(a, perm, lam))(batch)
+    assert_same(got, torch.stack([mixed(x, perm, lam), mixed(g, perm, lam)]))
+    try:
+        _, tangent = torch.func.jvp(lambda a: m.mix(a, perm, lam), (x,), (g,))
+    except (RuntimeError, NotImplementedError):
+        return
+    assert_same(tangent, mixed(g, perm, lam))
