@@ -142,8 +142,7 @@ def _to(t: Tensor, device: torch.device) -> Tensor:
 def _draw_lam(
     count: int, alpha: float, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    in_graph = torch.compiler.is_compiling()
-    if not in_graph and alpha == 0:
+    if alpha == 0:
         return torch.ones(count, device=device)
     # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
     # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
@@ -152,9 +151,7 @@ def _draw_lam(
     gamma = torch._standard_gamma(shape, generator=generator)
     exponential = torch.empty_like(shape).exponential_(generator=generator)
     log_gamma = gamma.log() - exponential / alpha
-    lam = torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
-    # A branch on alpha would be a graph of its own.
-    return torch.where(shape[0] == 1, 1.0, lam) if in_graph else lam
+    return torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
 
 
 def _draw_perm(
