@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch.autograd import Function
 
 from . import reference
 from .ops import kernel
-from .tracing import functionalized, mapped, readable, transformed
+from .tracing import batched, functionalized, functorch_active, readable, transformed
 
 
 def _recorded(requires_grad: bool) -> bool:
@@ -51,7 +52,7 @@ class MixFn(Function):
         dim, adjoint, namespace = ctx.call
         grad_x = grad_lam = None
         if ctx.needs_input_grad[0]:
-            grad_x = mix(grad, perm, lam, dim, not adjoint, namespace)
+            grad_x = _mix_of_gradients(grad, perm, lam, dim, not adjoint, namespace)
         if ctx.needs_input_grad[2]:
             # <grad, M(x)> with M the mix; for the adjoint, <M(grad), x>: the roles swap.
             left, right = (x, grad) if adjoint else (grad, x)
@@ -125,6 +126,16 @@ def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace
     return _record(MixFn, x, perm, lam, dim, adjoint, namespace)
 
 
+def _mix_of_gradients(
+    grad: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str
+) -> Tensor:
+    if not batched(grad):
+        return mix(grad, perm, lam, dim, adjoint, namespace)
+    # That vmap loses the derivatives of a Function.
+    plainly = functools.partial(reference.mix, perm=perm, lam=lam, dim=dim)
+    return torch.func.vjp(plainly, grad)[1](grad)[0] if adjoint else plainly(grad)
+
+
 class MixInplaceFn(Function):
     """Eager only: mark_dirty on a mutated graph input compiles to wrong gradients."""
 
@@ -140,7 +151,8 @@ class MixInplaceFn(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         perm, lam = ctx.saved_tensors
         dim, namespace = ctx.call
-        return mix(grad, perm, lam, dim, True, namespace), None, None, None, None
+        grad_x = _mix_of_gradients(grad, perm, lam, dim, True, namespace)
+        return grad_x, None, None, None, None
 
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) -> Tensor:
@@ -219,7 +231,7 @@ class CrossEntropyFn(Function):
         # Handed over once: a second backward makes its own, since the caller may write to this one.
         gradient, ctx.gradient = ctx.gradient, None
         stats, logits, *rest = ctx.saved_tensors  # which raises where the logits were written to
-        if mapped(grad):
+        if functorch_active() or batched(grad):
             return _reference_gradient(grad, logits, rest, ctx.call), None, None
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if gradient is not None and not again:

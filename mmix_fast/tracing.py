@@ -25,10 +25,10 @@ def functionalized() -> bool:
     return any(at.key() == torch._C._functorch.TransformType.Functionalize for at in layers)
 
 
-def mapped(grad: Tensor) -> bool:
-    """Whether a backward runs under vmap: torch.func's, or that of is_grads_batched=True."""
-    if functorch_active() or torch.compiler.is_compiling():  # Dynamo cannot ask what follows
-        return functorch_active()
+def batched(grad: Tensor) -> bool:
+    """Whether a backward runs for is_grads_batched=True, by a vmap that is not torch.func's."""
+    if torch.compiler.is_compiling():  # which cannot ask, and traces no such backward
+        return False
     return torch._C._functorch.is_legacy_batchedtensor(grad)
 
 

@@ -1,0 +1,83 @@
+"""Every op as a function of one float tensor, for tests of tracers and transforms."""
+
+import torch
+
+import mmix_fast as m
+
+B, C = 6, 5
+
+
+def data(dtype=torch.float32):
+    """The tensors a call takes besides x; made anew, so that a tracer may take them as inputs."""
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.tensor([0, 4, 2, 2, 1, 3])
+    return {
+        "perm": torch.tensor([1, 2, 0, 5, 3, 4]),
+        "y": labels,
+        "y_b": labels.flip(0).clone(),
+        "t": torch.rand(B, C, generator=draw, dtype=dtype).softmax(1),
+        "lam": torch.tensor(0.3, dtype=dtype),
+        "lams": torch.tensor([0.05, 1.2, 0.25, 0.5, 0.9, 0.1], dtype=dtype),
+    }
+
+
+def x(dtype=torch.float32):
+    return torch.linspace(-1, 1, B * C, dtype=dtype).reshape(B, C)
+
+
+def _loss(**options):
+    return {
+        "labels": lambda z, d: m.mixed_cross_entropy(z * 1, d["y"], d["perm"], d["lam"], **options),
+        "pairs": lambda z, d: m.mixed_cross_entropy(
+            z * 1, d["y"], None, d["lams"], target_b=d["y_b"], **options
+        ),
+        "probabilities": lambda z, d: m.mixed_cross_entropy(
+            z * 1, d["t"], d["perm"], d["lam"], **options
+        ),
+    }
+
+
+MIXES = {
+    "mix": lambda z, d: m.mix(z, d["perm"], 0.3),
+    "mix, lam per sample": lambda z, d: m.mix(z, d["perm"], d["lams"]),
+    "mix_": lambda z, d: m.mix_(z * 1, d["perm"], d["lam"]),
+    "mix_batch_": lambda z, d: m.mix_batch_(
+        z * 1, d["y"], d["perm"], d["lams"], num_classes=C, dtype=z.dtype
+    )[0],
+    "mix_batch_, targets": lambda z, d: (
+        z * m.mix_batch_(z * 1, d["y"], d["perm"], d["lam"], num_classes=C, dtype=z.dtype)[1]
+    ),
+    "mix_targets": lambda z, d: (
+        z * m.mix_targets(d["y"], d["perm"], d["lams"], num_classes=C, dtype=z.dtype)
+    ),
+}
+LOSSES = {
+    f"loss, {kind}, {reduction}": call
+    for reduction in ("mean", "sum", "none")
+    for kind, call in _loss(reduction=reduction).items()
+}
+IN_PLACE = {
+    f"loss in place, {reduction}": _loss(reduction=reduction, inplace_backward=True)["labels"]
+    for reduction in ("mean", "none")
+}
+# Of these only plain PyTorch has the gradient to x.
+PLAIN = {
+    "cutmix_": lambda z, d: m.cutmix_((z * 1).reshape(B, C, 1), d["perm"], (0, 3, 0, 1))[0],
+    "mix_targets, float": lambda z, d: m.mix_targets(z, d["perm"], d["lams"], dtype=z.dtype),
+}
+EVERY = {**MIXES, **LOSSES, **IN_PLACE, **PLAIN}
+
+
+def served(backend, name):
+    return backend == "reference" or name not in PLAIN
+
+
+def step(call, up):
+    """The gradient to x as a function of tensors; the upstream is exactly 1 without ``up``."""
+
+    def gradient(z, d):
+        z = z.detach().requires_grad_()
+        out = call(z, d)
+        return torch.autograd.grad((out.sin() if up else out).sum(), z)[0]
+
+    return gradient
