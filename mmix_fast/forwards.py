@@ -51,15 +51,17 @@ class Forwards:
         self._storages: dict[int, tuple[StorageWeakRef, Forward | None]] = {}
         self._prune_at = 16
         self._threads: set[int] = set()
+        self._lock = threading.Lock()  # a set or dictionary must not grow while it is read
 
     def start(self, draw: Draw | None) -> Forward:
         # A reentrant checkpoint of the whole model makes its node, then calls us without grad mode.
         grad_mode = torch.is_grad_enabled()
         forward = Forward(draw, torch.autograd._get_sequence_nr() - (not grad_mode))
-        self._alive.add(forward)
-        self._threads.add(forward.thread)
-        if not grad_mode:
-            self._without_graph.append(forward)
+        with self._lock:
+            self._alive.add(forward)
+            self._threads.add(forward.thread)
+            if not grad_mode:
+                self._without_graph.append(forward)
         return forward
 
     def tag(self, forward: Forward, tensors: Iterable[Tensor]) -> None:
@@ -73,6 +75,10 @@ class Forwards:
         outputs = list(outputs)
         forward.end = torch.autograd._get_sequence_nr()
         self.tag(forward, outputs)
+        with self._lock:
+            self._note_storages(forward, outputs)
+
+    def _note_storages(self, forward: Forward, outputs: list[Tensor]) -> None:
         if len(self._storages) >= self._prune_at:
             for gone in [a for a, (ref, _) in self._storages.items() if ref.expired()]:
                 del self._storages[gone]
@@ -106,7 +112,9 @@ class Forwards:
         """The forward whose part is run again inside backward; None where it is none of ours."""
         node = torch._C._current_autograd_node()
         number = -1 if node is None else node._sequence_nr()
-        near = {f for f in self._alive if f.start <= number and (f.end is None or number < f.end)}
+        with self._lock:
+            alive = list(self._alive)
+        near = {f for f in alive if f.start <= number and (f.end is None or number < f.end)}
         if len(near) == 1 and len(self._threads) == 1:
             return next(iter(near))
         kept = self._without_graph
