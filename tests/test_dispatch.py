@@ -1,12 +1,17 @@
 """Choosing a backend, a missing extension, and the order of imports."""
 
 import ast
+import asyncio
+import contextvars
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 from cases import run
 
 import mmix_fast as m
+from mmix_fast import dispatch
 
 
 def test_dispatch():
@@ -19,6 +24,150 @@ def test_dispatch():
     call = "import torch, mmix_fast as m; m.mix(torch.rand(2,2), torch.tensor([1,0]), .3);"
     bad = run(call, MMIX_FAST_BACKEND="nope")
     assert "backend must be one of" in bad.stderr
+
+
+def chosen():
+    return dispatch.select(torch.zeros(1)).name
+
+
+def in_thread(call):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(call()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_blocks_of_overlapping_threads():
+    entered, second = threading.Event(), threading.Event()
+
+    def one():
+        with m.use_backend("reference"):
+            entered.set()
+            second.wait()
+            return chosen()
+
+    def other():
+        entered.wait()
+        before = chosen()
+        with m.use_backend("cpp"):
+            second.set()
+            first.join()
+            return before, chosen()
+
+    found = {}
+    first = threading.Thread(target=lambda: found.update(one=one()))
+    first.start()
+    found["other"] = in_thread(other)
+    assert found == {"one": "reference", "other": ("cpp", "cpp")}
+    assert chosen() == "cpp" and not dispatch._forcing and not dispatch._open
+    with m.use_backend("reference"):
+        assert in_thread(chosen) == "cpp"
+
+
+def test_blocks_of_tasks():
+    async def task(name, pause):
+        with m.use_backend(name):
+            await asyncio.sleep(pause)
+            return chosen()
+
+    async def outlives():
+        inside = chosen()
+        await asyncio.sleep(0.05)
+        return inside, chosen()
+
+    async def main():
+        with m.use_backend("reference"):
+            later = asyncio.create_task(outlives())
+            names = await asyncio.gather(task("cpp", 0.02), task("reference", 0.01), task("cpp", 0))
+        return names, await later
+
+    # The task that outlives the block it was started in is forced no longer than the block.
+    assert asyncio.run(main()) == (["cpp", "reference", "cpp"], ("reference", "cpp"))
+
+
+def test_blocks_end_in_any_order_and_by_exceptions():
+    def generator(name):
+        with m.use_backend(name):
+            yield chosen()
+
+    first = generator("reference")
+    assert next(first) == "reference"
+    with m.use_backend("cpp"):
+        first.close()
+        assert chosen() == "cpp"
+    assert chosen() == "cpp" and not dispatch._forcing
+    elsewhere = generator("reference")
+    assert contextvars.copy_context().run(next, elsewhere) == "reference"
+    assert chosen() == "cpp"
+    elsewhere.close()  # in another context than it began in
+    assert not dispatch._forcing
+    with pytest.raises(KeyError), m.use_backend("reference"), m.use_backend("cpp"):
+        raise KeyError
+    assert chosen() == "cpp" and not dispatch._forcing
+
+    @m.use_backend("reference")
+    def decorated():
+        return chosen()
+
+    assert decorated() == "reference" and chosen() == "cpp"
+
+
+def test_a_thread_of_the_engine_follows_the_caller_of_backward():
+    """There a checkpoint recomputes its forward. On the CPU the engine has no thread of its own."""
+
+    def as_the_engine(context):
+        torch._C._stash_obj_in_tls("context", context)
+        try:
+            with m.use_backend("cpp"):
+                inside = chosen()
+            return inside, chosen()
+        finally:
+            torch._C._stash_obj_in_tls("context", None)
+
+    with m.use_backend("reference"):
+        context = contextvars.copy_context()
+        assert in_thread(lambda: as_the_engine(context)) == ("cpp", "reference")
+        assert in_thread(lambda: as_the_engine(contextvars.Context())) == ("cpp", "cpp")
+        assert in_thread(lambda: as_the_engine(None)) == ("cpp", "cpp")
+    assert in_thread(lambda: as_the_engine(context)) == ("cpp", "cpp")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_compiled_graph_follows_its_caller(inside):
+    torch._dynamo.reset()
+    x, perm = torch.randn(4, 3), torch.tensor([1, 2, 3, 0])
+    graphs, ran = [], []
+
+    def watched(graph, _):
+        graphs.append(graph)
+
+        def run(*args):
+            ran.append("cpp" if "mmix_fast" in graph.code else "reference")
+            return graph.forward(*args)
+
+        return run
+
+    def call(x):
+        if inside:
+            with m.use_backend("reference"):
+                return m.mix(x, perm, 0.3)
+        return m.mix(x, perm, 0.3)
+
+    compiled = torch.compile(call, fullgraph=True, backend=watched)
+    wanted = []
+    for _ in range(3):
+        compiled(x)
+        with m.use_backend("reference"):
+            compiled(x)
+            with m.use_backend("cpp"):
+                compiled(x)
+            in_thread(lambda: compiled(x))
+            compiled(x)
+        wanted += ["cpp", "reference", "cpp", "cpp", "reference"]
+    assert ran == (["reference"] * 15 if inside else wanted)
+    assert len(graphs) <= 4
+    assert dispatch._traced is None and chosen() == "cpp"
 
 
 def test_missing_extension_says_what_to_do():

@@ -72,8 +72,11 @@ TRANSFORMS = {
 }
 
 
+KINDS = ("loss, labels, mean", "loss, pairs, none", "loss, probabilities, sum")
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("name", [*MIXES, *LOSSES, *PLAIN, "loss in place, mean"])
+@pytest.mark.parametrize("name", [*MIXES, *KINDS, *PLAIN, "loss in place, mean"])
 def test_right_by_default(name, transform):
     d, run = traced_ops.data(D64), TRANSFORMS[transform]
     got = run(lambda z: EVERY[name](z, d))

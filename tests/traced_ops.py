@@ -17,7 +17,7 @@ def data(dtype=torch.float32):
         "y_b": labels.flip(0).clone(),
         "t": torch.rand(B, C, generator=draw, dtype=dtype).softmax(1),
         "lam": torch.tensor(0.3, dtype=dtype),
-        "lams": torch.tensor([0.05, 1.2, 0.25, 0.5, 0.9, 0.1], dtype=dtype),
+        "lams": torch.tensor([0.0, 1.0, 0.25, 0.5, 0.9, 0.1], dtype=dtype),
     }
 
 
