@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import validation as v
+from .tracing import readable
 from .validation_targets import check_loss_target
 
 IGNORED = -100  # mixed_cross_entropy's default ignore_index: no class, so never right
@@ -24,7 +25,7 @@ def mixed_accuracy(
     if not 1 <= topk <= classes:
         raise ValueError(f"topk must be in [1, {classes}], got {topk}")
     labels = not target.is_floating_point()
-    if labels and v.must_check_values(logits.device):
+    if labels and v.must_check_values(logits.device) and readable(target):
         v.check_label_values("target", target, classes, IGNORED)
     if not labels:
         target = target.argmax(1)

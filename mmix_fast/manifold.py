@@ -46,6 +46,11 @@ class ManifoldMixup:
     ``close()`` nothing is mixed: ``layer``, ``mix`` are None and ``loss`` is plain cross-entropy.
     Inside a compiled graph everything is drawn in the graph; the layers not drawn mix with λ = 1.
 
+    ``loss`` and ``accuracy`` take the draw of the forward that made the logits, in any order and
+    from any thread. A model has one ManifoldMixup at a time; copies and pickles of it are closed.
+    torch's recurrent, attention and transformer layers are mixed along the batch dimension that
+    their ``batch_first`` tells, states too; other outputs along ``dim``.
+
     Recipes (Verma et al., section 5 and appendix): CIFAR, PreActResNet: ``alpha=2.0``, layers the
     input and the ends of the first two stages, trained 2 to 10 times longer than without.
     Tiny-ImageNet: ``alpha=0.2``, the input and the end of the first stage. Small data: 1 to 2.
@@ -53,8 +58,11 @@ class ManifoldMixup:
 
     Raises:
         TypeError, ValueError: a name that is unknown (near names are listed) or given twice, a bad
-            option. At a forward, ValueError: the drawn layer gave no floating tensor with the batch
-            size; TypeError: "" with integer inputs; RuntimeError: the drawn layer ran twice, never.
+            option. RuntimeError: another ManifoldMixup is open on the model.
+        At a forward, ValueError: the model is called with a list of tensors, which may be a batch;
+            the drawn layer gave no floating tensor with the batch size, or something that cannot be
+            mixed. TypeError: "" with integer inputs. RuntimeError: the drawn layer ran twice, or
+            not at all; the model is exported or traced in training.
 
     Equivalent PyTorch, at the drawn layer: ``h = lam * h + (1 - lam) * h[perm]``, and for the loss
     ``lam * F.cross_entropy(z, y) + (1 - lam) * F.cross_entropy(z, y[perm])``.

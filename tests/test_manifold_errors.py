@@ -116,6 +116,30 @@ def test_twice_never_and_no_batch():
         model(X)
 
 
+def test_a_layer_whose_parts_run_without_it_names_the_last_part():
+    """As in timm's models with set_grad_checkpointing()."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer1 = nn.Sequential(nn.Linear(4, 8), nn.GELU())
+            self.blocks = nn.ModuleList([nn.Linear(8, 8)])
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            for part in (*self.layer1, *self.blocks):
+                x = part(x)
+            return self.head(x)
+
+    model = Model()
+    for name, part in (("layer1", "layer1.1"), ("blocks", "blocks.0")):
+        message = f"'{name}' did not run in the forward.*name the last part, '{part}'"
+        with m.ManifoldMixup(model, [name]), pytest.raises(RuntimeError, match=message):
+            model(X)
+        with m.ManifoldMixup(model, [part]) as mixup:
+            mixup.loss(model(X), Y).backward()
+
+
 def test_an_error_in_a_forward_leaves_the_next_right():
     model = Tree()
     mixup = m.ManifoldMixup(model, ["stem"])

@@ -70,6 +70,7 @@ def test_a_step_with_fake_tensors():
                 assert mixup.layer in (*MLP.layers, None)
                 loss = mixup.loss(z, torch.zeros(6, dtype=torch.long))
                 loss.backward()
+                assert mixup.accuracy(z, torch.zeros(6, dtype=torch.long)).shape == ()
             assert model[0].weight.grad.shape == (16, 16) and loss.shape == ()
 
 
