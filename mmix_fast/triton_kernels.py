@@ -72,24 +72,19 @@ def partner_of(k, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
 
 @triton.jit
 def blend(a, b, own, other):
-    """fl(fl(a*own) + fl(b*other)) rounded to own's dtype; a side with coefficient 0 is absent.
-
-    b is 1 - a, so that where one is 0 the other is 1.
-    """
-    dtype: tl.constexpr = own.dtype
-    acc: tl.constexpr = acc_of(dtype)
-    mixed = rounded(a * own.to(acc) + b * other.to(acc), dtype)
+    """fl(fl(a*own) + fl(b*other)) rounded to own's dtype; a side with coefficient 0 is absent."""
+    acc: tl.constexpr = acc_of(own.dtype)
+    mixed = rounded(a * own.to(acc) + b * other.to(acc), own.dtype)
     return tl.where(b == 0, own, tl.where(a == 0, other, mixed))
 
 
 @triton.jit
 def blend_adjoint(a, b, own, other):
     """blend where a + b need not be 1: beside an absent side the other keeps its coefficient."""
-    dtype: tl.constexpr = own.dtype
-    acc: tl.constexpr = acc_of(dtype)
+    acc: tl.constexpr = acc_of(own.dtype)
     alone = tl.where(a != 0, a * own.to(acc), tl.where(b != 0, b * other.to(acc), 0.0))
     scaled = ((a == 0) | (b == 0)) & (a + b != 1)
-    return tl.where(scaled, rounded(alone, dtype), blend(a, b, own, other))
+    return tl.where(scaled, rounded(alone, own.dtype), blend(a, b, own, other))
 
 
 @triton.jit
@@ -141,10 +136,8 @@ def mix_tile(
     mask = live[:, None] & in_column[None, :]
     mine = tl.load(x_ptr + (own * x_row)[:, None] + x_cols, mask=mask)
     theirs = tl.load(x_ptr + (other * x_row)[:, None] + x_cols, mask=mask)
-    if ADJOINT:
-        mixed = blend_adjoint(a[:, None], b[:, None], mine, theirs)
-    else:
-        mixed = blend(a[:, None], b[:, None], mine, theirs)
+    a, b = a[:, None], b[:, None]
+    mixed = blend_adjoint(a, b, mine, theirs) if ADJOINT else blend(a, b, mine, theirs)
     if INPLACE:
         # Hazard: a row that one thread loads as a partner is stored by another thread of this
         # program. Every load must be done before the first store. No other program comes here.

@@ -34,5 +34,29 @@ def combined(own, a, other, b):
     return torch.where((own == 0) | (other == 0), alone, left + right)
 
 
+def acc_of(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def along(v, like, dim):
+    return v.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
+
+
+def mixed(x, perm, lam, dim=0):
+    acc = acc_of(x.dtype)
+    own = along(lam.to(acc).expand(len(perm)), x, dim)
+    wide = x.to(acc)
+    return combined(own, wide, 1 - own, wide.index_select(dim, perm)).to(x.dtype)
+
+
+def transposed(g, perm, lam, dim=0):
+    """What the backward of a mix makes of an upstream gradient."""
+    acc, inverse = acc_of(g.dtype), perm.argsort()
+    own = lam.to(acc).expand(len(perm))
+    other, own = along((1 - own)[inverse], g, dim), along(own, g, dim)
+    wide = g.to(acc)
+    return combined(own, wide, other, wide.index_select(dim, inverse)).to(g.dtype)
+
+
 def assert_same(got, want):
     torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import DTYPES, TOLERANCE, expected_mix, run
+from special_lam import transposed
 
 import mmix_fast as m
 
@@ -22,7 +23,9 @@ for dt in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
     lam = torch.randint(1, 999, (33,)).double() / 999
     m.mix_(x, torch.arange(33).roll(1), lam)
     y = m.mix(x, torch.arange(33).flip(0), .3)
-    for t in (x, y):
+    lam[::4], lam[1::4] = 0, 1
+    z = torch.ops.mmix_fast.mix(x, torch.arange(33).roll(2), lam, 0, True)
+    for t in (x, y, z):
         print(hashlib.sha256(t.view(torch.uint8).numpy().tobytes()).hexdigest())
 """
 
@@ -69,6 +72,10 @@ def test_every_cut_of_the_work(dtype, shape, pairing):
     perm = m.sample_mix(shape[0], 1.0, pairing=pairing).perm
     lam = torch.rand(shape[0], dtype=torch.float64)
     want = expected_mix(x, perm, lam)
+    back = lam.clone()
+    back[::3], back[1::3] = 0, 1  # rows of one term and of none, among those that are streamed
+    adjoint = torch.ops.mmix_fast.mix(x, perm, back, 0, True)
+    assert torch.equal(adjoint, transposed(x, perm, back))
     assert torch.equal(m.mix(x, perm, lam), want)
     assert torch.equal(m.mix_(x, perm, lam), want)
 

@@ -14,39 +14,17 @@ from special_lam import (
     INF,
     LAMS,
     NAN,
+    along,
     assert_same,
-    combined,
     draw_lam,
+    mixed,
     property_test,
+    transposed,
 )
 
 import mmix_fast as m
 
 RUNS_ON_GPU = True
-
-
-def acc_of(dtype):
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def along(v, like, dim):
-    return v.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
-
-
-def mixed(x, perm, lam, dim=0):
-    acc = acc_of(x.dtype)
-    own = along(lam.to(acc).expand(len(perm)), x, dim)
-    wide = x.to(acc)
-    return combined(own, wide, 1 - own, wide.index_select(dim, perm)).to(x.dtype)
-
-
-def transposed(g, perm, lam, dim=0):
-    """What the backward of a mix makes of an upstream gradient."""
-    acc, inverse = acc_of(g.dtype), perm.argsort()
-    own = lam.to(acc).expand(len(perm))
-    other, own = along((1 - own)[inverse], g, dim), along(own, g, dim)
-    wide = g.to(acc)
-    return combined(own, wide, other, wide.index_select(dim, inverse)).to(g.dtype)
 
 
 def mix_batch_(x, perm, lam, dim):
