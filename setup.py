@@ -59,7 +59,16 @@ NVCC_FLAGS = [
     "-std=c++20",
     "-Xcompiler",
     # Quoted for nvcc and for the shell that it starts: a folder's name may have spaces and commas.
-    ",".join(f'"{flag}"' for flag in ["-fvisibility=hidden", *ANYWHERE]),
+    # So the headers' folders are here too; of a -I of its own nvcc makes two at a comma.
+    ",".join(
+        f'"{flag}"'
+        for flag in [
+            "-fvisibility=hidden",
+            *ANYWHERE,
+            f"-I{ROOT / 'csrc'}",
+            f"-I{Path(torch.__file__).parent / 'include'}",
+        ]
+    ),
     TARGET,
 ]
 ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")

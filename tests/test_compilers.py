@@ -38,13 +38,15 @@ def test_a_cuda_build_in_any_folder(tmp_path, name):
         (folder / file).write_text((ROOT / file).read_text())
     _, flags = flags_in(folder)
     source, built = folder / "one.cu", folder / "one.o"
-    source.write_text("const char *where() { return __FILE__; }\n")
+    (folder / "csrc").mkdir()
+    (folder / "csrc/place.h").write_text("inline const char *place() { return __FILE__; }\n")
+    source.write_text('#include "place.h"\nconst char *where() { return place(); }\n')
     command = [NVCC, *flags, "-arch=sm_90", "-c", source, "-o", built]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Every flag has arrived: the folder's name is in no string, and there are no other places.
     text = built.read_bytes()
-    assert b"./one.cu" in text and str(tmp_path).encode() not in text
+    assert b"./csrc/place.h" in text and str(tmp_path).encode() not in text
 
 
 def check_with_clang(*sources):
