@@ -230,16 +230,19 @@ class CrossEntropyFn(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         # Handed over once: a second backward makes its own, since the caller may write to this one.
         gradient, ctx.gradient = ctx.gradient, None
-        stats, logits, *rest = ctx.saved_tensors  # which raises where the logits were written to
-        if functorch_active() or batched(grad):
-            return _reference_gradient(grad, logits, rest, ctx.call), None, None
+        mapped = functorch_active() or batched(grad)
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if gradient is not None and not again:
-            # Read on the CPU only, where no host waits.
-            if not (grad.is_cpu and readable(grad) and grad.item() == 1):
-                kernel(ctx.call.namespace, "cross_entropy_rescale_")(
-                    gradient, grad.contiguous(), stats, logits, *rest, *ctx.call.options
-                )
+        ready = gradient is not None and not mapped and not again
+        # Read on the CPU only, where no host waits.
+        if ready and grad.is_cpu and readable(grad) and grad.item() == 1:
+            return gradient, None, None
+        stats, logits, *rest = ctx.saved_tensors
+        if mapped:
+            return _reference_gradient(grad, logits, rest, ctx.call), None, None
+        if ready:
+            kernel(ctx.call.namespace, "cross_entropy_rescale_")(
+                gradient, grad.contiguous(), stats, logits, *rest, *ctx.call.options
+            )
             return gradient, None, None
         if ctx.call.inplace:
             if ctx.overwritten:  # logits that a saved-tensor hook keeps have no version to check
@@ -247,8 +250,9 @@ class CrossEntropyFn(Function):
                     "inplace_backward=True overwrites the logits and so allows one backward; "
                     "call mixed_cross_entropy with inplace_backward=False"
                 )
+            out = _gradient_inplace(grad, stats, logits, rest, ctx.call)
             ctx.overwritten = True
-            return _gradient_inplace(grad, stats, logits, rest, ctx.call), None, None
+            return out, None, None
         if again:
             return CrossEntropyGradFn.apply(grad, stats, logits, rest, ctx.call), None, None
         return _gradient(grad, stats, logits, rest, ctx.call), None, None

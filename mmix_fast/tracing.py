@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 functorch_active = torch._C._are_functorch_transforms_active
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def transformed() -> bool:
@@ -27,9 +28,8 @@ def functionalized() -> bool:
 
 def batched(grad: Tensor) -> bool:
     """Whether a backward runs for is_grads_batched=True, by a vmap that is not torch.func's."""
-    if torch.compiler.is_compiling():  # which cannot ask, and traces no such backward
-        return False
-    return torch._C._functorch.is_legacy_batchedtensor(grad)
+    # Dynamo cannot ask, and traces no such backward.
+    return not torch.compiler.is_compiling() and _is_batched(grad)
 
 
 def beyond_kernels(**arguments: object) -> str:
