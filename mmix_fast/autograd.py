@@ -250,8 +250,9 @@ class CrossEntropyFn(Function):
                     "inplace_backward=True overwrites the logits and so allows one backward; "
                     "call mixed_cross_entropy with inplace_backward=False"
                 )
+            out = _gradient_inplace(grad, stats, logits, rest, ctx.call)
             ctx.overwritten = True
-            return _gradient_inplace(grad, stats, logits, rest, ctx.call), None, None
+            return out, None, None
         if again:
             return CrossEntropyGradFn.apply(grad, stats, logits, rest, ctx.call), None, None
         return _gradient(grad, stats, logits, rest, ctx.call), None, None
