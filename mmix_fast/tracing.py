@@ -47,7 +47,7 @@ def beyond_kernels(**arguments: object) -> str:
 
 def readable(*tensors: Tensor | None) -> bool:
     """Whether the values may be read on the host: real ones, and nobody traces the call."""
-    if torch._C._len_torch_dispatch_stack() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
     for t in tensors:
         if functorch_active():

@@ -83,7 +83,7 @@ def test_right_by_default(name, transform):
     torch.testing.assert_close(got, run(lambda z: plain(name)(z, d)))
 
 
-@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap"])
+@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap", "grad of vmap"])
 @pytest.mark.parametrize("name", EVERY)
 def test_a_forced_backend_is_right_or_says_what_it_lacks(backend, name, transform):
     d, run = traced_ops.data(D64), TRANSFORMS[transform]
