@@ -24,7 +24,7 @@ SHARED += ["tests/test_arguments.py"]
 SHARED += ["tests/test_gradients.py", "tests/test_loss_gradients.py"]
 # The folder has the cases of these two grids, fewer for each dtype: here they take ten minutes.
 GRIDS = "test_bits_in_every_layout or test_parity_grid"
-LONG = "gradcheck or test_every_option_at_once"
+LONG = "gradcheck or test_every_option_at_once or test_arguments"
 
 
 def interpret(*args):
