@@ -176,8 +176,11 @@ def _draw_lam(
         return torch.ones(count, dtype=torch.float32, device=device)
     # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
     # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
-    # Not full(..., alpha + 1), which fixes alpha in a compiled graph.
-    shape = torch.ones((2, count), dtype=torch.float64, device=device) + alpha
+    # full(..., alpha + 1) would fix a number in the graph.
+    if isinstance(alpha, Tensor) or torch.compiler.is_compiling():
+        shape = torch.ones((2, count), dtype=torch.float64, device=device) + alpha
+    else:
+        shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
     gamma = torch._standard_gamma(shape, generator=generator)
     exponential = torch.empty_like(shape).exponential_(generator=generator)
     log_gamma = gamma.log() - exponential / alpha
