@@ -85,8 +85,12 @@ def test_inductor():
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("options", [{"per_sample": True}, {"inplace": True, "pairing": "roll"}])
 def test_inductor_on_big_models(how, options):
+    # Seen on a CPU with AVX2: inductor (torch 2.13.0) gives a wrong gradient of PreActResNet's
+    # strided 1x1 convolution, with plain operations in the place of ours too.
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     for kind, rounds in ((PreActResNet18, 5), (Encoder, 8), (MLP, 8)):
-        check(kind, how, "inductor", rounds, **options)
+        backend = "inductor" if wide or kind is not PreActResNet18 else "aot_eager"
+        check(kind, how, backend, rounds, **options)
         torch._dynamo.reset()
 
 
