@@ -37,7 +37,7 @@ def on_host(
         generator = None  # reading what it draws would make the host wait
     with real_tensors():
         if prob < 1:
-            chance = torch.rand((), generator=generator, device="cpu")
+            chance = torch.rand((), generator=generator, dtype=torch.float32, device="cpu")
             if chance.item() >= prob:
                 return None
         number = int(torch.randint(layers, (), generator=generator, device="cpu"))

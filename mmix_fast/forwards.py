@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
@@ -32,7 +32,6 @@ class Forward:
     draw: Draw | None  # None: it mixed nothing
     start: int = 0
     end: int | None = None  # None while it runs
-    thread: int = field(default_factory=threading.get_ident)  # the numbers count per thread
     ran: bool = False  # whether the drawn layer has run
 
 
@@ -50,7 +49,7 @@ class Forwards:
         self._without_graph: deque[Forward] = deque(maxlen=KEPT)
         self._storages: dict[int, tuple[StorageWeakRef, Forward | None]] = {}
         self._prune_at = 16
-        self._threads: set[int] = set()
+        self._threads: set[int] = set()  # the numbers count per thread
         self._lock = threading.Lock()  # a set or dictionary must not grow while it is read
 
     def start(self, draw: Draw | None) -> Forward:
@@ -59,13 +58,13 @@ class Forwards:
         forward = Forward(draw, torch.autograd._get_sequence_nr() - (not grad_mode))
         with self._lock:
             self._alive.add(forward)
-            self._threads.add(forward.thread)
+            self._threads.add(threading.get_ident())
             if not grad_mode:
                 self._without_graph.append(forward)
         return forward
 
     def tag(self, forward: Forward, tensors: Iterable[Tensor]) -> None:
-        """Puts the forward on the nodes that made the tensors, but for those made before it."""
+        """Puts the forward on the nodes that made the tensors, except those made before it."""
         for t in tensors:
             node = t.grad_fn
             if node is not None and node._sequence_nr() >= forward.start:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as module_hooks
 from torch.utils._device import DeviceContext
+
+from .tracing import transformed
 
 # These give a new tensor that their own backward does not read: mixing over it is safe. Exact types
 # only, since a subclass may return anything. Seen wrong or aliasing, so not here: activations that
@@ -55,8 +56,7 @@ def _is_watched() -> bool:
         # Selective checkpoints cache outputs by a mode, others by the hooks of saved tensors.
         or torch._C._len_torch_dispatch_stack()
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
+        or transformed()
         or any(
             type(torch._C._get_function_stack_at(k)) is not DeviceContext
             for k in range(torch._C._len_torch_function_stack())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -107,9 +106,6 @@ class ManifoldMixup:
         self.alpha, self.prob, self.inplace = alpha, prob, inplace
         self.dim = check_index("dim", dim)
         self.per_sample, self.pairing, self.generator = per_sample, pairing, generator
-        self._sample = partial(
-            sample_mix, per_sample=per_sample, pairing=pairing, generator=generator
-        )
         self._root: nn.Module = model
         self._mixing: Mixing | None = Mixing(self, model, found)
         _open.add(self)
@@ -138,7 +134,7 @@ class ManifoldMixup:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle is closed, since the hooks of a copied model mix nothing."""
-        return vars(self) | {"generator": None, "_sample": None, "_root": None, "_mixing": None}
+        return vars(self) | {"generator": None, "_root": None, "_mixing": None}
 
     @property
     def layer(self) -> str | None:
@@ -179,6 +175,16 @@ class ManifoldMixup:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _sample(self, batch: int, alpha: float, *, device: torch.device) -> Mix:
+        return sample_mix(
+            batch,
+            alpha,
+            device=device,
+            per_sample=self.per_sample,
+            pairing=self.pairing,
+            generator=self.generator,
+        )
 
     def __repr__(self) -> str:
         return f"ManifoldMixup(layers={list(self.layers)}, alpha={self.alpha}, prob={self.prob})"

@@ -35,19 +35,6 @@ _OTHER_GRAPH = (
 )
 
 
-def is_traced() -> bool:
-    """Under torch.jit.trace or make_fx, which would keep one draw for ever."""
-    proxy = torch._C._TorchDispatchModeKey.PROXY
-    return not torch.compiler.is_compiling() and (
-        torch._C._is_tracing() or torch._C._get_dispatch_mode(proxy) is not None
-    )
-
-
-def is_vmapped() -> bool:
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    return any(i.key() == torch._C._functorch.TransformType.Vmap for i in stack)
-
-
 def second(first: Any) -> str:
     return (
         f"the model must have one ManifoldMixup at a time, and {first!r} is open on it, or on a "
@@ -94,7 +81,8 @@ def did_not_run(name: str, layer: nn.Module) -> str:
 
 
 def _something_compiled() -> bool:
-    return bool(torch._dynamo.utils.counters["frames"])
+    # Traced code sees its own copy of the counters.
+    return torch.compiler.is_compiling() or bool(torch._dynamo.utils.counters["frames"])
 
 
 def integers(first: Tensor, embedding: str | None) -> str:

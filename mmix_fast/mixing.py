@@ -25,6 +25,7 @@ from .traces import (
     running,
     runs_in_trace,
 )
+from .tracing import recorded, vmapped
 
 
 class Mixing:
@@ -66,7 +67,7 @@ class Mixing:
         self._closed = True
 
     def is_on(self) -> bool:
-        """Whether a forward would mix, but for ``prob``."""
+        """Whether a forward would mix, with the probability ``prob``."""
         return not self._closed and self.options.enabled and self.root.training
 
     @property
@@ -157,9 +158,9 @@ class Mixing:
 
     def _draw(self, args: Any, kwargs: Any) -> Draw | None:
         o, count = self.options, len(self.layers)
-        if torch.compiler.is_exporting() or messages.is_traced():
+        if recorded():
             raise RuntimeError(messages.TRACED)
-        if torch._C._are_functorch_transforms_active() and messages.is_vmapped():
+        if vmapped():
             raise RuntimeError(messages.VMAP)
         batch, device = size_and_device(
             self.root, (*args, *kwargs.values()), o.dim, self._input is not None

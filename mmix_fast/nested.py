@@ -75,7 +75,7 @@ def unreachable(value: Any) -> str | None:
         return type(value).__name__
     if isinstance(value, tuple | list | MutableMapping) or _is_record(value):
         return next(filter(None, map(unreachable, _parts(value))), None)
-    if isinstance(value, Iterator) and not isinstance(value, torch.Generator):
+    if isinstance(value, Iterator):
         return type(value).__name__  # reading it would empty it
     if isinstance(value, set | frozenset | deque | Mapping):
         inside = list(value.values() if isinstance(value, Mapping) else value)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from .tracing import functorch_active
+from .tracing import functorch_active, transformed
 from .validation import as_lam, compute_dtype
 
 Lam = float | Tensor
@@ -56,7 +56,7 @@ def _scale(coef: Tensor, value: Tensor, followed: bool) -> Tensor:
     """
     if not followed:
         return torch.where(coef == 0, -0.0, coef * value)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if transformed():
         # Forward over forward mode drops terms of a Function. This is right where all is finite.
         return coef * torch.where((coef == 0) & ~value.isfinite(), 0, value)
     return _Scale.apply(coef, value)

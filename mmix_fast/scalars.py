@@ -43,7 +43,7 @@ def what(value: object) -> str:
 
 
 def check_index(name: str, value: Any) -> int:
-    """A whole number as an int: whatever ``operator.index`` takes, but for bool.
+    """A whole number as an int: whatever ``operator.index`` takes, except bool.
 
     A 0-dim integer tensor on the CPU counts; to read one on a GPU would make the host wait.
     """

@@ -22,8 +22,25 @@ def functionalized() -> bool:
     """Whether torch.func.functionalize, or Dynamo, sees the call besides other transforms."""
     if torch.compiler.is_compiling():
         return True
+    return _inside(torch._C._functorch.TransformType.Functionalize)
+
+
+def vmapped() -> bool:
+    """Whether torch.func.vmap sees the call, at any level."""
+    return functorch_active() and _inside(torch._C._functorch.TransformType.Vmap)
+
+
+def _inside(transform: object) -> bool:
     layers = torch._C._functorch.get_interpreter_stack() or ()
-    return any(at.key() == torch._C._functorch.TransformType.Functionalize for at in layers)
+    return any(at.key() == transform for at in layers)
+
+
+def recorded() -> bool:
+    """Under torch.export, torch.jit.trace or make_fx, which would keep one draw for ever."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    proxy = torch._C._TorchDispatchModeKey.PROXY
+    return torch._C._is_tracing() or torch._C._get_dispatch_mode(proxy) is not None
 
 
 def batched(grad: Tensor) -> bool:
