@@ -1,7 +1,8 @@
 // Mixed cross-entropy. The forward reads the logits once, keeps two numbers a row and can write the
 // gradient in the same pass; the backward makes the gradient from those numbers, into a fresh
 // buffer or over the logits themselves.
-#include "cpu/loss_worker.h"
+#include "cpu/loss_across.h"
+#include "cpu/loss_along.h"
 #include <algorithm>
 #include <torch/csrc/stable/library.h>
 
@@ -10,35 +11,39 @@ namespace {
 
 // A thread should have at least this much work; a row costs as much as this many more classes.
 constexpr int64_t kLogitsPerThread = 65536, kRowCost = 256;
+// Rows of fewer classes than this are faster across: their ends weigh more than a transposition.
+constexpr int64_t kShortRow = 64;
 
-// Calls body(worker, row number) for every row, a worker for each thread.
-template <class A, class Body>
-void over_rows(const LossRows &rows, const GradientRows *out, const Body &body) {
-  const int64_t grain = std::max<int64_t>(1, kLogitsPerThread / (rows.classes + kRowCost));
-  torch::stable::parallel_for(0, rows.count, grain, [&](int64_t begin, int64_t end) {
-    LossWorker<A> worker(rows, out);
-    for (int64_t r = begin; r < end; ++r) body(worker, r);
+// Calls body(worker, first row, rows) for all rows, a worker for each thread.
+template <class Worker, class A, class Body>
+void share_out(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
+  const int64_t several = Worker::rows_at_a_time(rows);
+  const int64_t grain = std::max<int64_t>(1, kLogitsPerThread / (rows.classes + kRowCost) / several);
+  const int64_t units = (rows.count + several - 1) / several;
+  torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+    Worker worker(rows, out);
+    for (int64_t unit = begin; unit < end; ++unit)
+      body(worker, unit * several, std::min(several, rows.count - unit * several));
     if (out && out->stream) publish_streamed();
   });
 }
 
+template <class A, class Body>
+void over_rows(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
+  const RowView &z = rows.logits;
+  const bool beside = z.class_stride != 1 && z.step() == 1;
+  if (beside || rows.classes < kShortRow)
+    share_out<AcrossRows<A>>(rows, out, body);
+  else
+    share_out<AlongClasses<A>>(rows, out, body);
+}
+
 template <class A>
-double forward(const LossRows &rows, const GradientRows *gradient, A *stats, A *loss) {
+double forward(const LossRows<A> &rows, const GradientRows *gradient, Softmax<A> *stats, A *loss) {
   // Row losses are summed in one fixed order, whatever the number of threads.
-  std::vector<double> row_loss(rows.count, 0.0);
-  over_rows<A>(rows, gradient, [&](LossWorker<A> &worker, int64_t r) {
-    const LossRow row = rows.row(r);
-    Softmax<A> s;
-    if (row.live) {
-      worker.load(r, row);
-      s = worker.softmax(row);
-      row_loss[r] = worker.loss(row, s);
-      if (gradient) worker.gradient(r, row, 1, s);
-    } else if (gradient) {
-      worker.zero(r);
-    }
-    stats[2 * r] = s.max;
-    stats[2 * r + 1] = s.log_sum;
+  std::vector<double> row_loss(rows.count);
+  over_rows(rows, gradient, [&](auto &worker, int64_t first, int64_t n) {
+    worker.forward(first, n, stats + first, row_loss.data() + first);
   });
   double total = 0;
   for (int64_t r = 0; r < rows.count; ++r) {
@@ -48,19 +53,9 @@ double forward(const LossRows &rows, const GradientRows *gradient, A *stats, A *
   return rows.undefined ? std::numeric_limits<double>::quiet_NaN() : total;
 }
 
-// Where `unit`, out holds the gradient for an upstream of 1 and such rows are done.
-template <class A>
-void backward(const LossRows &rows, const GradientRows &out, const A *grad, const A *stats,
-              bool unit) {
-  over_rows<A>(rows, &out, [&](LossWorker<A> &worker, int64_t r) {
-    const double g = grad[rows.per_row ? r : 0];
-    if (unit && g == 1) return;
-    const LossRow row = rows.row(r);
-    if (!row.live) return worker.zero(r);
-    worker.load(r, row);
-    const A max = stats[2 * r], log_sum = stats[2 * r + 1];
-    worker.gradient(r, row, g, {max, log_sum, std::exp(log_sum)});
-  });
+// The rows' statistics, (rows, 2).
+template <class A> Softmax<A> *softmax_of(const Tensor &stats) {
+  return static_cast<Softmax<A> *>(const_cast<void *>(stats.const_data_ptr()));
 }
 
 template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F &f) {
@@ -80,36 +75,38 @@ template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F 
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_CE_PARAMETERS, bool with_gradient) {
   const LossArgs args = MMIX_CE_LOSS_ARGS;
-  const LossRows rows(args);
-  const auto acc =
-      logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  std::vector<int64_t> shape;
-  for (int64_t d = 0; rows.per_row && d < logits.dim(); ++d)
-    if (d != 1) shape.push_back(logits.size(d));
-  Tensor loss = fresh(shape, acc);
-  Tensor stats = fresh({rows.count, 2}, acc);
-  Tensor gradient = with_gradient ? fresh_like(logits) : fresh({0}, logits.scalar_type());
-  std::optional<GradientRows> out;
-  if (with_gradient) out.emplace(gradient, streams(gradient));
-  with_arithmetic(logits, [&](auto zero) {
+  return with_arithmetic(logits, [&](auto zero) {
     using A = decltype(zero);
+    const LossRows<A> rows(args);
+    const auto acc = sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float;
+    std::vector<int64_t> shape;
+    for (int64_t d = 0; rows.per_row && d < logits.dim(); ++d)
+      if (d != 1) shape.push_back(logits.size(d));
+    Tensor loss = fresh(shape, acc);
+    Tensor stats = fresh({rows.count, 2}, acc);
+    Tensor gradient = with_gradient ? fresh_like(logits) : fresh({0}, logits.scalar_type());
+    std::optional<GradientRows> out;
+    if (with_gradient) out.emplace(gradient, streams(gradient));
     A *loss_data = static_cast<A *>(loss.mutable_data_ptr());
-    const double total = forward<A>(rows, out ? &*out : nullptr,
-                                    static_cast<A *>(stats.mutable_data_ptr()), loss_data);
+    const double total = forward(rows, out ? &*out : nullptr, softmax_of<A>(stats), loss_data);
     if (!rows.per_row) *loss_data = static_cast<A>(total);
+    return std::tuple(loss, stats, gradient);
   });
-  return {loss, stats, gradient};
 }
 
+// `unit`: out holds the gradient for an upstream of 1.
 void gradient_into(const Tensor &out, const Tensor &grad, const Tensor &stats, const LossArgs &args,
                    bool unit, bool stream) {
   with_arithmetic(args.logits, [&](auto zero) {
     using A = decltype(zero);
     const A *g = static_cast<const A *>(grad.const_data_ptr());
     if (unit && args.reduction != "none" && *g == 1) return;
-    const LossRows rows(args);
+    const LossRows<A> rows(args);
     const GradientRows to(out, stream);
-    backward<A>(rows, to, g, static_cast<const A *>(stats.const_data_ptr()), unit);
+    const Softmax<A> *softmax = softmax_of<A>(stats);
+    over_rows(rows, &to, [&](auto &worker, int64_t first, int64_t n) {
+      worker.backward(first, n, softmax + first, g, rows.per_row);
+    });
   });
 }
 

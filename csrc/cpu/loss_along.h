@@ -1,0 +1,138 @@
+// One thread's work on long rows, one after the other: vectors run along the classes.
+#pragma once
+#include "cpu/loss_worker.h"
+#include <cstring>
+
+namespace mmix {
+
+// Contiguous rows are read and written where they lie; others are gathered, capped and widened into
+// scratch, and their gradient scattered from there.
+template <class A> class AlongClasses {
+public:
+  static int64_t rows_at_a_time(const LossRows<A> &) { return 1; }
+
+  AlongClasses(const LossRows<A> &rows, const GradientRows *out)
+      : rows_(rows), out_(out), kernels_(row_kernels().loss<A>()), type_(rows.logits.type),
+        cap_(rows.args.softcap) {
+    const int64_t n = rows.classes;
+    const bool by_class = rows.spread == kWeights || rows.spread == kTargets;
+    direct_ = rows.logits.class_stride == 1 && (!out || out->view.class_stride == 1) && cap_ == 0 &&
+              !(by_class && element_size(type_) == 2);
+    if (!direct_) z_.resize(n), gradient_.resize(out ? n : 0);
+    if (out && !out->stream && n <= kKeptExps<A>) exps_.resize(n + kKeptExcess);
+    if (rows.spread == kOnes) mass_ = static_cast<double>(n);
+    if (rows.spread == kWeights) {
+      u_ = rows.weight.data();
+      mass_ = kernels_.mass(u_, n);
+    }
+  }
+
+  void forward(int64_t r, int64_t, Softmax<A> *stats, double *loss) {
+    const LossRow row = rows_.row(r);
+    *stats = {};
+    *loss = 0;
+    if (row.live) {
+      load(r, row);
+      A *exps = exps_.empty() ? nullptr : exps_.data();
+      const RowSums sums = kernels_.sums[row_type()](row_, rows_.spread, u_, rows_.classes, exps);
+      *stats = {static_cast<A>(sums.max), std::log(static_cast<A>(sums.sum))};
+      *loss = rows_.loss(row, *stats, sums.dot, sums.mass, logit(row.y_own), logit(row.y_other));
+      if (out_) store(r, row, GradientRow(row, *stats, sums.mass, 1), stats->max, exps);
+    } else if (out_) {
+      zero(r);
+    }
+  }
+
+  void backward(int64_t r, int64_t, const Softmax<A> *stats, const A *grad, bool per_row) {
+    const LossRow row = rows_.row(r);
+    if (!row.live) return zero(r);
+    load(r, row);
+    if (rows_.spread == kTargets) mass_ = kernels_.mass(u_, rows_.classes);
+    store(r, row, GradientRow(row, *stats, mass_, grad[per_row ? r : 0]), stats->max, nullptr);
+  }
+
+private:
+  DType row_type() const { return direct_ ? type_ : kArithmetic<A>; }
+  double logit(int64_t c) const { return c < 0 ? 0 : read(row_, row_type(), c); }
+
+  void load(int64_t r, const LossRow &row) {
+    const RowView &z = rows_.logits;
+    const char *at = z.at(z.offset(r));
+    row_ = at;
+    if (!direct_) {
+      gather(kernels_, z_.data(), at, type_, z.class_stride, rows_.classes);
+      if (cap_ != 0) kernels_.cap(z_.data(), rows_.classes, cap_);
+      row_ = z_.data();
+    }
+    if (rows_.spread == kTargets) load_targets(r, row);
+  }
+
+  // The targets as the arithmetic's type: where they lie, if they are what is to be used.
+  const A *target(const RowView &view, int64_t r, std::vector<A> &scratch) {
+    const char *at = view.at(view.offset(r));
+    if (view.type == kArithmetic<A> && view.class_stride == 1)
+      return static_cast<const A *>(static_cast<const void *>(at));
+    scratch.resize(rows_.classes);
+    gather(kernels_, scratch.data(), at, view.type, view.class_stride, rows_.classes);
+    return scratch.data();
+  }
+
+  void load_targets(int64_t r, const LossRow &row) {
+    const double eps = rows_.args.label_smoothing;
+    // One with a coefficient of exactly 0 is absent: what it holds must not leak, nor is it read.
+    const A *a = row.own != 0 ? target(*rows_.target, r, t_) : nullptr;
+    const A *b = row.other != 0 ? target(*rows_.target_b, row.partner, b_) : nullptr;
+    const bool as_it_is = eps == 0 && rows_.weight.empty();
+    if (as_it_is && !b && row.own == 1) {
+      u_ = a;
+    } else if (as_it_is && !a && row.other == 1) {
+      u_ = b;
+    } else {
+      u_scratch_.resize(rows_.classes);
+      kernels_.blend_row(u_scratch_.data(), a, b, rows_.weight.empty() ? nullptr : rows_.weight.data(),
+                         rows_.classes, row.own, row.other, 1 - eps, eps / rows_.classes);
+      u_ = u_scratch_.data();
+    }
+  }
+
+  void store(int64_t r, const LossRow &row, const GradientRow &g, A max, const A *exps) {
+    char *dst = out_->at(out_->view.offset(r));
+    void *to = direct_ ? static_cast<void *>(dst) : gradient_.data();
+    // The labels' entries are read before they may be overwritten.
+    const auto entry = [&](int64_t y) {
+      return y < 0 ? 0 : g.at_label(row, y, std::exp(static_cast<A>(logit(y)) - max), u_ ? u_[y] : 1);
+    };
+    const double own = entry(row.y_own), other = entry(row.y_other);
+    kernels_.gradient[row_type()](to, row_, u_, exps, rows_.classes, max, g.scale, g.spread,
+                                  direct_ && out_->stream);
+    if (row.y_own >= 0) write(to, row_type(), row.y_own, own);
+    if (row.y_other >= 0) write(to, row_type(), row.y_other, other);
+    if (direct_) return;
+    if (cap_ != 0) kernels_.uncap(gradient_.data(), z_.data(), rows_.classes, cap_);
+    scatter(kernels_, dst, type_, out_->view.class_stride, gradient_.data(), rows_.classes);
+  }
+
+  // The gradient of a row that counts for nothing.
+  void zero(int64_t r) {
+    char *dst = out_->at(out_->view.offset(r));
+    const int64_t size = element_size(type_), step = out_->view.class_stride * size;
+    if (step == size) {
+      std::memset(dst, 0, rows_.classes * size);
+    } else {
+      for (int64_t c = 0; c < rows_.classes; ++c) std::memset(dst + c * step, 0, size);
+    }
+  }
+
+  const LossRows<A> &rows_;
+  const GradientRows *out_;
+  const LossKernels<A> &kernels_;
+  DType type_;
+  double cap_;
+  bool direct_;
+  std::vector<A> z_, gradient_, exps_, t_, b_, u_scratch_;
+  const void *row_ = nullptr;
+  const A *u_ = nullptr; // as Spread says; null where that is the same for all classes
+  double mass_ = 0;      // the sum of u
+};
+
+} // namespace mmix
