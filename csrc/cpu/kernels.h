@@ -3,6 +3,7 @@
 // a shared inline function.
 #pragma once
 #include <cstdint>
+#include <utility>
 
 namespace mmix {
 
@@ -21,9 +22,21 @@ enum Spread { kNone, kOnes, kWeights, kTargets };
 struct RowSums {
   double max, sum, dot, mass;
 };
-// The same of the rows of a tile, an array each. dot and mass are not set for kNone.
-template <class A> struct TileSums {
-  A *max, *sum, *dot, *mass;
+// The numbers of a tile's rows, an array of `lanes` for each name.
+enum TileArray {
+  kLive, // 1, or 0: counts for nothing, whatever its logits hold
+  kHotOwn, kHotOther, kSpread, kZCoef, // LossRow's
+  kLogitOwn, kLogitOther, kUOwn, kUOther, // of its labels
+  kOwn, kOther,                           // of its two targets
+  kUpstream,
+  kMax, kSum, kDot, kMass, kLogSum, kLoss,
+  kScale, kShare, kEntryOwn, kEntryOther, // of the gradient: see loss_formulas.inc
+  kTileArrays
+};
+template <class A> struct TileRows {
+  A *data;
+  int64_t lanes;
+  A *operator[](TileArray name) const { return data + name * lanes; }
 };
 
 // Kernels of the loss in the arithmetic A: float, or double for float64 logits. Coefficients come
@@ -52,14 +65,19 @@ template <class A> struct LossKernels {
   void (*blend_row)(A *t, const A *a, const A *b, const A *weight, int64_t n, double own,
                     double other, double keep, double base);
 
-  // exps may be z, or null.
-  void (*tile_sums)(const A *z, Spread spread, const A *u, int64_t classes, int64_t lanes,
-                    TileSums<A> out, A *exps);
-  void (*tile_gradient)(A *out, const A *z, Spread spread, const A *u, int64_t classes,
-                        int64_t lanes, const A *max, const A *scale, const A *coefficient);
-  void (*tile_mass)(Spread spread, const A *u, int64_t classes, int64_t lanes, A *mass);
-  void (*blend_tile)(A *t, const A *b, const A *weight, int64_t classes, int64_t lanes,
-                     const A *own, const A *other, double keep, double base);
+  // u: a weight for each class, or a tile. kMass; then kMax, kSum and kDot; exps may be z, or null.
+  void (*tile_mass)(Spread spread, const A *u, int64_t classes, TileRows<A> rows);
+  void (*tile_sums)(const A *z, Spread spread, const A *u, int64_t classes, TileRows<A> rows,
+                    A *exps);
+  // kLogSum and kLoss from what came before; kScale, kShare and the labels' entries from kLogSum.
+  void (*tile_losses)(TileRows<A> rows);
+  void (*tile_coefficients)(TileRows<A> rows);
+  // out = kScale*exp(z - max) - kShare*u; z are the exponentials themselves where `kept`.
+  void (*tile_gradient)(A *out, const A *z, bool kept, Spread spread, const A *u, int64_t classes,
+                        TileRows<A> rows);
+  // t = blend_row of t and b with the lanes' own coefficients, kOwn and kOther.
+  void (*blend_tile)(A *t, const A *b, const A *weight, int64_t classes, TileRows<A> rows,
+                     double keep, double base);
 };
 
 struct RowKernels {

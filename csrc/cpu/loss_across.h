@@ -3,144 +3,147 @@
 // along the classes would be mostly its own tail.
 #pragma once
 #include "cpu/loss_worker.h"
+#include <algorithm>
 
 namespace mmix {
 
 // Tiles stay in the L1 cache with what is beside them, or have the fewest lanes there are.
-constexpr int64_t kLossTileBytes = 16384, kMostLanes = 256;
+constexpr int64_t kLossTileBytes = 16384, kMostLanes = 128;
+constexpr int64_t kAhead = 3; // classes
 
 // The logits of a tile are copied to scratch, [classes][lanes], and the gradient is copied back.
 template <class A> class AcrossRows {
 public:
   static int64_t rows_at_a_time(const LossRows<A> &rows) {
-    const int64_t least = row_kernels().loss<A>().lanes;
-    const int64_t fit = kLossTileBytes / static_cast<int64_t>(sizeof(A)) / std::max<int64_t>(rows.classes, 1);
-    const int64_t few = (rows.count + least - 1) / least * least;
-    return std::max(least, std::min({fit / least * least, kMostLanes, few}));
+    const int64_t least = row_kernels().loss<A>().lanes, bytes = sizeof(A);
+    const int64_t fit = kLossTileBytes / bytes / std::max<int64_t>(rows.classes, 1);
+    const int64_t needed = (rows.count + least - 1) / least * least;
+    return std::max(least, std::min({fit / least * least, kMostLanes, needed}));
   }
 
   AcrossRows(const LossRows<A> &rows, const GradientRows *out)
       : rows_(rows), out_(out), kernels_(row_kernels().loss<A>()), lanes_(rows_at_a_time(rows)),
-        cap_(rows.args.softcap), row_(lanes_), offsets_(lanes_), z_(rows.classes * lanes_),
-        sums_(4 * lanes_), scale_(lanes_), spread_(lanes_), entries_(2 * lanes_) {
+        cap_(rows.args.softcap), labels_(2 * lanes_), partners_(lanes_),
+        offsets_(lanes_), z_(rows.classes * lanes_),
+        numbers_(kTileArrays * lanes_), row_{numbers_.data(), lanes_} {
     if (cap_ != 0) apart_.resize(z_.size());
-    if (rows.spread == kWeights) u_ = rows.weight.data();
+    if (rows.spread == kWeights) u_ = rows.weights();
     if (rows.spread == kTargets) {
       t_.resize(z_.size());
-      own_.resize(lanes_);
-      other_.resize(lanes_);
       u_ = t_.data();
     }
+    std::fill_n(row_[kUOwn], 2 * lanes_, A(1));
   }
 
   void forward(int64_t first, int64_t n, Softmax<A> *stats, double *loss) {
     load(first, n);
-    const TileSums<A> sums = tile_sums();
-    // The labels' logits, before the exponentials take their place.
-    for (int64_t k = 0; k < n; ++k) {
-      entries_[2 * k] = entry(z_, row_[k].y_own, k);
-      entries_[2 * k + 1] = entry(z_, row_[k].y_other, k);
-    }
     A *exps = out_ ? gradient() : nullptr;
-    kernels_.tile_sums(z_.data(), rows_.spread, u_, rows_.classes, lanes_, sums, exps);
+    kernels_.tile_sums(z_.data(), rows_.spread, u_, rows_.classes, row_, exps);
+    kernels_.tile_losses(row_);
     for (int64_t k = 0; k < n; ++k) {
-      const LossRow &row = row_[k];
-      stats[k] = {};
-      loss[k] = 0;
-      if (!row.live) continue;
-      stats[k] = {sums.max[k], std::log(sums.sum[k])};
-      loss[k] = rows_.loss(row, stats[k], sums.dot[k], sums.mass[k], entries_[2 * k],
-                           entries_[2 * k + 1]);
+      stats[k] = {row_[kMax][k], row_[kLogSum][k]};
+      loss[k] = row_[kLoss][k];
     }
-    if (out_)
-      store(first, n, stats, exps, nullptr, [](int64_t) { return A(1); });
+    if (!out_) return;
+    std::fill_n(row_[kUpstream], lanes_, A(1));
+    store(first, n, exps, true);
   }
 
   void backward(int64_t first, int64_t n, const Softmax<A> *stats, const A *grad, bool per_row) {
     load(first, n);
-    const TileSums<A> sums = tile_sums();
-    if (rows_.spread != kNone)
-      kernels_.tile_mass(rows_.spread, u_, rows_.classes, lanes_, sums.mass);
-    for (int64_t k = 0; k < n; ++k) sums.max[k] = stats[k].max;
-    store(first, n, stats, z_.data(), sums.max,
-          [&](int64_t k) { return grad[per_row ? first + k : 0]; });
+    for (int64_t k = 0; k < n; ++k) {
+      row_[kMax][k] = stats[k].max;
+      row_[kLogSum][k] = stats[k].log_sum;
+      row_[kUpstream][k] = grad[per_row ? first + k : 0];
+    }
+    store(first, n, z_.data(), false);
   }
 
 private:
-  TileSums<A> tile_sums() {
-    A *at = sums_.data();
-    return {at, at + lanes_, at + 2 * lanes_, at + 3 * lanes_};
-  }
   // Where exponentials and gradient go: over the logits, unless the cap's derivative needs them.
   A *gradient() { return cap_ != 0 ? apart_.data() : z_.data(); }
-  A entry(const std::vector<A> &tile, int64_t c, int64_t k) const {
-    return c < 0 ? A(0) : tile[c * lanes_ + k];
-  }
 
   void load(int64_t first, int64_t n) {
-    for (int64_t k = 0; k < n; ++k) row_[k] = rows_.row(first + k);
+    find(first, n);
     place(rows_.logits, first, n);
     load_tile(z_.data(), rows_.logits, n);
     if (cap_ != 0) kernels_.cap(z_.data(), static_cast<int64_t>(z_.size()), cap_);
     if (rows_.spread == kTargets) load_targets(first, n);
+    if (rows_.spread != kNone) kernels_.tile_mass(rows_.spread, u_, rows_.classes, row_);
+    const TileRows<A> row = row_;
+    for_labels(n, [row, z = z_.data()](int64_t at, int64_t, int64_t k, bool other) {
+      row[other ? kLogitOther : kLogitOwn][k] = z[at];
+    });
+    if (rows_.spread == kWeights)
+      for_labels(n, [row, u = u_](int64_t, int64_t y, int64_t k, bool other) {
+        row[other ? kUOther : kUOwn][k] = u[y];
+      });
+  }
+
+  // Calls f(the label's place in a tile, label, row, whether it is the partner's).
+  template <class F> void for_labels(int64_t n, const F &f) const {
+    const int64_t lanes = lanes_, *own = labels_.data(), *other = own + lanes;
+    for (int64_t k = 0; k < n; ++k) {
+      if (own[k] >= 0) f(own[k] * lanes + k, own[k], k, false);
+      if (other[k] >= 0) f(other[k] * lanes + k, other[k], k, true);
+    }
+  }
+
+  // The coefficients of rows first, first + 1, ...
+  void find(int64_t first, int64_t n) {
+    const TileRows<A> to = row_; // a copy, which no store can change
+    int64_t b = first / rows_.inner, r = first - b * rows_.inner;
+    int64_t *own = labels_.data(), *other = own + lanes_, *partner = partners_.data();
+    for (int64_t k = 0; k < n; ++b, r = 0) {
+      const LossSample sample = rows_.sample(b);
+      const int64_t rest = k - r, end = std::min(n, rest + rows_.inner);
+      for (; k < end; ++k) {
+        const LossRow row = rows_.row(sample, k - rest);
+        own[k] = row.y_own;
+        other[k] = row.y_other;
+        partner[k] = sample.partner + k - rest;
+        to[kLive][k] = row.live;
+        to[kHotOwn][k] = static_cast<A>(row.hot_own);
+        to[kHotOther][k] = static_cast<A>(row.hot_other);
+        to[kSpread][k] = static_cast<A>(row.spread);
+        to[kZCoef][k] = static_cast<A>(row.z_coef);
+        to[kOwn][k] = static_cast<A>(sample.own);
+        to[kOther][k] = static_cast<A>(sample.other);
+      }
+    }
   }
 
   void load_targets(int64_t first, int64_t n) {
-    bool any_own = false, any_other = false;
-    for (int64_t k = 0; k < n; ++k) {
-      own_[k] = static_cast<A>(row_[k].own);
-      other_[k] = static_cast<A>(row_[k].other);
-      any_own |= own_[k] != 0;
-      any_other |= other_[k] != 0;
-    }
     // A target with a coefficient of exactly 0 is absent, and is not read.
-    if (any_own) {
+    const auto any = [&](TileArray name) {
+      return std::any_of(row_[name], row_[name] + n, [](A coef) { return coef != 0; });
+    };
+    const bool both = any(kOther);
+    if (any(kOwn)) {
       place(*rows_.target, first, n);
       load_tile(t_.data(), *rows_.target, n);
     }
-    if (any_other) {
+    if (both) {
       b_.resize(t_.size());
-      for (int64_t k = 0; k < n; ++k) offsets_[k] = rows_.target_b->offset(row_[k].partner);
+      for (int64_t k = 0; k < n; ++k) offsets_[k] = rows_.target_b->offset(partners_[k]);
       load_tile(b_.data(), *rows_.target_b, n);
     }
     const double eps = rows_.args.label_smoothing;
-    kernels_.blend_tile(t_.data(), any_other ? b_.data() : nullptr,
-                        rows_.weight.empty() ? nullptr : rows_.weight.data(), rows_.classes, lanes_,
-                        own_.data(), other_.data(), 1 - eps, eps / rows_.classes);
+    kernels_.blend_tile(t_.data(), both ? b_.data() : nullptr, rows_.weights(), rows_.classes, row_,
+                        1 - eps, eps / rows_.classes);
   }
 
-  // from: the exponentials, or with max the logits. upstream(k): the gradient of the k-th row's
-  // loss.
-  template <class Upstream>
-  void store(int64_t first, int64_t n, const Softmax<A> *stats, const A *from, const A *max,
-             const Upstream &upstream) {
-    const TileSums<A> sums = tile_sums();
-    for (int64_t k = 0; k < n; ++k) {
-      const LossRow &row = row_[k];
-      scale_[k] = spread_[k] = 0;
-      if (!row.live) continue;
-      const GradientRow g(row, stats[k], rows_.spread == kNone ? 0 : sums.mass[k], upstream(k));
-      scale_[k] = static_cast<A>(g.scale);
-      spread_[k] = static_cast<A>(g.spread);
-      // The labels' entries are read before they are overwritten.
-      const auto value = [&](int64_t y) {
-        if (y < 0) return A(0);
-        const A v = from[y * lanes_ + k], e = max ? std::exp(v - max[k]) : v;
-        const A u = rows_.spread == kWeights ? u_[y] : A(1);
-        return static_cast<A>(g.at_label(row, y, e, u));
-      };
-      entries_[2 * k] = value(row.y_own);
-      entries_[2 * k + 1] = value(row.y_other);
-    }
+  // from: the logits, or the exponentials that the forward kept.
+  void store(int64_t first, int64_t n, const A *from, bool kept) {
     A *to = gradient();
-    kernels_.tile_gradient(to, from, rows_.spread, u_, rows_.classes, lanes_, max, scale_.data(),
-                           spread_.data());
-    for (int64_t k = 0; k < n; ++k) {
-      const LossRow &row = row_[k];
-      if (row.y_own >= 0) to[row.y_own * lanes_ + k] = entries_[2 * k];
-      if (row.y_other >= 0) to[row.y_other * lanes_ + k] = entries_[2 * k + 1];
-      for (int64_t c = 0; !row.live && c < rows_.classes; ++c) to[c * lanes_ + k] = 0;
-    }
+    kernels_.tile_coefficients(row_);
+    kernels_.tile_gradient(to, from, kept, rows_.spread, u_, rows_.classes, row_);
+    const TileRows<A> row = row_;
+    for_labels(n, [row, to](int64_t at, int64_t, int64_t k, bool other) {
+      to[at] = row[other ? kEntryOther : kEntryOwn][k];
+    });
+    for (int64_t k = 0; k < n; ++k)
+      for (int64_t c = 0; row[kLive][k] == 0 && c < rows_.classes; ++c) to[c * lanes_ + k] = 0;
     if (cap_ != 0) kernels_.uncap(to, z_.data(), static_cast<int64_t>(z_.size()), cap_);
     place(out_->view, first, n);
     store_tile(to, n);
@@ -177,9 +180,14 @@ private:
     over_runs(
         view, n,
         [&](int64_t k, int64_t rows) {
-          for (int64_t c = 0; c < classes; ++c)
+          for (int64_t c = 0; c < classes; ++c) {
+            // Classes are far apart, where no hardware prefetcher looks.
+            const char *ahead = view.at(offsets_[k] + (c + kAhead) * view.class_stride);
+            for (int64_t byte = 0; byte < rows * element_size(view.type); byte += 64)
+              __builtin_prefetch(ahead + byte);
             kernels_.widen[view.type](tile + c * lanes_ + k,
                                       view.at(offsets_[k] + c * view.class_stride), rows);
+          }
         },
         [&](int64_t k, int64_t rows, int64_t step) {
           if (view.class_stride == 1 && view.type == kArithmetic<A>) {
@@ -223,12 +231,12 @@ private:
   const LossKernels<A> &kernels_;
   int64_t lanes_;
   double cap_;
-  std::vector<LossRow> row_;
-  std::vector<int64_t> offsets_;
+  std::vector<int64_t> labels_;              // the rows' own, then their partners'; -1: none
+  std::vector<int64_t> partners_, offsets_;  // rows of the other target; places in memory
   std::vector<A> z_, apart_, t_, b_, row_major_; // tiles
-  std::vector<A> sums_, scale_, spread_, own_, other_;
-  std::vector<A> entries_; // of both labels, a pair for each row
-  const A *u_ = nullptr;   // as Spread says
+  std::vector<A> numbers_;
+  TileRows<A> row_;
+  const A *u_ = nullptr; // as Spread says
 };
 
 } // namespace mmix

@@ -28,43 +28,50 @@ public:
   }
 
   void forward(int64_t r, int64_t, Softmax<A> *stats, double *loss) {
-    const LossRow row = rows_.row(r);
+    find(r);
     *stats = {};
     *loss = 0;
-    if (row.live) {
-      load(r, row);
+    if (row_.live) {
+      load(r);
       A *exps = exps_.empty() ? nullptr : exps_.data();
-      const RowSums sums = kernels_.sums[row_type()](row_, rows_.spread, u_, rows_.classes, exps);
+      const RowSums sums = kernels_.sums[row_type()](z_at_, rows_.spread, u_, rows_.classes, exps);
       *stats = {static_cast<A>(sums.max), std::log(static_cast<A>(sums.sum))};
-      *loss = rows_.loss(row, *stats, sums.dot, sums.mass, logit(row.y_own), logit(row.y_other));
-      if (out_) store(r, row, GradientRow(row, *stats, sums.mass, 1), stats->max, exps);
+      *loss = row_loss<double>(row_.hot_own, logit(row_.y_own) - stats->max, row_.hot_other,
+                               logit(row_.y_other) - stats->max, row_.spread, sums.dot, sums.mass,
+                               row_.z_coef, stats->max, stats->log_sum);
+      if (out_) store(r, *stats, sums.mass, 1, exps);
     } else if (out_) {
       zero(r);
     }
   }
 
   void backward(int64_t r, int64_t, const Softmax<A> *stats, const A *grad, bool per_row) {
-    const LossRow row = rows_.row(r);
-    if (!row.live) return zero(r);
-    load(r, row);
+    find(r);
+    if (!row_.live) return zero(r);
+    load(r);
     if (rows_.spread == kTargets) mass_ = kernels_.mass(u_, rows_.classes);
-    store(r, row, GradientRow(row, *stats, mass_, grad[per_row ? r : 0]), stats->max, nullptr);
+    store(r, *stats, mass_, grad[per_row ? r : 0], nullptr);
   }
 
 private:
   DType row_type() const { return direct_ ? type_ : kArithmetic<A>; }
-  double logit(int64_t c) const { return c < 0 ? 0 : read(row_, row_type(), c); }
+  double logit(int64_t c) const { return c < 0 ? 0 : read(z_at_, row_type(), c); }
 
-  void load(int64_t r, const LossRow &row) {
+  void find(int64_t r) {
+    sample_ = rows_.sample(rows_.inner == 1 ? r : r / rows_.inner);
+    row_ = rows_.row(sample_, r - sample_.first);
+  }
+
+  void load(int64_t r) {
     const RowView &z = rows_.logits;
     const char *at = z.at(z.offset(r));
-    row_ = at;
+    z_at_ = at;
     if (!direct_) {
       gather(kernels_, z_.data(), at, type_, z.class_stride, rows_.classes);
       if (cap_ != 0) kernels_.cap(z_.data(), rows_.classes, cap_);
-      row_ = z_.data();
+      z_at_ = z_.data();
     }
-    if (rows_.spread == kTargets) load_targets(r, row);
+    if (rows_.spread == kTargets) load_targets(r);
   }
 
   // The targets as the arithmetic's type: where they lie, if they are what is to be used.
@@ -77,36 +84,46 @@ private:
     return scratch.data();
   }
 
-  void load_targets(int64_t r, const LossRow &row) {
+  void load_targets(int64_t r) {
     const double eps = rows_.args.label_smoothing;
     // One with a coefficient of exactly 0 is absent: what it holds must not leak, nor is it read.
-    const A *a = row.own != 0 ? target(*rows_.target, r, t_) : nullptr;
-    const A *b = row.other != 0 ? target(*rows_.target_b, row.partner, b_) : nullptr;
+    const LossSample &s = sample_;
+    const int64_t partner = s.partner + r - s.first;
+    const A *a = s.own != 0 ? target(*rows_.target, r, t_) : nullptr;
+    const A *b = s.other != 0 ? target(*rows_.target_b, partner, b_) : nullptr;
     const bool as_it_is = eps == 0 && rows_.weight.empty();
-    if (as_it_is && !b && row.own == 1) {
+    if (as_it_is && !b && s.own == 1) {
       u_ = a;
-    } else if (as_it_is && !a && row.other == 1) {
+    } else if (as_it_is && !a && s.other == 1) {
       u_ = b;
     } else {
       u_scratch_.resize(rows_.classes);
-      kernels_.blend_row(u_scratch_.data(), a, b, rows_.weight.empty() ? nullptr : rows_.weight.data(),
-                         rows_.classes, row.own, row.other, 1 - eps, eps / rows_.classes);
+      kernels_.blend_row(u_scratch_.data(), a, b, rows_.weights(), rows_.classes, s.own,
+                         s.other, 1 - eps, eps / rows_.classes);
       u_ = u_scratch_.data();
     }
   }
 
-  void store(int64_t r, const LossRow &row, const GradientRow &g, A max, const A *exps) {
+  // exps: as the forward kept them, or null.
+  void store(int64_t r, const Softmax<A> &s, double mass, double upstream, const A *exps) {
     char *dst = out_->at(out_->view.offset(r));
     void *to = direct_ ? static_cast<void *>(dst) : gradient_.data();
+    const double lse = static_cast<double>(s.max) + s.log_sum;
+    // The sum from its log in a forward too, so that a second backward gives the same bits.
+    const double scale = softmax_scale<double>(upstream, row_.hot_own, row_.hot_other, row_.spread,
+                                               mass, row_.z_coef, lse, 1.0 / std::exp(s.log_sum));
+    const double share = upstream * row_.spread;
     // The labels' entries are read before they may be overwritten.
-    const auto entry = [&](int64_t y) {
-      return y < 0 ? 0 : g.at_label(row, y, std::exp(static_cast<A>(logit(y)) - max), u_ ? u_[y] : 1);
+    const auto entry = [&](int64_t y, double hot) {
+      if (y < 0) return 0.0;
+      const A e = std::exp(static_cast<A>(logit(y)) - s.max);
+      return label_entry<double>(scale, e, share, u_ ? u_[y] : 1, upstream, hot);
     };
-    const double own = entry(row.y_own), other = entry(row.y_other);
-    kernels_.gradient[row_type()](to, row_, u_, exps, rows_.classes, max, g.scale, g.spread,
+    const double own = entry(row_.y_own, row_.hot_own), other = entry(row_.y_other, row_.hot_other);
+    kernels_.gradient[row_type()](to, z_at_, u_, exps, rows_.classes, s.max, scale, share,
                                   direct_ && out_->stream);
-    if (row.y_own >= 0) write(to, row_type(), row.y_own, own);
-    if (row.y_other >= 0) write(to, row_type(), row.y_other, other);
+    if (row_.y_own >= 0) write(to, row_type(), row_.y_own, own);
+    if (row_.y_other >= 0) write(to, row_type(), row_.y_other, other);
     if (direct_) return;
     if (cap_ != 0) kernels_.uncap(gradient_.data(), z_.data(), rows_.classes, cap_);
     scatter(kernels_, dst, type_, out_->view.class_stride, gradient_.data(), rows_.classes);
@@ -130,7 +147,9 @@ private:
   double cap_;
   bool direct_;
   std::vector<A> z_, gradient_, exps_, t_, b_, u_scratch_;
-  const void *row_ = nullptr;
+  LossSample sample_{};
+  LossRow row_;
+  const void *z_at_ = nullptr;
   const A *u_ = nullptr; // as Spread says; null where that is the same for all classes
   double mass_ = 0;      // the sum of u
 };

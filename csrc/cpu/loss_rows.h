@@ -57,31 +57,37 @@ struct RowView {
   std::vector<int64_t> sizes, strides; // innermost first, merged where they can be
 };
 
+namespace {
+#include "cpu/loss_formulas.inc"
+}
+
 // With u as Spread says,
 //   loss = hot_own*(lse - z[y_own]) + hot_other*(lse - z[y_other])
 //        + spread*sum_c u_c*(lse - z_c) + z_coef*lse^2.
 // Probabilities: u_c = weight_c*((1-eps)*(own*a_c + other*b_c) + eps/C), and no label counts.
 struct LossRow {
-  int64_t y_own = -1, y_other = -1; // -1: no such label counts
+  int64_t y_own = -1, y_other = -1; // -1: no such label counts; they are never the same
   double hot_own = 0, hot_other = 0, spread = 0, z_coef = 0;
-  double own = 0, other = 0; // of the two targets
-  int64_t partner = 0;       // row of the other target
-  bool live = true;          // false: adds 0, zero gradient, whatever its logits hold
+  bool live = true; // false: adds 0, zero gradient, whatever its logits hold
+};
+
+// What the rows of one sample share.
+struct LossSample {
+  double own, other;                           // coefficients of the two terms
+  double hot_own, hot_other;                   // of a label with a weight of 1
+  double spread_own, spread_other, z_own, z_other;
+  int64_t first, partner; // its first row, and its partner's
 };
 
 // The max of a row and the log of the sum of its exponentials: what a backward starts from.
 template <class A> struct Softmax {
   A max = 0, log_sum = 0;
-  double lse() const { return static_cast<double>(max) + log_sum; }
-  // As a backward has it, so that a second one gives the same bits.
-  A sum() const { return std::exp(log_sum); }
 };
 
 template <class A> struct LossRows {
   explicit LossRows(const LossArgs &a);
-  LossRow row(int64_t r) const;
-  double loss(const LossRow &row, const Softmax<A> &s, double dot, double mass, double z_own,
-              double z_other) const;
+  LossSample sample(int64_t b) const;
+  LossRow row(const LossSample &sample, int64_t r) const; // r counts from the sample's first
 
   const LossArgs &args;
   int64_t batch, classes, inner = 1, count;
@@ -96,8 +102,14 @@ template <class A> struct LossRows {
   double own_scale = 1, other_scale = 1, z_scale = 1;
   bool undefined = false; // a mean over nothing that counts: NaN
 
-private:
+  const A *weights() const { return weight.empty() ? nullptr : weight.data(); }
   double weight_of(int64_t c) const { return weight.empty() ? 1.0 : weight[c]; }
+
+private:
+  void read_labels();
+  LossSample coefficients(int64_t b) const;
+  LossSample same_{}; // the coefficients of all samples, where λ is one for all
+  void check_labels(const char *name, const int64_t *labels) const;
   void find_divisors();
 };
 
@@ -123,33 +135,62 @@ LossRows<A>::LossRows(const LossArgs &a)
     target_b.emplace(a.target_b ? *a.target_b : a.target);
     own_scale = other_scale = z_scale = mean ? 1.0 / count : 1.0;
     undefined = mean && count == 0;
-    return;
+  } else {
+    read_labels();
   }
+  if (!lam.per_sample) same_ = coefficients(0);
+}
+
+template <class A> void LossRows<A>::read_labels() {
+  const LossArgs &a = args;
   if (a.label_smoothing != 0) spread = weight.empty() ? kOnes : kWeights;
   y = static_cast<const int64_t *>(a.target.const_data_ptr());
   if (a.target_b) y_b = static_cast<const int64_t *>(a.target_b->const_data_ptr());
-  for (int64_t r = 0; r < count; ++r) check_label("target", y[r], classes, a.ignore_index);
-  for (int64_t r = 0; y_b && r < count; ++r)
-    check_label("target_b", y_b[r], classes, a.ignore_index);
+  check_labels("target", y);
+  if (y_b) check_labels("target_b", y_b);
   if (mean) find_divisors();
+}
+
+template <class A>
+void LossRows<A>::check_labels(const char *name, const int64_t *label) const {
+  const auto n = static_cast<uint64_t>(classes);
+  bool bad = false; // found without a branch, so that the compiler makes vectors of it
+  for (int64_t r = 0; r < count; ++r)
+    bad |= label[r] != args.ignore_index && static_cast<uint64_t>(label[r]) >= n;
+  for (int64_t r = 0; bad && r < count; ++r)
+    check_label(name, label[r], classes, args.ignore_index);
 }
 
 template <class A> void LossRows<A>::find_divisors() {
   double own_div = 0, other_div = 0, joint_div = 0, z_div = 0;
-  for (int64_t b = 0; b < batch; ++b) {
-    const double l = lam.own(b), k = lam.other(b);
-    const int64_t *mine = y + b * inner, *theirs = y_b ? y_b + b * inner : y + perm[b] * inner;
-    double own = 0, other = 0, own_count = 0, other_count = 0;
-    for (int64_t s = 0; s < inner; ++s) {
-      if (mine[s] != args.ignore_index) own += weight_of(mine[s]), own_count += 1;
-      if (theirs[s] != args.ignore_index) other += weight_of(theirs[s]), other_count += 1;
+  struct Divisor {
+    double weight, count; // of the labels that count, and how many these are
+  };
+  const auto divisor = [&](const int64_t *label, int64_t n) {
+    int64_t counted = 0;
+    double sum = 0;
+    for (int64_t s = 0; s < n; ++s) counted += label[s] != args.ignore_index;
+    for (int64_t s = 0; !weight.empty() && s < n; ++s)
+      if (label[s] != args.ignore_index) sum += weight[label[s]];
+    const auto count = static_cast<double>(counted);
+    return Divisor{weight.empty() ? count : sum, count};
+  };
+  const auto add = [&](double l, double k, const Divisor &own, const Divisor &other) {
+    own_div += own.weight;
+    other_div += other.weight;
+    if (l != 0) joint_div += l * own.weight, z_div += l * own.count;
+    if (k != 0) joint_div += k * other.weight, z_div += k * other.count;
+  };
+  if (lam.per_sample) {
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t *theirs = y_b ? y_b + b * inner : y + perm[b] * inner;
+      add(lam.own(b), lam.other(b), divisor(y + b * inner, inner), divisor(theirs, inner));
     }
-    own_div += own;
-    other_div += other;
-    if (l != 0) joint_div += l * own, z_div += l * own_count;
-    if (k != 0) joint_div += k * other, z_div += k * other_count;
+    own_div = other_div = joint_div;
+  } else {
+    const Divisor own = divisor(y, count); // and a permutation has the same
+    add(lam.own(0), lam.other(0), own, y_b ? divisor(y_b, count) : own);
   }
-  if (lam.per_sample) own_div = other_div = joint_div;
   const auto invert = [](double d) { return d == 0 ? 0 : 1 / d; };
   own_scale = invert(own_div);
   other_scale = invert(other_div);
@@ -160,71 +201,50 @@ template <class A> void LossRows<A>::find_divisors() {
                                    (other_div == 0 && (count == 0 || lam.other(0) != 0));
 }
 
-template <class A> LossRow LossRows<A>::row(int64_t r) const {
+template <class A> LossSample LossRows<A>::coefficients(int64_t b) const {
+  LossSample s{};
+  const double eps = args.label_smoothing, each = eps / classes, z = args.z_loss * z_scale;
+  s.own = lam.own(b);
+  s.other = lam.other(b);
+  s.hot_own = (1 - eps) * s.own * own_scale;
+  s.hot_other = (1 - eps) * s.other * other_scale;
+  s.spread_own = each * s.own * own_scale;
+  s.spread_other = each * s.other * other_scale;
+  s.z_own = s.own * z;
+  s.z_other = s.other * z;
+  return s;
+}
+
+template <class A> LossSample LossRows<A>::sample(int64_t b) const {
+  LossSample s = lam.per_sample ? coefficients(b) : same_;
+  s.first = b * inner;
+  s.partner = (perm ? perm[b] : b) * inner;
+  return s;
+}
+
+template <class A> LossRow LossRows<A>::row(const LossSample &sample, int64_t r) const {
   LossRow row;
-  const int64_t b = inner == 1 ? r : r / inner, partner = perm ? perm[b] * inner + r - b * inner : r;
-  const double eps = args.label_smoothing;
-  row.own = lam.own(b);
-  row.other = lam.other(b);
   if (!labels) {
-    row.partner = partner;
     row.spread = own_scale;
     row.z_coef = args.z_loss * z_scale;
     return row;
   }
-  const int64_t mine = y[r], theirs = y_b ? y_b[r] : y[partner];
-  const bool has_own = mine != args.ignore_index && row.own != 0;
-  const bool has_other = theirs != args.ignore_index && row.other != 0;
-  row.live = has_own || has_other;
-  double mass = 0;
-  if (has_own) {
-    row.y_own = mine;
-    row.hot_own = (1 - eps) * row.own * own_scale * weight_of(mine);
-    row.spread += eps / classes * row.own * own_scale;
-    mass += row.own;
-  }
-  if (has_other) {
-    row.y_other = theirs;
-    row.hot_other = (1 - eps) * row.other * other_scale * weight_of(theirs);
-    row.spread += eps / classes * row.other * other_scale;
-    mass += row.other;
-  }
-  row.z_coef = mass * args.z_loss * z_scale;
+  const int64_t mine = y[sample.first + r];
+  const int64_t theirs = y_b ? y_b[sample.first + r] : y[sample.partner + r];
+  // Without branches: which label is ignored, or the partner's too, no predictor knows.
+  const bool has_own = (mine != args.ignore_index) & (sample.own != 0);
+  const bool has_other = (theirs != args.ignore_index) & (sample.other != 0);
+  const bool same = has_own & has_other & (mine == theirs); // then the masses add
+  const double own = has_own ? sample.hot_own * weight_of(mine) : 0;
+  const double other = has_other ? sample.hot_other * weight_of(theirs) : 0;
+  row.live = has_own | has_other;
+  row.y_own = has_own ? mine : -1;
+  row.y_other = has_other & !same ? theirs : -1;
+  row.hot_own = own + (same ? other : 0);
+  row.hot_other = same ? 0 : other;
+  row.spread = (has_own ? sample.spread_own : 0) + (has_other ? sample.spread_other : 0);
+  row.z_coef = (has_own ? sample.z_own : 0) + (has_other ? sample.z_other : 0);
   return row;
 }
-
-// dot, mass: sums over u; z_own, z_other: the labels' logits.
-template <class A>
-double LossRows<A>::loss(const LossRow &row, const Softmax<A> &s, double dot, double mass,
-                         double z_own, double z_other) const {
-  double loss = 0;
-  // coefficient*(m*lse - z), absent where the coefficient is exactly 0 (z may be -inf there).
-  const auto term = [&](double coef, double m, double shifted) {
-    if (coef != 0) loss += coef * (m * s.log_sum - shifted);
-  };
-  term(row.hot_own, 1, z_own - s.max);
-  term(row.hot_other, 1, z_other - s.max);
-  term(row.spread, mass, dot);
-  if (row.z_coef != 0) loss += row.z_coef * s.lse() * s.lse();
-  // A NaN or all -inf row that counts is NaN even where its own logits are finite.
-  return std::isnan(s.log_sum) ? s.log_sum : loss;
-}
-
-// What d(loss)/d(logits), times the upstream gradient g, is made of: g scales the coefficients, so
-// that one rounding is left.
-struct GradientRow {
-  template <class A>
-  GradientRow(const LossRow &row, const Softmax<A> &s, double mass, double g)
-      // softmax's coefficient: the sum of the targets, and what the z-loss adds.
-      : scale(g * (row.hot_own + row.hot_other + row.spread * mass + 2 * row.z_coef * s.lse()) /
-              s.sum()),
-        spread(g * row.spread), g(g) {}
-  // The entry of a label y, combined before it is rounded; e: exp(z[y] - max), u: its entry of u.
-  double at_label(const LossRow &row, int64_t y, double e, double u) const {
-    const double hot = (y == row.y_own ? row.hot_own : 0) + (y == row.y_other ? row.hot_other : 0);
-    return scale * e - spread * u - hot * g;
-  }
-  double scale, spread, g;
-};
 
 } // namespace mmix
