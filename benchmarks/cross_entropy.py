@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mmix_fast
 
-from .formulas import Loss, draw, gradient, near, soft_targets, two_terms
+from .formulas import Loss, draw, gradient, near, soft_targets, truth, two_terms
 from .problem import OURS, Goal, Maker, Problem, Rival, compiled, for_each
 from .small import SMALL, recorded
 
@@ -74,7 +74,7 @@ def loss(
     def rival(of: Loss, compiled: bool = False) -> Rival:
         return Rival(gradient(of, *labels), want, *near(z), compiled=compiled)
 
-    want = gradient(two_terms, *labels)(z.float().requires_grad_()).to(dtype)
+    want = truth(two_terms, z, torch.float32, *labels)
     rivals = {
         OURS: rival(fused),
         "two terms": rival(two_terms),

@@ -50,3 +50,8 @@ def soft_loss(z: Tensor, t: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
 def gradient(of: Loss, *given: Tensor) -> Op:
     """Forward and backward: the gradient to logits of a loss that takes ``given`` after them."""
     return lambda z: torch.autograd.grad(of(z, *given), z)[0]
+
+
+def truth(of: Loss, z: Tensor, dtype: torch.dtype, *given: Tensor) -> Tensor:
+    """The gradient as computed in that dtype; z stays as it is, a tensor without a graph."""
+    return gradient(of, *given)(z.to(dtype, copy=True).requires_grad_()).to(z.dtype)

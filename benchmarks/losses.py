@@ -16,7 +16,7 @@ from torch import Tensor
 from mmix_fast import mixed_cross_entropy
 from mmix_fast.integrations.timm import SoftTargetCrossEntropy
 
-from .formulas import Loss, draw, gradient, near, soft_loss, two_terms
+from .formulas import Loss, draw, gradient, near, soft_loss, truth, two_terms
 from .problem import OURS, Goal, Maker, Problem, Rival, by_threads, compiled
 
 SMOOTHING = 0.1  # timm's default
@@ -37,7 +37,7 @@ def contest(
     one that is compiled. All take ``given`` after the logits."""
     formula = next(iter(theirs.values()))[0]
     wide = [t.double() if t.is_floating_point() else t for t in given]
-    want = gradient(formula, *wide)(z.double().requires_grad_()).to(z.dtype)
+    want = truth(formula, z, torch.float64, *wide)
 
     def rival(loss: Loss, compiled: bool = False) -> Rival:
         return Rival(gradient(loss, *given), want, *near(z), compiled=compiled)
