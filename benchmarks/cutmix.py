@@ -8,21 +8,17 @@ is seeded before each call, ours and theirs alike, which takes some 3 us.
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision_ops import declare_missing
 
 import mmix_fast
 
 from .problem import OURS, Goal, Maker, Problem, Rival, by_threads
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from torchvision_ops import declare_missing
 
 Box = tuple[int, int, int, int]
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -26,7 +26,8 @@ by hand. A rival's cell is its time over ours; a goal of ours that is missed sta
 over that time; `of copy`: their share of what a copy between two large buffers moved in the same
 run (more than 100 %: the data lay in a cache). warm: the same input again; cold: inputs in turn,
 more than the last cache holds; left out where one input fills the cache alone, or is so small that
-a training step has just written it. memory: peak of what is allocated, ours / the first rival's.
+a training step has just written it. threads: where a row has a count of its own. memory: peak of
+what is allocated, ours / the first rival's.
 compile s: what the first call of the compiled rival took beyond a later one.
 """
 

@@ -30,7 +30,7 @@ class Row:
 
     @property
     def threads(self) -> str:
-        """Nothing where the problem asked for no count of its own."""
+        """Nothing where the problem asked for no count of its own, as in all older data files."""
         return str(self.ours["params"].get("threads", ""))
 
     @property
