@@ -12,9 +12,8 @@ from . import options as judge
 from . import paper
 from .commands import COMMANDS, MEASURING
 from .datafile import BadFile
+from .problem import THREADS
 from .runner import WrongResult
-
-THREADS = 2  # of every measurement on the CPU; the data files say so
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,11 +24,11 @@ class Parser(argparse.ArgumentParser):
 def add_options(sub: argparse.ArgumentParser, name: str) -> None:
     sub.add_argument("--device", type=judge.device, default="cpu", help="cpu, cuda or cuda:N")
     sub.add_argument("--backend", help="one of mmix_fast.backends(); default: what dispatch picks")
-    sub.add_argument("--quick", action="store_true", help="fewer shapes and rounds, float32")
+    sub.add_argument("--quick", action="store_true", help="fewer shapes, dtypes and rounds")
     file = "a folder for the data files" if name == "all" else "the data file to write"
     default = "default: benchmarks/results/ for a run without options, else none"
     sub.add_argument("--json", type=Path, metavar="PATH", help=f"{file}; {default}")
-    if name != "step":
+    if name not in ("losses", "step"):  # whose cases have dtypes of their own
         sub.add_argument("--dtype", type=judge.dtypes, help="as in float32,bfloat16")
     if name in ("mix", "cross_entropy"):
         sub.add_argument("--shapes", type=judge.shapes, help="as in 128x64x32x32,256x4096")

@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from . import cross_entropy, datafile, mix
+from . import cross_entropy, datafile, losses, mix
 from .clock import Clock
 from .problem import Maker, Problem
 from .rows import rows
@@ -38,12 +38,13 @@ def first_rival_only(make: Maker) -> Problem:
 
 
 def measure() -> dict:
-    """The shapes of --quick, in float32, on the CPU."""
-    makers = [
-        partial(first_rival_only, maker)
-        for part in (mix, cross_entropy)
-        for maker in part.makers(None, (torch.float32,), "cpu", True)
+    """The shapes of --quick, in float32 where there is a choice, on the CPU."""
+    every = [
+        *mix.makers(None, (torch.float32,), "cpu", True),
+        *cross_entropy.makers(None, (torch.float32,), "cpu", True),
+        *losses.makers("cpu", True),
     ]
+    makers = [partial(first_rival_only, maker) for maker in every]
     clock = Clock()
     done = run("check", makers, clock, EFFORT)
     return datafile.content(done, clock, None, True)

@@ -13,6 +13,7 @@ from . import (
     cross_entropy,
     datafile,
     demo,
+    losses,
     mix,
     paper,
     report,
@@ -38,6 +39,7 @@ def both(options: Options) -> tuple[torch.dtype, ...]:
 MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
     "mix": lambda o: mix.makers(o.shapes, both(o), o.device, o.quick),
     "cross_entropy": lambda o: cross_entropy.makers(o.shapes, both(o), o.device, o.quick),
+    "losses": lambda o: losses.makers(o.device, o.quick),
     "scaling": lambda o: scaling.makers(o.dtypes or FLOAT, o.device, o.quick),
     "step": lambda o: step.makers(o.device, o.quick),
 }
@@ -81,9 +83,10 @@ def measuring(name: str) -> Callable[[Namespace], None]:
 COMMANDS = {
     "mix": Command("mixing, against the code people write", measuring("mix")),
     "cross_entropy": Command("the mixed loss with its gradient", measuring("cross_entropy")),
+    "losses": Command("the loss as timm, segmentation and others use it", measuring("losses")),
     "scaling": Command("time against B, D and C, from tiny to large", measuring("scaling")),
     "step": Command("a whole training step", measuring("step")),
-    "all": Command("these four, then the report", everything),
+    "all": Command("these five, then the report", everything),
     "report": Command("README tables and pictures from data files", lambda _: report.main()),
     "check": Command("what got slower than the committed baseline", lambda _: check.main()),
     "baseline": Command("measures that baseline anew", lambda _: check.write_baseline()),

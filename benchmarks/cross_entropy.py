@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from functools import lru_cache, partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import mmix_fast
 
-from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled, for_each
+from .formulas import Loss, draw, gradient, near, soft_targets, truth, two_terms
+from .problem import OURS, Goal, Maker, Problem, Rival, compiled, for_each
 from .small import SMALL, recorded
 
 # shape -> ((eager, compiled) for inplace_backward, the same for a fresh gradient): least ratios
@@ -28,21 +27,6 @@ SHAPES = {
     "cuda": ((16384, 10), (4096, 1000), (2048, 21841), (4096, 32000), (1024, 128256)),
 }
 QUICK_SHAPES = ((512, 21841), (256, 1000))
-# The absolute tolerance is roundings of a row's gradient, whose terms may cancel; a mean divides it
-# by the rows.
-RTOL, ROUNDINGS = 2e-2, 4
-
-
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-
-def two_terms(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-    return lam * F.cross_entropy(z, y) + (1 - lam) * F.cross_entropy(z, y[perm])
-
-
-def soft_targets(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-    hot = F.one_hot(y, z.shape[1]).to(z.dtype)
-    return F.cross_entropy(z, lam * hot + (1 - lam) * hot[perm])
 
 
 def others() -> dict[str, Loss]:
@@ -67,12 +51,6 @@ def others() -> dict[str, Loss]:
     return found
 
 
-def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
-    z = torch.randn(shape, device=device).to(dtype)
-    y = torch.randint(0, shape[1], shape[:1], device=device)
-    return z, y, torch.randperm(shape[0], device=device), torch.tensor(0.3, device=device)
-
-
 @lru_cache(maxsize=1)
 def compiled_for(shape: tuple[int, ...], dtype: torch.dtype) -> Loss:
     """Once for the two problems of a shape, which come one after the other."""
@@ -86,10 +64,6 @@ def loss(
     the same work."""
     z, *labels = draw(shape, dtype, device)
     fast = compiler(two_terms) if compiler else compiled_for(shape, dtype)
-    near = (RTOL, ROUNDINGS * torch.finfo(dtype).eps / shape[0])
-
-    def gradient(of) -> Op:
-        return lambda z: torch.autograd.grad(of(z, *labels), z)[0]
 
     def fused(z: Tensor, *labels: Tensor) -> Tensor:
         return mmix_fast.mixed_cross_entropy(z, *labels, inplace_backward=inplace)
@@ -97,15 +71,18 @@ def loss(
     def fresh() -> Tensor:
         return z.clone().requires_grad_()
 
-    want = gradient(two_terms)(z.float().requires_grad_()).to(dtype)
+    def rival(of: Loss, compiled: bool = False) -> Rival:
+        return Rival(gradient(of, *labels), want, *near(z), compiled=compiled)
+
+    want = truth(two_terms, z, torch.float32, *labels)
     rivals = {
-        OURS: Rival(gradient(fused), want, *near),
-        "two terms": Rival(gradient(two_terms), want, *near),
-        "soft targets": Rival(gradient(soft_targets), want, *near),
-        "compiled": Rival(gradient(fast), want, *near, compiled=inplace),
+        OURS: rival(fused),
+        "two terms": rival(two_terms),
+        "soft targets": rival(soft_targets),
+        "compiled": rival(fast, compiled=inplace),
     }
     if torch.device(device).type == "cuda":
-        rivals |= {name: Rival(gradient(op), want, *near) for name, op in others().items()}
+        rivals |= {name: rival(op) for name, op in others().items()}
     least = GOALS.get(shape, ((), ()))[0 if inplace else 1]
     goals = tuple(
         Goal(rival, 1 / ratio)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import mmix_fast
 
+from . import cutmix
 from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled, for_each
 from .small import SMALL, recorded
 
@@ -126,4 +127,6 @@ def makers(
     found = for_each(shapes, default, dtypes, device, (forward, train), calls)
     if not shapes and not quick:
         found.append(partial(over_100_mb, device))
+    if not shapes and torch.float32 in dtypes:
+        found += cutmix.makers(device)
     return found

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 OURS = "fused"
+THREADS = 2  # of every measurement on the CPU that asks for no other count; data files say so
 Op = Callable[[Tensor], object]
 
 
@@ -37,7 +39,7 @@ class Rival:
     is no rival, but a plain pass to compare with."""
 
     op: Op
-    want: Tensor | None = None
+    want: Tensor | tuple[Tensor, ...] | None = None
     rtol: float = 0.0
     atol: float = 0.0
     compiled: bool = False  # its first call compiles
@@ -55,11 +57,15 @@ class Problem:
     consumes: bool = False  # a call uses its input up, so each gets one, made outside the timing
     sweep: str = ""  # the size that a series of problems varies: B, C or D
     cold: bool = True  # whether it is also measured with inputs that no cache holds
+    threads: int | None = None  # None: those that the process has
 
     @property
     def title(self) -> str:
         size = "x".join(map(str, self.shape))
-        return f"{self.op} {str(self.dtype).removeprefix('torch.')} {size}"
+        title = f"{self.op} {str(self.dtype).removeprefix('torch.')} {size}"
+        if self.threads is None:
+            return title
+        return f"{title} {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
 @cache
@@ -95,3 +101,16 @@ def for_each(
         if not shapes:
             found += [partial(k, dtype, device) for k in small]
     return found
+
+
+def with_threads(make: Maker, count: int) -> Problem:
+    return replace(make(), threads=count)
+
+
+def by_threads(makers: Sequence[Maker], device: str) -> list[Maker]:
+    """Each by one thread, as a data loader's worker or a container has it, and by THREADS where
+    there are so many cores; what a GPU takes does not depend on them."""
+    if torch.device(device).type != "cpu":
+        return list(makers)
+    counts = [count for count in (1, THREADS) if count <= (os.cpu_count() or 1)]
+    return [partial(with_threads, make, count) for make in makers for count in counts]

@@ -26,7 +26,8 @@ by hand. A rival's cell is its time over ours; a goal of ours that is missed sta
 over that time; `of copy`: their share of what a copy between two large buffers moved in the same
 run (more than 100 %: the data lay in a cache). warm: the same input again; cold: inputs in turn,
 more than the last cache holds; left out where one input fills the cache alone, or is so small that
-a training step has just written it. memory: peak of what is allocated, ours / the first rival's.
+a training step has just written it. threads: where a row has a count of its own. memory: peak of
+what is allocated, ours / the first rival's.
 compile s: what the first call of the compiled rival took beyond a later one.
 """
 
@@ -61,18 +62,22 @@ def training(content: dict) -> str:
 
 
 def blocks(data: dict[str, dict]) -> dict[str, str]:
-    """Marker -> what README.md shows of it: float32, warm; the rest is in RESULTS.md."""
-    every = {name: rows(data[name]["benchmarks"]) for name in ("mix", "cross_entropy", "step")}
+    """Marker -> what README.md shows of it: float32, warm; the rest is in RESULTS.md. Of the losses
+    all is shown: their other dtypes are cases of their own."""
+    names = ("mix", "cross_entropy", "losses", "step")
+    every = {name: rows(data[name]["benchmarks"]) for name in names}
 
-    def shown(some: list[Row]) -> str:
+    def shown(some: list[Row], dtypes: tuple[str, ...] = ("float32",)) -> str:
         return tables.markdown(
-            [r for r in some if r.dtype == "float32" and r.cache == "warm"], ("cache", "compile s")
+            [r for r in some if r.dtype in dtypes and r.cache == "warm"], ("cache", "compile s")
         )
 
     found = {
         name: f"{shown([r for r in every[name] if not is_small(r)])}\n\n{misses(every[name])}"
         for name in ("mix", "cross_entropy")
     }
+    dtypes = tuple(dict.fromkeys(r.dtype for r in every["losses"]))
+    found["losses"] = f"{shown(every['losses'], dtypes)}\n\n{misses(every['losses'])}"
     small = [r for name in ("mix", "cross_entropy") for r in every[name] if is_small(r)]
     return found | {
         "machine": machine_line(data["mix"]),
@@ -102,7 +107,7 @@ def full(data: dict[str, dict], drawn: dict[str, str]) -> str:
 
 def main(root: Path = ROOT) -> None:
     results = root / "benchmarks/results"
-    names = [*dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some), "step"]
+    names = [*dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some), "losses", "step"]
     data = {name: datafile.read(results / f"{name}.json") for name in names}
     trained = datafile.read_rows(results / "training.json", ("error", "nll"))
     spiral = datafile.read_rows(results / "paper_spiral.json", ("confidence", "low_confidence"))

@@ -29,6 +29,11 @@ class Row:
         return self.ours["params"]["cache"]
 
     @property
+    def threads(self) -> str:
+        """Nothing where the problem asked for no count of its own, as in all older data files."""
+        return str(self.ours["params"].get("threads", ""))
+
+    @property
     def shape(self) -> str:
         return "x".join(map(str, self.ours["params"]["shape"]))
 
@@ -94,7 +99,8 @@ def ratio(record: dict) -> str:
 def grid(some: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and cells; columns that no row has anything for are left out."""
     names = list(dict.fromkeys(n for row in some for n in row.rivals if n != OURS))
-    head = ["op", "shape", "cache", "us", "±", "GB/s", "of copy", *names, "memory", "compile s"]
+    head = ["op", "shape", "cache", "threads", "us", "±", "GB/s", "of copy"]
+    head += [*names, "memory", "compile s"]
     body = []
     for row in some:
         extra, stats = row.ours["extra_info"], row.ours["stats"]
@@ -107,7 +113,7 @@ def grid(some: list[Row]) -> tuple[list[str], list[list[str]]]:
         memory = f"{bytes_text(extra['peak_bytes'])} / {bytes_text(eager)}"
         took = row.compile_s if row.cache == "warm" else None
         compile_s = f"{took:.1f}" if took is not None else ""
-        line = [row.op, row.shape, row.cache, figure(row.us), iqr, *rates, *cells]
+        line = [row.op, row.shape, row.cache, row.threads, figure(row.us), iqr, *rates, *cells]
         body.append([*line, memory, compile_s])
     used = [k for k in range(len(head)) if any(line[k] for line in body)]
     return [head[k] for k in used], [[line[k] for k in used] for line in body]

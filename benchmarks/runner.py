@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import quantiles
@@ -141,6 +142,8 @@ def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, ex
     group = f"{problem.title} {cache}"
     dtype = str(problem.dtype).removeprefix("torch.")
     params = {"op": problem.op, "shape": list(problem.shape), "dtype": dtype, "cache": cache}
+    if problem.threads is not None:
+        params["threads"] = problem.threads
     return {
         "group": group,
         "name": f"{group} [{name}]",
@@ -181,6 +184,17 @@ def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> l
     return records
 
 
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many for what runs inside; as many as before after it, also where it raises."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def run(name: str, makers: Sequence[Maker], clock: Clock, effort: Effort) -> dict:
     """Everything of one subcommand, and how many CPUs other processes took meanwhile."""
     random.seed(0)
@@ -194,7 +208,8 @@ def run(name: str, makers: Sequence[Maker], clock: Clock, effort: Effort) -> dic
         for make in makers:
             problem = make()
             progress.update(task, description=problem.title)
-            records += measure(problem, clock, effort, ceiling)
+            with threads(problem.threads):
+                records += measure(problem, clock, effort, ceiling)
             progress.advance(task)
     busy = None if before is None else (used_elsewhere() - before) / (perf_counter() - begin)
     return {"busy": busy, "ceiling": ceiling, "benchmarks": records}

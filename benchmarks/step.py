@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from models import PreActResNet18
 from torch import Tensor, nn
 
 import mmix_fast
@@ -16,9 +15,6 @@ import mmix_fast
 from .problem import OURS, Goal, Maker, Op, Problem, Rival
 from .runner import Effort, WrongResult
 from .training import SmallCNN
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from models import PreActResNet18
 
 LIMIT = 1.03  # of the ERM step
 FULL = Effort(7, 15.0)

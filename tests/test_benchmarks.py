@@ -51,7 +51,7 @@ def files(tmp_path, data, monkeypatch):
     results = tmp_path / "benchmarks/results"
     results.mkdir(parents=True)
     training = {"rows": [{"method": "ERM", "runs": [{"error": 4.0, "nll": 0.1}]}]}
-    for name in ("mix", "cross_entropy", "scaling", "step"):
+    for name in ("mix", "cross_entropy", "losses", "scaling", "step"):
         some = copy.deepcopy(data)
         for record in [r for r in some["benchmarks"] if r["params"]["cache"] == "warm"]:
             larger = copy.deepcopy(record)  # a curve has two points
@@ -97,6 +97,7 @@ def refused(capsys, *words):
         (["mix", "--json", "none/such.json"], "in a folder that exists, got none/such.json"),
         (["paper", "cots"], "got 'cots'"),
         (["step", "--dtype", "float32"], "unrecognized arguments"),
+        (["losses", "--dtype", "float32"], "unrecognized arguments"),
     ],
 )
 def test_bad_input_is_one_sentence_and_code_2(capsys, words, said):
@@ -238,7 +239,7 @@ def test_report(files, data):
     report.main(files)
     readme = (files / "README.md").read_text()
     (row, _) = rows.rows(data["benchmarks"])
-    assert readme.count("| double | 64x256 |") == 3 and "stale" not in readme
+    assert readme.count("| double | 64x256 |") == 4 and "stale" not in readme
     ratio = f"{row.rivals['eager']['extra_info']['ratio']:.3g}x ±"
     assert ratio in readme and "% (goal 1e+09x)" in readme
     assert "cold" in (files / report.FULL).read_text()

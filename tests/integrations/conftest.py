@@ -1,30 +1,9 @@
-"""PyPI's torchvision beside the CPU build of torch lacks its compiled ops. It describes two of them
-when imported: where its library can't be loaded they are declared here first, since transforms and
-models are pure Python. Where it can be loaded, declaring them again would abort Python.
-"""
-
-from importlib.util import find_spec
-from pathlib import Path
+"""What the tests against the real libraries share."""
 
 import pytest
-import torch
+from torchvision_ops import declare_missing
 
-
-def library_of_torchvision_loads() -> bool:
-    spec = find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        return True  # not installed: nothing to stand in for
-    try:
-        torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))
-    except OSError:
-        return False
-    return True
-
-
-if not library_of_torchvision_loads():
-    LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+declare_missing()  # before any test imports torchvision
 
 
 @pytest.fixture

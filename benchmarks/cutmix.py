@@ -1,0 +1,108 @@
+"""What does CutMix cost in place: the bare paste, and the transforms of timm and torchvision?
+
+Those two are here where the packages are (`make test-deep` installs them). A box that every call
+pastes again, as large each time, keeps the work the same; where a transform draws it, its generator
+is seeded before each call, ours and theirs alike, which takes some 3 us.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision_ops import declare_missing
+
+import mmix_fast
+
+from .problem import OURS, Goal, Maker, Problem, Rival, by_threads
+
+Box = tuple[int, int, int, int]
+Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+PASTED = (64, 3, 32, 32)  # images of CIFAR
+BATCH = (128, 3, 32, 32)
+CLASSES = 1000
+SEED = 4  # of its boxes, timm's is nearly half of the image and torchvision's nearly a third
+ORIGINAL = "original"
+NEAR = (0.0, 1e-6)  # relative, absolute: pixels are copied; λ of the targets is rounded once
+
+
+def flip_and_paste_(x: Tensor, box: Box) -> Tensor:
+    """timm's code."""
+    top, bottom, left, right = box
+    x[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
+    return x
+
+
+def paste(shape: tuple[int, ...], device: str) -> Problem:
+    x = torch.randn(shape, device=device)
+    perm = torch.arange(shape[0], device=device).flip(0)
+    height, width = shape[-2:]
+    box = (height // 4, height - height // 4, width // 4, width - width // 4)  # the middle quarter
+    want = flip_and_paste_(x.clone(), box)
+    rivals = {
+        OURS: Rival(lambda x: mmix_fast.cutmix_(x, perm, box)[0], want),
+        ORIGINAL: Rival(lambda x: flip_and_paste_(x, box), want),
+    }
+    goals = (Goal(ORIGINAL, 1 / 1.5),)
+    return Problem("cutmix_", shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+
+
+def timm_pair() -> tuple[Transform, Transform, Callable[[], object]]:
+    """Ours, the original, and what makes both draw alike. They paste into the batch itself."""
+    declare_missing()  # timm imports torchvision
+    from timm.data import Mixup as Original
+
+    from mmix_fast.integrations.timm import Mixup
+
+    options = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "num_classes": CLASSES}
+    return Mixup(**options), Original(**options), partial(np.random.seed, SEED)
+
+
+def torchvision_pair() -> tuple[Transform, Transform, Callable[[], object]]:
+    """The same of its own; these return a batch of their own."""
+    declare_missing()
+    from torchvision.transforms.v2 import CutMix as Original
+
+    from mmix_fast.integrations.torchvision import CutMix
+
+    options = {"alpha": 1.0, "num_classes": CLASSES}
+    seed = partial(torch.default_generator.manual_seed, SEED)
+    return CutMix(**options), Original(**options), seed
+
+
+PAIRS = {"timm": timm_pair, "torchvision": torchvision_pair}
+
+
+def batch(package: str, shape: tuple[int, ...], device: str) -> Problem:
+    """Images and labels, as a training loop gives them to the package's transform."""
+    ours, original, seed = PAIRS[package]()
+    x = torch.randn(shape, device=device)
+    y = torch.randint(0, CLASSES, shape[:1], device=device)
+
+    def seeded(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
+        seed()
+        return transform(x, y)
+
+    want = seeded(original, x.clone())
+    rivals = {
+        OURS: Rival(partial(seeded, ours), want, *NEAR),
+        ORIGINAL: Rival(partial(seeded, original), want, *NEAR),
+    }
+    goals = (Goal(ORIGINAL, 1 / 1.2),)
+    op = f"CutMix of {package}"
+    return Problem(op, shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+
+
+def makers(device: str) -> list[Maker]:
+    found: list[Maker] = [partial(paste, PASTED, device)]
+    found += [
+        partial(batch, package, BATCH, device)
+        for package in PAIRS
+        if importlib.util.find_spec(package)
+    ]
+    return by_threads(found, device)

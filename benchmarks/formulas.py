@@ -1,0 +1,57 @@
+"""What the mixed loss equals, as people write it, and how a gradient of it is asked for and judged.
+
+The files that measure losses share these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .problem import Op
+
+Loss = Callable[..., Tensor]  # of the logits, then of targets and whatever else it takes
+
+# The relative tolerance is a few roundings, but not below what compiled exponentials are exact to;
+# it must stay under 1e-3, or a z-loss of 1e-4 could be left out unnoticed. The absolute one is
+# roundings of a row's gradient, whose terms may cancel; a mean divides it by the rows.
+RTOL_ROUNDINGS, LEAST_RTOL, ATOL_ROUNDINGS = 3, 1e-4, 4
+
+
+def near(z: Tensor) -> tuple[float, float]:
+    """Relative and absolute tolerance of a gradient to these logits."""
+    eps, rows = torch.finfo(z.dtype).eps, z.numel() // z.shape[1]
+    return max(RTOL_ROUNDINGS * eps, LEAST_RTOL), ATOL_ROUNDINGS * eps / rows
+
+
+def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+    """Logits (B, C, ...), their labels, and what mixes them."""
+    z = torch.randn(shape, device=device).to(dtype)
+    y = torch.randint(0, shape[1], (shape[0], *shape[2:]), device=device)
+    return z, y, torch.randperm(shape[0], device=device), torch.tensor(0.3, device=device)
+
+
+def two_terms(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor, **options) -> Tensor:
+    other = F.cross_entropy(z, y[perm], **options)
+    return lam * F.cross_entropy(z, y, **options) + (1 - lam) * other
+
+
+def soft_targets(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    return soft_loss(z, F.one_hot(y, z.shape[1]).to(z.dtype), perm, lam)
+
+
+def soft_loss(z: Tensor, t: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    return F.cross_entropy(z, lam * t + (1 - lam) * t[perm])
+
+
+def gradient(of: Loss, *given: Tensor) -> Op:
+    """Forward and backward: the gradient to logits of a loss that takes ``given`` after them."""
+    return lambda z: torch.autograd.grad(of(z, *given), z)[0]
+
+
+def truth(of: Loss, z: Tensor, dtype: torch.dtype, *given: Tensor) -> Tensor:
+    """The gradient as computed in that dtype; z stays as it is, a tensor without a graph."""
+    return gradient(of, *given)(z.to(dtype, copy=True).requires_grad_()).to(z.dtype)

@@ -1,0 +1,221 @@
+"""The benchmarks of every path of the loss and of CutMix: what they compare is right, or is caught;
+each by one thread and by two."""
+
+import copy
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from benchmarks import check, cross_entropy, cutmix, datafile, losses, mix, report, rows, runner
+from benchmarks.clock import Clock
+from benchmarks.problem import OURS, Goal, Problem, Rival, by_threads
+
+TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # by the dimensions of a case's shapes
+KINDS = [
+    (kind, TINY[len(shapes[0])], dtype) for kind, shapes, types in losses.CASES for dtype in types
+]
+IDS = [f"{getattr(kind, '__name__', None) or kind.args[0]}-{dtype}" for kind, _, dtype in KINDS]
+packages = pytest.mark.parametrize(
+    "package",
+    [
+        pytest.param(
+            name,
+            marks=[
+                pytest.mark.deep,  # importing it takes seconds
+                pytest.mark.skipif(find_spec(name) is None, reason=f"no {name} here"),
+            ],
+        )
+        for name in cutmix.PAIRS
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    """What compiles is the truth of its problem, so that nothing is lost but minutes."""
+    monkeypatch.setattr(losses, "compiled", lambda function: function)
+
+
+@pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
+def test_rivals_of_the_loss_agree(kind, shape, dtype):
+    some = kind(shape, dtype, "cpu")
+    assert (some.shape, some.dtype) == (shape, dtype)
+    compiled = {name for name, rival in some.rivals.items() if rival.compiled}
+    assert set(runner.verify(some)) == compiled <= {"compiled"}
+    assert {goal.rival for goal in some.goals} == set(some.rivals) - {OURS} - compiled
+    x = some.fresh()
+    assert x.is_leaf and x.requires_grad and not torch.equal(some.rivals[OURS].op(x), x)
+
+
+@pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
+def test_a_wrong_gradient_is_caught(kind, shape, dtype):
+    some = kind(shape, dtype, "cpu")
+    right = some.rivals[OURS]
+    off = 1.2  # bfloat16 hides a few percent
+    wrong = replace(right, op=lambda z: off * right.op(z))
+    with pytest.raises(runner.WrongResult, match=rf"fused of {some.op} .* must give"):
+        runner.verify(replace(some, rivals={**some.rivals, OURS: wrong}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_out"),
+    [
+        (losses.weighted, "weight"),
+        (losses.weighted, "label_smoothing"),
+        (losses.softcap, "softcap"),
+        (losses.z_loss, "z_loss"),
+    ],
+)
+def test_an_option_left_out_is_caught(monkeypatch, kind, left_out):
+    true = losses.mixed_cross_entropy
+
+    def deaf(*given, **options):
+        options.pop(left_out)
+        return true(*given, **options)
+
+    monkeypatch.setattr(losses, "mixed_cross_entropy", deaf)
+    some = kind((6, 40), torch.float32, "cpu")
+    with pytest.raises(runner.WrongResult, match=f"fused of {some.op}"):
+        runner.verify(some)
+
+
+def test_quick_takes_the_first_shape():
+    def taken(quick):
+        return [
+            (make.args[0].func, *make.args[0].args[-3:-1]) for make in losses.makers("cpu", quick)
+        ]
+
+    assert {shape for _, shape, _ in taken(True)} == {(128, 1000), (512, 1000), (4, 21, 128, 128)}
+    assert (losses.timm_targets, (256, 21841), torch.float32) in taken(False)
+    assert {dtype for *_, dtype in taken(True)} == {torch.float32, torch.bfloat16, torch.float64}
+
+
+def repeats(some):
+    """Every call pastes as much: the first result is that of the third."""
+    x = some.fresh()
+    for rival in some.rivals.values():
+        once = rival.op(x)
+        once = once[0].clone() if isinstance(once, tuple) else once.clone()
+        rival.op(x)
+        again = rival.op(x)
+        assert torch.equal(once, again[0] if isinstance(again, tuple) else again)
+        x = some.fresh()
+
+
+def untouched(x):
+    return x
+
+
+def test_cutmix():
+    some = cutmix.paste((4, 3, 8, 8), "cpu")
+    runner.verify(some)
+    repeats(some)
+    assert some.goals == (Goal("original", 1 / 1.5),)
+    with pytest.raises(runner.WrongResult, match="fused of cutmix_"):
+        lazy = replace(some.rivals[OURS], op=untouched)
+        runner.verify(replace(some, rivals={**some.rivals, OURS: lazy}))
+
+
+@packages
+def test_cutmix_of(package, monkeypatch):
+    some = cutmix.batch(package, (6, 3, 8, 8), "cpu")
+    runner.verify(some)
+    repeats(some)
+    assert some.goals == (Goal("original", 1 / 1.2),)
+    ours, original, _ = cutmix.PAIRS[package]()
+    monkeypatch.setitem(cutmix.PAIRS, package, lambda: (ours, original, lambda: None))
+    unseeded = cutmix.batch(package, (6, 3, 8, 8), "cpu")  # then each call draws a box of its own
+    with pytest.raises(runner.WrongResult, match=f"of CutMix of {package}"):
+        runner.verify(unseeded)
+
+
+def test_a_package_that_is_not_there_has_no_row(monkeypatch):
+    monkeypatch.setattr(cutmix.importlib.util, "find_spec", lambda name: None)
+    assert {make.args[0].func for make in cutmix.makers("cpu")} == {cutmix.paste}
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+
+def counting(seen, dtype=torch.float32):
+    """A problem that notes by how many threads it runs."""
+    x = torch.ones(4, 8, dtype=dtype)
+
+    def op(x):
+        seen.add(torch.get_num_threads())
+        return x + x
+
+    rivals = {OURS: Rival(op, x + x), "eager": Rival(op, x + x)}
+    return Problem("double", (4, 8), dtype, x.clone, rivals, cold=False)
+
+
+class Quick(Clock):
+    def copy_rate(self):
+        return 1.0
+
+
+def measured(makers):
+    return runner.run("test", makers, Quick(), runner.Effort(3, 0.0))
+
+
+def test_rows_by_one_thread_and_by_two(two_cores):
+    before, seen = torch.get_num_threads(), set()
+    records = measured([*by_threads([lambda: counting(seen)], "cpu")])["benchmarks"]
+    assert seen == {1, 2} and torch.get_num_threads() == before
+    one, two = rows.rows(records)
+    assert one.ours["params"]["threads"] == 1 and two.ours["params"]["threads"] == 2
+    assert one.ours["group"] == "double float32 4x8 1 thread warm"
+    assert two.ours["group"] == "double float32 4x8 2 threads warm"
+    head, body = rows.grid([one, two])
+    assert [line[head.index("threads")] for line in body] == ["1", "2"]
+
+
+def test_the_count_is_restored_after_a_wrong_result(two_cores):
+    before = torch.get_num_threads()
+
+    def wrong():
+        some = counting(set())
+        return replace(some, rivals={OURS: Rival(untouched, torch.zeros(4, 8))})
+
+    for make in by_threads([wrong], "cpu"):
+        with pytest.raises(runner.WrongResult):
+            measured([make])
+        assert torch.get_num_threads() == before
+
+
+def test_who_has_no_rows_by_threads(monkeypatch):
+    make = lambda: counting(set())  # noqa: E731
+    assert by_threads([make], "cuda") == [make]
+    for cores in (1, None):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert [m().threads for m in by_threads([make], "cpu")] == [1]
+    records = measured([make])["benchmarks"]
+    (row,) = rows.rows(records)
+    assert "threads" not in row.ours["params"] and "threads" not in rows.grid([row])[0]
+
+
+def test_the_report_shows_every_dtype_of_the_losses(two_cores):
+    makers = [lambda d=d: counting(set(), d) for d in (torch.float32, torch.float64)]
+    data = datafile.content(measured(by_threads(makers, "cpu")), Quick(), None, True)
+    names = ("mix", "cross_entropy", "losses", "step")
+    found = report.blocks({name: copy.deepcopy(data) for name in names})
+    assert all(
+        f"| {name} | shape | threads |" in found["losses"] for name in ("float32", "float64")
+    )
+    assert "| double | 4x8 | 2 |" in found["losses"] and "goals met" in found["losses"]
+    assert "float64" not in found["mix"]
+
+
+def test_check_measures_them(monkeypatch, two_cores):
+    given = []
+    for part in (mix, cross_entropy):
+        monkeypatch.setattr(part, "makers", lambda *_: [])
+    monkeypatch.setattr(losses, "makers", lambda *_: by_threads([lambda: counting(set())], "cpu"))
+    monkeypatch.setattr(check, "run", lambda name, makers, *_: given.extend(makers))
+    monkeypatch.setattr(datafile, "content", lambda *_: {})
+    check.measure()
+    assert [make().threads for make in given] == [1, 2]  # first_rival_only keeps the count
