@@ -205,24 +205,35 @@ def cross_entropy(logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
     return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, False)[0]
 
 
+# Kinds of loss whose last upstream gradient was not 1: gradient accumulation, a loss scale, a weight
+# beside another loss. A training loop gives the same again, so the next forward writes no gradient:
+# forward and backward then move the logits three times instead of four. Only the CPU's are known.
+_scaled: set[tuple[Any, ...]] = set()
+
+
 class CrossEntropyFn(Function):
     # One forward instead of setup_context, which costs 30 us a call. The tensors that get no
     # gradient come in a tuple: as arguments of their own they cost 2 us.
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
-        # The upstream gradient of a mean or a sum is most often 1: made for that, the gradient
-        # takes no second pass over the logits. In place it must wait: the logits are still in use.
+        reduction = call.options[1]
+        # Made for an upstream gradient of 1, the gradient takes no second pass over the logits;
+        # were another upstream to come, it would have been written in vain. In place it must wait:
+        # the logits are still in use.
+        kind = logits.shape[1], logits.dtype, reduction, logits.is_cpu
         with_gradient = (
             ctx.needs_input_grad[0]
             and not call.inplace
-            and call.options[1] != "none"
+            and reduction != "none"
             and not torch.compiler.is_compiling()
+            and kind not in _scaled
         )
         loss, stats, gradient = kernel(call.namespace, "cross_entropy")(
             logits, *rest, *call.options, with_gradient
         )
         ctx.save_for_backward(stats, logits, *rest)
         ctx.call, ctx.gradient = call, gradient if with_gradient else None
+        ctx.kind = None if call.inplace or reduction == "none" else kind
         ctx.overwritten = False
         return loss
 
@@ -234,8 +245,11 @@ class CrossEntropyFn(Function):
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         ready = gradient is not None and not mapped and not again
         # Read on the CPU only, where no host waits.
-        if ready and grad.is_cpu and readable(grad) and grad.item() == 1:
-            return gradient, None, None
+        if ctx.kind is not None and not mapped and grad.is_cpu and readable(grad):
+            unit = grad.item() == 1
+            (_scaled.discard if unit else _scaled.add)(ctx.kind)
+            if unit and ready:
+                return gradient, None, None
         stats, logits, *rest = ctx.saved_tensors
         if mapped:
             return _reference_gradient(grad, logits, rest, ctx.call), None, None

@@ -12,7 +12,7 @@ namespace {
 // A thread should have at least this much work; a row costs as much as this many more classes.
 constexpr int64_t kLogitsPerThread = 65536, kRowCost = 256;
 // Rows of fewer classes than this are faster across: their ends weigh more than a transposition.
-constexpr int64_t kShortRow = 64;
+constexpr int64_t kShortRow = 160;
 
 // Calls body(worker, first row, rows) for all rows, a worker for each thread.
 template <class Worker, class A, class Body>
