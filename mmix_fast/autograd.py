@@ -205,9 +205,9 @@ def cross_entropy(logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
     return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, False)[0]
 
 
-# Kinds of loss whose last upstream gradient was not 1: gradient accumulation, a loss scale, a weight
-# beside another loss. A training loop gives the same again, so the next forward writes no gradient:
-# forward and backward then move the logits three times instead of four. Only the CPU's are known.
+# Kinds of loss whose last upstream gradient was not 1: gradient accumulation, a loss scale, another
+# loss beside it. A training loop gives the same again, so the next forward writes no gradient: the
+# bytes of the logits then move three times instead of four. Known on the CPU alone.
 _scaled: set[tuple[Any, ...]] = set()
 
 

@@ -14,6 +14,8 @@ TOLERANCE = {
     torch.float32: 3e-6,
     torch.float64: 1e-12,
 }
+# Values of ATEN_CPU_CAPABILITY; the last is the best there is: avx512_bf16.
+ISAS = ("default", "avx2", "avx512", "")
 
 
 def _long_cycle(n):

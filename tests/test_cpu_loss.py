@@ -1,0 +1,284 @@
+"""The C++ loss on every path: along the classes of long rows, across short or neighbouring rows;
+labels and probabilities; every vector width, tail and special value."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import DTYPES, ISAS, TOLERANCE, run
+
+import mmix_fast as m
+from mmix_fast import autograd, ops
+
+KINDS = {  # name -> (options, the target's dtype, or None for labels, λ)
+    "labels": ({}, None, 0.3),
+    "smoothed": ({"label_smoothing": 0.1}, None, 0.3),
+    "weighted": ({"weight": True}, None, 0.3),
+    "weighted and smoothed": ({"weight": True, "label_smoothing": 0.1}, None, "per sample"),
+    "one target": ({}, torch.float32, 1.0),
+    "one target of float64": ({}, torch.float64, 1.0),
+    "the partner's target": ({}, torch.bfloat16, 0.0),
+    "two targets": ({}, torch.float32, 0.3),
+    "two targets of float16": ({}, torch.float16, "per sample"),
+    "smoothed targets": ({"label_smoothing": 0.1, "weight": True}, torch.bfloat16, 0.3),
+    "capped": ({"softcap": 2.0}, None, 0.3),
+    "capped targets": ({"softcap": 2.0, "z_loss": 0.1}, torch.float32, 0.3),
+    "z-loss": ({"z_loss": 0.1}, None, "per sample"),
+}
+
+
+def rows(classes, dtype):
+    return 2 * torch.randn(5, classes, dtype=torch.float64).to(dtype)
+
+
+LAYOUTS = {  # name -> (logits of so many classes and a dtype, the numbers of classes)
+    "rows": (rows, (1, 2, 7, 8, 9, 17, 33, 65, 159, 160, 165, 177)),
+    "sliced rows": (lambda c, dt: torch.cat([rows(c, dt)] * 2, 1)[::2, :c], (1, 21, 170)),
+    "columns": (lambda c, dt: rows(2 * c, dt)[:, ::2], (1, 21, 170)),
+    "rows beside": (lambda c, dt: torch.randn(c, 19).to(dt).t(), (1, 2, 21, 67, 170)),
+    "images": (lambda c, dt: torch.randn(3, c, 7, 7).to(dt), (1, 2, 21, 67, 170)),
+    "channels_last": (
+        lambda c, dt: torch.randn(3, c, 7, 7).to(dt).to(memory_format=torch.channels_last),
+        (1, 2, 21, 170),
+    ),
+    "cut images": (lambda c, dt: torch.randn(4, c, 7, 9).to(dt)[::2, :, :, 1:-1], (3, 170)),
+}
+
+
+def problem(kind, z):
+    """(target, perm, lam, options) of a kind of loss for logits z."""
+    options, target_dtype, lam = KINDS[kind]
+    options = dict(options)
+    batch, classes = z.shape[:2]
+    acc = torch.float64 if z.dtype == torch.float64 else torch.float32
+    if options.pop("weight", False):
+        options["weight"] = (torch.rand(classes) + 0.1).to(acc)
+        options["weight"][1:2] = 0
+    if target_dtype is None:
+        target = torch.randint(0, classes, (batch, *z.shape[2:]))
+        target.view(-1)[0], target.view(-1)[-1] = classes - 1, -100
+    else:
+        target = torch.rand(z.shape).to(target_dtype)
+        target[:, 0] = 0
+    if lam == "per sample":
+        lam = torch.rand(batch)
+        lam[0], lam[-1] = 0, 1
+    return target, torch.arange(batch).roll(1), lam, options
+
+
+# (reduction, upstream gradient, inplace_backward): each problem meets one of them in turn
+CALLS = (
+    ("none", None, False),
+    ("mean", 1.0, False),
+    ("mean", 0.25, False),
+    ("sum", 1.0, True),
+    ("none", None, True),
+    ("mean", 0.25, True),
+)
+
+
+def exact(t):
+    """In float64; a λ was rounded to float32 before."""
+    return t.double() if torch.is_tensor(t) and t.is_floating_point() else t
+
+
+def compare(kind, z, call):
+    reduction, up, inplace = call
+    target, perm, lam, options = problem(kind, z)
+    acc = torch.promote_types(z.dtype, torch.float32)
+    lam = torch.as_tensor(lam, dtype=acc)
+    options |= {"reduction": reduction}
+    own, truth = z.detach(), z.detach().double().requires_grad_()
+    own = (own.clone() if inplace else own).requires_grad_()
+    want = m.reference.mixed_cross_entropy(
+        truth, exact(target), perm, exact(lam), **{k: exact(v) for k, v in options.items()}
+    )
+    got = m.mixed_cross_entropy(own, target, perm, lam, inplace_backward=inplace, **options)
+    near = {"rtol": 1e-12, "atol": 1e-12} if acc == torch.float64 else {"rtol": 2e-6, "atol": 2e-6}
+    torch.testing.assert_close(got.double(), want.detach(), **near)
+    upstream = torch.rand(want.shape, dtype=acc) if up is None else torch.tensor(up, dtype=acc)
+    (gradient,) = torch.autograd.grad(got, own, upstream)
+    (want,) = torch.autograd.grad(want, truth, upstream.double())
+    # Of entries that cancel, roundings of the terms are left, which are about 1 at most.
+    near = {"rtol": TOLERANCE[z.dtype], "atol": TOLERANCE[acc] * max(want.abs().max().item(), 0.1)}
+    torch.testing.assert_close(gradient.double(), want, **near)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_path(kind, layout):
+    make, lengths = LAYOUTS[layout]
+    calls = itertools.cycle(CALLS)
+    for classes in lengths:
+        for dtype in DTYPES:
+            compare(kind, make(classes, dtype), next(calls))
+        next(calls)  # so that a dtype does not meet the same call each time
+
+
+SPECIAL = ("inf", "-inf", "nan", "all -inf", "all nan")
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if "float64" not in k])
+@pytest.mark.parametrize("special", SPECIAL)
+def test_special_logits_at_every_place(kind, special):
+    """At a place with a target and at one without; in vectors and in tails of every length."""
+    value = float(special.removeprefix("all "))
+    for classes, dtype in itertools.product((3, 8, 13, 21, 160, 165, 171, 183), DTYPES):
+        z = rows(classes, dtype)
+        if special.startswith("all"):
+            z[1] = value
+        else:
+            z[1, 0] = z[2, classes - 1] = z[3, classes // 2] = value
+        target, perm, lam, options = problem(kind, z)
+        if not target.is_floating_point():
+            target[target == 1] = 0  # a row that counts, even where class 1 weighs nothing
+        lam = torch.as_tensor(lam, dtype=torch.promote_types(dtype, torch.float32))
+        options |= {"reduction": "none"}
+        for own in (z.clone(), z.t().contiguous().t()):  # both ways through
+            own, truth = own.requires_grad_(), z.double().requires_grad_()
+            want = m.reference.mixed_cross_entropy(
+                truth, exact(target), perm, exact(lam), **{k: exact(v) for k, v in options.items()}
+            )
+            got = m.mixed_cross_entropy(own, target, perm, lam, **options)
+            near = {"rtol": 1e-5, "atol": 1e-5, "equal_nan": True}
+            torch.testing.assert_close(got.double(), want.detach(), **near)
+            (gradient,) = torch.autograd.grad(got.sum(), own)
+            (want,) = torch.autograd.grad(want.sum(), truth)
+            near |= {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
+            torch.testing.assert_close(gradient.double(), want, **near)
+
+
+@pytest.mark.parametrize("kind", ["labels", "smoothed", "weighted and smoothed", "two targets"])
+def test_rows_longer_than_what_is_kept(kind):
+    """Exponentials of 4096 float32 or 2048 float64 are kept; past that, rows go in such chunks."""
+    calls = itertools.cycle(CALLS)
+    for classes in (2047, 2049, 4095, 4096, 4097, 8195):
+        for dtype in DTYPES:
+            compare(kind, rows(classes, dtype), next(calls))
+
+
+def test_a_chunk_without_a_finite_logit():
+    """Of long rows, where the other chunks have some: the max of the row is not its own."""
+    for first, dtype in itertools.product((True, False), (torch.float32, torch.float64)):
+        z = torch.randn(3, 9000, dtype=dtype)
+        z[:, : 4100 if first else 9000] = -float("inf")
+        z[:, 5000 : 5005 if first else 5000] = 1.0
+        z[:, :3] = z[:, :3] if first else 1.0
+        t = torch.zeros(3, 9000, dtype=dtype)
+        t[:, 5001 if first else 1] = 1
+        truth, own = z.double().requires_grad_(), z.clone().requires_grad_()
+        want = m.reference.mixed_cross_entropy(truth, t.double(), torch.arange(3), 0.3)
+        got = m.mixed_cross_entropy(own, t, torch.arange(3), 0.3)
+        assert got.isfinite()
+        torch.testing.assert_close(got.double(), want.detach())
+        gradients = [torch.autograd.grad(a, b)[0].double() for a, b in ((got, own), (want, truth))]
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+
+
+BITS = """
+import hashlib, itertools, torch, mmix_fast as m
+torch.set_num_threads({threads})
+from test_cpu_loss import KINDS, LAYOUTS, problem
+for kind, layout in itertools.product(KINDS, ("rows", "rows beside", "images", "channels_last")):
+    for classes, dt in ((21, torch.float32), (170, torch.bfloat16), (21, torch.float64)):
+        torch.manual_seed(classes)
+        small = LAYOUTS[layout][0](classes, dt)
+        z = torch.cat([small] * (4000 // len(small))).requires_grad_()
+        y, perm, lam, options = problem(kind, z)
+        loss = m.mixed_cross_entropy(z, y, perm, lam, **options)
+        for up in (1.0, 0.25):
+            g, = torch.autograd.grad(loss, z, torch.tensor(up, dtype=loss.dtype), retain_graph=True)
+            print(loss.item(), hashlib.sha256(g.contiguous().view(torch.uint8).numpy()).hexdigest())
+"""
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("isa", ISAS)
+def test_same_bits_on_any_number_of_threads(isa):
+    here = {"ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": str(Path(__file__).parent)}
+    one, two = (run(BITS.format(threads=n), **here) for n in (1, 2))
+    assert one.returncode == 0, one.stderr
+    assert one.stdout == two.stdout and len(one.stdout.split()) == 2 * 2 * 3 * 4 * len(KINDS)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("isa", ISAS[:-1])
+def test_every_path_on_every_instruction_set(isa):
+    """The tests of this file where another set is the best there is."""
+    env = os.environ | {"ATEN_CPU_CAPABILITY": isa}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not deep", __file__]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_a_row_is_the_same_wherever_its_tile_begins():
+    z, y = torch.randn(300, 21), torch.randint(0, 21, (300,))
+    none = {"reduction": "none", "target_b": y.flip(0)}
+    whole = m.mixed_cross_entropy(z, y, None, 0.3, **none)
+    for cut in (1, 7, 131):
+        part = m.mixed_cross_entropy(
+            z[cut:], y[cut:], None, 0.3, reduction="none", target_b=y.flip(0)[cut:]
+        )
+        assert torch.equal(part, whole[cut:])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The kernels that autograd calls, in order; a forward that writes a gradient with a "+"."""
+    seen = []
+
+    def spy(namespace, name):
+        op = ops.kernel(namespace, name)
+
+        def call(*args):
+            seen.append(name.removeprefix("cross_entropy") + ("+" if args[-1] is True else ""))
+            return op(*args)
+
+        return call
+
+    monkeypatch.setattr(autograd, "kernel", spy)
+    monkeypatch.setattr(autograd, "_scaled", set())
+    return seen
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_no_gradient_in_the_forward_after_another_upstream_than_1(calls, dtype):
+    """Gradient accumulation moves three times the logits' bytes, not four, from its second step."""
+    z, y, perm = torch.randn(6, 40).to(dtype), torch.arange(6), torch.arange(6).flip(0)
+
+    def step(up, **options):
+        calls.clear()
+        own = z.clone().requires_grad_()
+        loss = m.mixed_cross_entropy(own, y, perm, 0.3, **options)
+        (gradient,) = torch.autograd.grad(loss, own, torch.tensor(up, dtype=loss.dtype))
+        return gradient, list(calls)
+
+    first, seen = step(1.0)
+    assert seen == ["+"]
+    scaled, seen = step(0.25)
+    assert seen == ["+", "_rescale_"]
+    again, seen = step(0.25)
+    assert seen == ["", "_backward"] and torch.equal(again, scaled)
+    assert step(1.0, reduction="sum")[1] == ["+"]  # of another kind
+    assert step(0.25, inplace_backward=True)[1] == ["", "_backward_"]
+    second, seen = step(1.0)  # the upstream is 1 again
+    assert seen == ["", "_backward"] and torch.equal(second, first)
+    assert step(1.0)[1] == ["+"]
+
+
+def test_a_scaled_backward_twice_and_twice_differentiated(calls):
+    z, y, perm = torch.randn(4, 9).double(), torch.arange(4), torch.arange(4).flip(0)
+    for _ in range(2):  # with a gradient from the forward, and without one
+        own = z.clone().requires_grad_()
+        loss = m.mixed_cross_entropy(own, y, perm, 0.3)
+        want = 0.5 * torch.autograd.grad(m.reference.mixed_cross_entropy(own, y, perm, 0.3), own)[0]
+        for _ in range(2):
+            torch.testing.assert_close(
+                torch.autograd.grad(0.5 * loss, own, retain_graph=True)[0], want
+            )
+    assert autograd._scaled == {(9, torch.float64, "mean", True)}
+    assert torch.autograd.gradgradcheck(lambda t: 0.5 * m.mixed_cross_entropy(t, y, perm, 0.3), own)
