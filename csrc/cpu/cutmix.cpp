@@ -1,6 +1,7 @@
 // cutmix_ on strided CPU tensors: like mix_, but each row changes inside its own box only. Lines of
-// an image are independent, so the work is split over them; each walks the cycles of perm with only
-// the head's line saved. Integers are pasted: bytes of an element's size, with no arithmetic.
+// an image are independent, so blocks of them are the units of work; each walks the cycles of perm
+// with only the head's lines saved. Integers are pasted: bytes of an element's size, with no
+// arithmetic; so is everything where the one λ is 0.
 #include "cpu/cycles.h"
 #include "cpu/tensors.h"
 #include <algorithm>
@@ -40,33 +41,39 @@ struct Lines {
   }
 };
 
+// Bytes of a row that are changed before the next row's turn, with the head's in the L1 cache.
+constexpr int64_t kBlockBytes = 8192;
+
 struct Box {
   int64_t top, bottom, left, right;
 };
 
-// The box of each row, then the least box that holds them all.
-std::vector<Box> boxes_of(const Tensor &box, int64_t n, int64_t height, int64_t width) {
-  std::vector<Box> boxes(n + 1);
-  Box all{height, 0, width, 0};
-  const int64_t *p = static_cast<const int64_t *>(box.const_data_ptr());
-  for (int64_t i = 0; i < n; ++i, p += box.dim() == 2 ? 4 : 0) {
-    const Box b{p[0], p[1], p[2], p[3]};
-    if (b.top < 0 || b.bottom < b.top || height < b.bottom || b.left < 0 || b.right < b.left ||
-        width < b.right) {
-      std::ostringstream text;
-      text << "box must hold 0 <= top <= bottom <= " << height
-           << " and 0 <= left <= right <= " << width << ", got (" << b.top << ", " << b.bottom
-           << ", " << b.left << ", " << b.right << ")";
-      throw std::invalid_argument(text.str());
+// The one box, or that of each row, and the least box that holds them all.
+struct Boxes {
+  Boxes(const Tensor &box, int64_t n, int64_t height, int64_t width)
+      : own(static_cast<const Box *>(box.const_data_ptr())), step(box.dim() == 2 ? 1 : 0),
+        all{height, 0, width, 0} {
+    for (int64_t i = 0; i < (step ? n : 1); ++i) {
+      const Box &b = own[i];
+      if (b.top < 0 || b.bottom < b.top || height < b.bottom || b.left < 0 || b.right < b.left ||
+          width < b.right) {
+        std::ostringstream text;
+        text << "box must hold 0 <= top <= bottom <= " << height
+             << " and 0 <= left <= right <= " << width << ", got (" << b.top << ", " << b.bottom
+             << ", " << b.left << ", " << b.right << ")";
+        throw std::invalid_argument(text.str());
+      }
+      if (b.top < b.bottom && b.left < b.right)
+        all = {std::min(all.top, b.top), std::max(all.bottom, b.bottom),
+               std::min(all.left, b.left), std::max(all.right, b.right)};
     }
-    if (b.top < b.bottom && b.left < b.right)
-      all = {std::min(all.top, b.top), std::max(all.bottom, b.bottom), std::min(all.left, b.left),
-             std::max(all.right, b.right)};
-    boxes[i] = b;
   }
-  boxes[n] = all;
-  return boxes;
-}
+  const Box &operator[](int64_t i) const { return own[i * step]; }
+
+  const Box *own; // the tensor's rows of four
+  int64_t step;
+  Box all;
+};
 
 // The row kernel of elements that are no numbers to us: other's bytes, whatever λ is.
 template <int64_t kBytes>
@@ -75,64 +82,85 @@ void paste(void *dst, const void *, const void *other, const void *, int64_t n, 
   std::memcpy(dst, other, n * kBytes);
 }
 
-auto row_kernel_of(ScalarType type) {
-  switch (type) {
-  case ScalarType::Byte:
+auto row_kernel_of(const Tensor &x, bool pastes) {
+  if (!pastes) return row_kernels().mix[dtype_of(x.scalar_type())];
+  switch (x.element_size()) {
+  case 1:
     return &paste<1>;
-  case ScalarType::Short:
+  case 2:
     return &paste<2>;
-  case ScalarType::Int:
+  case 4:
     return &paste<4>;
-  case ScalarType::Long:
-    return &paste<8>;
   default:
-    return row_kernels().mix[dtype_of(type)];
+    return &paste<8>;
   }
 }
 
+bool is_number(ScalarType type) {
+  return type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
+         type == ScalarType::Double;
+}
+
 void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
-  const int64_t n = x.size(0), row_stride = x.stride(0);
+  const int64_t n = x.size(0);
   const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), n);
   const Lines lines(x);
-  const std::vector<Box> boxes = boxes_of(box, n, lines.height, lines.width);
-  const Box &all = boxes[n];
+  const Boxes boxes(box, n, lines.height, lines.width);
+  const Box &all = boxes.all;
   const int64_t width = all.right - all.left, height = all.bottom - all.top;
   if (x.numel() == 0 || width <= 0 || height <= 0) return;
   const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
-  const int64_t elem = x.element_size(), unit = lines.unit, column = lines.column_stride;
-  const auto mix_row = row_kernel_of(x.scalar_type());
+  const auto mix_row =
+      row_kernel_of(x, !is_number(x.scalar_type()) || (!lam.per_sample && lam.shared == 0));
+  const int64_t elem = x.element_size(), unit = lines.unit * elem;
+  const int64_t column = lines.column_stride * elem, row_stride = x.stride(0) * elem;
   char *data = static_cast<char *>(x.mutable_data_ptr());
 
-  const int64_t bytes = width * unit * elem;
-  const int64_t grain = std::max<int64_t>(1, kBytesPerThread / (bytes * n));
-  torch::stable::parallel_for(0, lines.outer * height, grain, [&](int64_t begin, int64_t end) {
-    std::vector<char> head(bytes); // the first row of the cycle, overwritten before its last use
-    for (int64_t line = begin; line < end; ++line) {
-      const int64_t y = all.top + line % height;
-      const int64_t offset = lines.offset(line / height, y) + all.left * column;
-      const auto at = [&](int64_t i) { return data + (offset + i * row_stride) * elem; };
-      // Mixes row i inside its box; the columns of its partner, at `from`, are `step` apart.
-      const auto change = [&](int64_t i, const char *from, int64_t step) {
-        const Box &b = boxes[i];
-        if (y < b.top || y >= b.bottom || b.left == b.right) return;
+  const int64_t total = lines.outer * height, bytes = width * unit; // lines, bytes of one
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(),
+                                            1 + total * bytes * n / kBytesPerThread);
+  const int64_t block =
+      std::clamp<int64_t>(kBlockBytes / bytes, 1, (total + threads - 1) / threads);
+  const int64_t blocks = (total + block - 1) / block, grain = threads == 1 ? blocks : 1;
+  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    std::vector<char> head(block * bytes); // of the cycle's first row, overwritten before its use
+    std::vector<int64_t> ys(block), offsets(block); // of the block's lines; bytes, the box's left
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t count = std::min(block, total - b * block);
+      for (int64_t l = 0; l < count; ++l) {
+        const int64_t line = b * block + l;
+        ys[l] = all.top + line % height;
+        offsets[l] = lines.offset(line / height, ys[l]) * elem + all.left * column;
+      }
+      // Mixes row i inside its box; the partner's columns, in line l from `from(l)`, are `step`
+      // apart.
+      const auto change = [&](int64_t i, int64_t step, const auto &from) {
+        const Box &own_box = boxes[i];
         const double own = lam.own(i), other = lam.other(i);
         const bool dense = column == unit && step == unit;
-        const int64_t run = dense ? b.right - b.left : 1; // columns a call
-        for (int64_t c = b.left - all.left; c < b.right - all.left; c += run) {
-          char *p = at(i) + c * column * elem;
-          mix_row(p, p, from + c * step * elem, p, run * unit, own, other, false);
+        const int64_t first = own_box.left - all.left, last = own_box.right - all.left;
+        const int64_t run = dense ? last - first : 1; // columns a call
+        for (int64_t l = 0; l < count; ++l) {
+          if (ys[l] < own_box.top || ys[l] >= own_box.bottom) continue;
+          for (int64_t c = first; c < last; c += run) {
+            char *p = data + i * row_stride + offsets[l] + c * column;
+            mix_row(p, p, from(l) + c * step, p, run * lines.unit, own, other, false);
+          }
         }
       };
       const int64_t run = column == unit ? width : 1;
-      for (int64_t k = 0; k < n; ++k) {
-        if (cycles.head[k] == k)
+      for (int64_t cycle = 0; cycle < cycles.count(); ++cycle) {
+        int64_t k = cycles.begin[cycle];
+        const char *first = data + cycles.row[k] * row_stride;
+        for (int64_t l = 0; l < count; ++l)
           for (int64_t c = 0; c < width; c += run)
-            std::memcpy(head.data() + c * unit * elem, at(cycles.row[k]) + c * column * elem,
-                        run * unit * elem);
-        if (cycles.ends_cycle(k))
-          change(cycles.row[k], head.data(), unit);
-        else
-          change(cycles.row[k], at(cycles.row[k + 1]), column);
+            std::memcpy(head.data() + l * bytes + c * unit, first + offsets[l] + c * column,
+                        run * unit);
+        for (; k + 1 < cycles.begin[cycle + 1]; ++k) {
+          const char *partner = data + cycles.row[k + 1] * row_stride;
+          change(cycles.row[k], column, [&](int64_t l) { return partner + offsets[l]; });
+        }
+        change(cycles.row[k], unit, [&](int64_t l) { return head.data() + l * bytes; });
       }
     }
   });
