@@ -75,56 +75,36 @@ struct Boxes {
   Box all;
 };
 
-// The row kernel of elements that are no numbers to us: other's bytes, whatever λ is.
-template <int64_t kBytes>
-void paste(void *dst, const void *, const void *other, const void *, int64_t n, double, double,
-           bool) {
-  std::memcpy(dst, other, n * kBytes);
-}
-
-auto row_kernel_of(const Tensor &x, bool pastes) {
-  if (!pastes) return row_kernels().mix[dtype_of(x.scalar_type())];
-  switch (x.element_size()) {
-  case 1:
-    return &paste<1>;
-  case 2:
-    return &paste<2>;
-  case 4:
-    return &paste<4>;
-  default:
-    return &paste<8>;
+// memcpy, without a call for the few bytes of a small image's line.
+inline void copy(char *to, const char *from, int64_t bytes) {
+  constexpr int64_t kPiece = 16, kFew = 512; // a vector of any CPU; from here on memcpy is as fast
+  if (bytes < kPiece || bytes > kFew) {
+    std::memcpy(to, from, bytes);
+    return;
   }
+  for (int64_t i = 0; i + kPiece < bytes; i += kPiece) std::memcpy(to + i, from + i, kPiece);
+  std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece); // may overlap the one before
 }
 
-bool is_number(ScalarType type) {
-  return type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
-         type == ScalarType::Double;
-}
-
-void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
-  const int64_t n = x.size(0);
-  const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), n);
-  const Lines lines(x);
-  const Boxes boxes(box, n, lines.height, lines.width);
+// change(p, from, columns, i): of row i a run of contiguous columns, with the partner's at `from`.
+template <class Change>
+void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes &boxes,
+          const Change &change) {
   const Box &all = boxes.all;
   const int64_t width = all.right - all.left, height = all.bottom - all.top;
-  if (x.numel() == 0 || width <= 0 || height <= 0) return;
-  const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
-  const auto mix_row =
-      row_kernel_of(x, !is_number(x.scalar_type()) || (!lam.per_sample && lam.shared == 0));
   const int64_t elem = x.element_size(), unit = lines.unit * elem;
   const int64_t column = lines.column_stride * elem, row_stride = x.stride(0) * elem;
   char *data = static_cast<char *>(x.mutable_data_ptr());
 
   const int64_t total = lines.outer * height, bytes = width * unit; // lines, bytes of one
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(),
-                                            1 + total * bytes * n / kBytesPerThread);
+                                            1 + total * bytes * cycles.size / kBytesPerThread);
   const int64_t block =
       std::clamp<int64_t>(kBlockBytes / bytes, 1, (total + threads - 1) / threads);
   const int64_t blocks = (total + block - 1) / block, grain = threads == 1 ? blocks : 1;
   torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
     std::vector<char> head(block * bytes); // of the cycle's first row, overwritten before its use
-    std::vector<int64_t> ys(block), offsets(block); // of the block's lines; bytes, the box's left
+    std::vector<int64_t> ys(block), offsets(block); // of the block's lines; bytes, to the left edge
     for (int64_t b = begin; b < end; ++b) {
       const int64_t count = std::min(block, total - b * block);
       for (int64_t l = 0; l < count; ++l) {
@@ -132,20 +112,15 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
         ys[l] = all.top + line % height;
         offsets[l] = lines.offset(line / height, ys[l]) * elem + all.left * column;
       }
-      // Mixes row i inside its box; the partner's columns, in line l from `from(l)`, are `step`
-      // apart.
-      const auto change = [&](int64_t i, int64_t step, const auto &from) {
-        const Box &own_box = boxes[i];
-        const double own = lam.own(i), other = lam.other(i);
-        const bool dense = column == unit && step == unit;
-        const int64_t first = own_box.left - all.left, last = own_box.right - all.left;
-        const int64_t run = dense ? last - first : 1; // columns a call
+      // Of row i inside its box; the partner's columns, in line l from `from(l)`, are `step` apart.
+      const auto change_row = [&](int64_t i, int64_t step, const auto &from) {
+        const Box &own = boxes[i];
+        const int64_t first = own.left - all.left, last = own.right - all.left;
+        const int64_t run = column == unit && step == unit ? last - first : 1; // columns a call
         for (int64_t l = 0; l < count; ++l) {
-          if (ys[l] < own_box.top || ys[l] >= own_box.bottom) continue;
-          for (int64_t c = first; c < last; c += run) {
-            char *p = data + i * row_stride + offsets[l] + c * column;
-            mix_row(p, p, from(l) + c * step, p, run * lines.unit, own, other, false);
-          }
+          if (ys[l] < own.top || ys[l] >= own.bottom) continue;
+          for (int64_t c = first; c < last; c += run)
+            change(data + i * row_stride + offsets[l] + c * column, from(l) + c * step, run, i);
         }
       };
       const int64_t run = column == unit ? width : 1;
@@ -154,15 +129,39 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
         const char *first = data + cycles.row[k] * row_stride;
         for (int64_t l = 0; l < count; ++l)
           for (int64_t c = 0; c < width; c += run)
-            std::memcpy(head.data() + l * bytes + c * unit, first + offsets[l] + c * column,
-                        run * unit);
+            copy(head.data() + l * bytes + c * unit, first + offsets[l] + c * column, run * unit);
         for (; k + 1 < cycles.begin[cycle + 1]; ++k) {
           const char *partner = data + cycles.row[k + 1] * row_stride;
-          change(cycles.row[k], column, [&](int64_t l) { return partner + offsets[l]; });
+          change_row(cycles.row[k], column, [&](int64_t l) { return partner + offsets[l]; });
         }
-        change(cycles.row[k], unit, [&](int64_t l) { return head.data() + l * bytes; });
+        change_row(cycles.row[k], unit, [&](int64_t l) { return head.data() + l * bytes; });
       }
     }
+  });
+}
+
+bool is_number(ScalarType type) {
+  return type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
+         type == ScalarType::Double;
+}
+
+void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
+  const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), x.size(0));
+  const Lines lines(x);
+  const Boxes boxes(box, x.size(0), lines.height, lines.width);
+  if (x.numel() == 0 || boxes.all.left >= boxes.all.right) return;
+  const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
+  const int64_t unit = lines.unit;
+  if (!is_number(x.scalar_type()) || (!lam.per_sample && lam.shared == 0)) {
+    const int64_t bytes = unit * x.element_size();
+    walk(x, cycles, lines, boxes, [=](char *p, const char *from, int64_t columns, int64_t) {
+      copy(p, from, columns * bytes);
+    });
+    return;
+  }
+  const auto kernel = row_kernels().mix[dtype_of(x.scalar_type())];
+  walk(x, cycles, lines, boxes, [=](char *p, const char *from, int64_t columns, int64_t i) {
+    kernel(p, p, from, p, columns * unit, lam.own(i), lam.other(i), false);
   });
 }
 
