@@ -69,6 +69,7 @@ struct Boxes {
     }
   }
   const Box &operator[](int64_t i) const { return own[i * step]; }
+  bool shared() const { return step == 0; }
 
   const Box *own; // the tensor's rows of four
   int64_t step;
@@ -86,7 +87,33 @@ inline void copy(char *to, const char *from, int64_t bytes) {
   std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece); // may overlap the one before
 }
 
-// change(p, from, columns, i): of row i a run of contiguous columns, with the partner's at `from`.
+// Two runs of bytes change places, in pieces that registers hold.
+inline void swap(char *a, char *b, int64_t bytes) {
+  struct Piece {
+    int64_t halves[2];
+  };
+  int64_t i = 0;
+  const auto by = [&](auto x, auto y) {
+    for (; i + static_cast<int64_t>(sizeof x) <= bytes; i += sizeof x) {
+      std::memcpy(&x, a + i, sizeof x);
+      std::memcpy(&y, b + i, sizeof x);
+      std::memcpy(a + i, &y, sizeof x);
+      std::memcpy(b + i, &x, sizeof x);
+    }
+  };
+  by(Piece{}, Piece{});
+  by(int32_t{}, int32_t{});
+  by(char{}, char{});
+}
+
+// What becomes of a run of row i's contiguous columns, p; its partner's are at `from`.
+struct Paste {
+  int64_t unit; // bytes of a column
+  void operator()(char *p, const char *from, int64_t columns, int64_t) const {
+    copy(p, from, columns * unit);
+  }
+};
+
 template <class Change>
 void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes &boxes,
           const Change &change) {
@@ -126,7 +153,17 @@ void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes
       const int64_t run = column == unit ? width : 1;
       for (int64_t cycle = 0; cycle < cycles.count(); ++cycle) {
         int64_t k = cycles.begin[cycle];
-        const char *first = data + cycles.row[k] * row_stride;
+        char *first = data + cycles.row[k] * row_stride;
+        if constexpr (std::is_same_v<Change, Paste>) {
+          // Each the other's partner, in one box, as all rows of a flipped batch: none is saved.
+          if (cycles.begin[cycle + 1] == k + 2 && boxes.shared()) {
+            char *second = data + cycles.row[k + 1] * row_stride;
+            for (int64_t l = 0; l < count; ++l)
+              for (int64_t c = offsets[l]; c < offsets[l] + width * column; c += run * column)
+                swap(first + c, second + c, run * unit);
+            continue;
+          }
+        }
         for (int64_t l = 0; l < count; ++l)
           for (int64_t c = 0; c < width; c += run)
             copy(head.data() + l * bytes + c * unit, first + offsets[l] + c * column, run * unit);
@@ -153,10 +190,7 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
   const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
   const int64_t unit = lines.unit;
   if (!is_number(x.scalar_type()) || (!lam.per_sample && lam.shared == 0)) {
-    const int64_t bytes = unit * x.element_size();
-    walk(x, cycles, lines, boxes, [=](char *p, const char *from, int64_t columns, int64_t) {
-      copy(p, from, columns * bytes);
-    });
+    walk(x, cycles, lines, boxes, Paste{unit * x.element_size()});
     return;
   }
   const auto kernel = row_kernels().mix[dtype_of(x.scalar_type())];

@@ -39,7 +39,10 @@ class _Fused:
         pure = isinstance(inpt, Tensor) and not isinstance(inpt, tv_tensors.TVTensor)
         if not (is_label or image or pure):
             return inpt
-        perm = torch.arange(params["batch_size"], device=inpt.device).roll(1)
+        key = inpt.device  # images and labels of one call share perm
+        if key not in params:
+            params[key] = torch.arange(params["batch_size"], device=inpt.device).roll(1)
+        perm = params[key]
         if is_label:
             return self._mix_labels(inpt, perm, self._weight(params))
         self._check_image_or_video(inpt, batch_size=params["batch_size"])  # type: ignore[attr-defined]
