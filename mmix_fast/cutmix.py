@@ -16,6 +16,8 @@ from .dispatch import select
 from .ops import kernel
 from .tracing import beyond_kernels, explained_writes, readable
 
+# λ of every paste on the CPU: to make it anew costs as much as the paste of a few images.
+_PASTE = torch.zeros((), dtype=torch.float32, device="cpu")
 BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -63,7 +65,8 @@ def cutmix_(
     if as_bytes:
         _check_paste(x, lam)
     v.check_inplace(x, lam)
-    edges, box = _as_box(box, x)
+    plain = readable(x)  # nobody looks on: constants need not be seen to be made
+    edges, box = _as_box(box, x, plain)
     beyond = beyond_kernels(x=x)
     # As integers, since not every dtype can be indexed; not where autograd must follow x.
     written = x.view(BYTES[x.element_size()]) if as_bytes and not beyond else x
@@ -72,7 +75,8 @@ def cutmix_(
         v.check_permutation_values(perm)
         _check_box_values(box, x)
     acc = v.compute_dtype(x.dtype)
-    weight = v.as_lam(lam, acc, x.device)
+    pastes = plain and x.is_cpu and not isinstance(lam, Tensor) and lam == 0
+    weight = _PASTE if pastes else v.as_lam(lam, acc, x.device)
     if backend.namespace:
         kernel(backend.namespace, "cutmix_")(written, perm.contiguous(), box.contiguous(), weight)
         if not torch.compiler.is_compiling():
@@ -113,7 +117,7 @@ def _check_paste(x: Tensor, lam: float | Tensor) -> None:
         raise TypeError(f"x must have 1, 2, 4 or 8 bytes an element, got {v.what(x)}")
 
 
-def _as_box(box: Any, x: Tensor) -> tuple[list[int] | None, Tensor]:
+def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]:
     """The four ints, where they are known to Python, and the box as a tensor."""
     if isinstance(box, Tensor):
         if box.dtype != torch.int64:
@@ -123,9 +127,10 @@ def _as_box(box: Any, x: Tensor) -> tuple[list[int] | None, Tensor]:
         if box.device != x.device:
             raise ValueError(f"box must be on {x.device}, got {box.device}")
         return None, box
-    row = getattr(box, "ndim", 0) == 1  # a NumPy array
-    if not (row or isinstance(box, Sequence)) or isinstance(box, str):
-        raise TypeError(f"{_expected(x)}, got {v.what(box)}")
+    if type(box) is not tuple:
+        row = getattr(box, "ndim", 0) == 1  # a NumPy array
+        if not (row or isinstance(box, Sequence)) or isinstance(box, str):
+            raise TypeError(f"{_expected(x)}, got {v.what(box)}")
     if len(box) != 4:
         raise ValueError(f"{_expected(x)}, got {v.what(box)}")
     edges = [v.check_index("each edge of box", edge) for edge in box]
@@ -133,7 +138,7 @@ def _as_box(box: Any, x: Tensor) -> tuple[list[int] | None, Tensor]:
         one = torch.ones((), dtype=torch.int64, device=x.device)
         return None, torch.stack([one * edge for edge in edges])
     # torch.tensor takes 3 us more, but is what fake tensors and modes see.
-    if readable(x):
+    if plain:
         made = torch.frombuffer(array("q", edges), dtype=torch.int64)
     else:
         made = torch.tensor(edges, device="cpu")
