@@ -1,4 +1,4 @@
-"""Where cutmix_ takes a shorter way than line by line: blocks, swaps, copies in pieces, λ of ints."""
+"""Where cutmix_ goes a shorter way: blocks of lines, swaps, copies in pieces, λ of four ints."""
 
 import pytest
 import torch
@@ -46,10 +46,12 @@ def test_blocks_of_lines(shape, pairing, channels_last, threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.int64], ids=str
+)
 @pytest.mark.parametrize("pairing", PERMS)
 def test_runs_of_every_length(dtype, pairing):
-    """Of 1 to 80 columns: the pieces of a copy and of a swap, what is left over, and nothing more."""
+    """The pieces of a copy and of a swap, what is left over of a line, and nothing more."""
     perm = PERMS[pairing](5)
     for columns in range(1, 81):
         x, bits = any_bits(torch.zeros(5, 1, 3, 90), dtype)
@@ -73,4 +75,3 @@ def test_lam_of_ints_has_the_bits_of_a_tensor_box(dtype):
                     want = m.cutmix_(x, perm, torch.tensor(box), lam=number)[1]
                     torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
                     assert got.dtype == want.dtype and got.device == want.device
-

@@ -64,8 +64,8 @@ struct Boxes {
         throw std::invalid_argument(text.str());
       }
       if (b.top < b.bottom && b.left < b.right)
-        all = {std::min(all.top, b.top), std::max(all.bottom, b.bottom),
-               std::min(all.left, b.left), std::max(all.right, b.right)};
+        all = {std::min(all.top, b.top), std::max(all.bottom, b.bottom), std::min(all.left, b.left),
+               std::max(all.right, b.right)};
     }
   }
   const Box &operator[](int64_t i) const { return own[i * step]; }
