@@ -14,6 +14,11 @@ namespace {
 constexpr int64_t kTileBytes = 32768, kSmallTileBytes = 8192;
 // Rows saved where the visit of an in-place mix is cut.
 constexpr int64_t kSavedPerThread = 65536;
+// In place two threads share one tensor's lines, scattered rows each: below the size of an L2 cache
+// one thread that finds them all there is faster. Of rows shorter than a page, in which the
+// hardware prefetches ahead, each thread even pulls lines that the other is about to write.
+constexpr int64_t kInPlaceBytesPerThread = 512 << 10, kNarrowRow = 4096,
+                  kNarrowBytesPerThread = 2 << 20;
 // How far before its own visit a row is prefetched, and the least and most rows that may be.
 constexpr int64_t kAheadBytes = 32768, kLeastAhead = 2, kMostAhead = 8;
 // A sample seen as runs of contiguous elements: offsets of the runs in x and out.
@@ -66,8 +71,10 @@ struct Layout {
 struct Schedule {
   Schedule(const Layout &l, int64_t elem, bool inplace) {
     const int64_t row = l.run * l.runs * elem, bytes = row * l.batch;
-    const int64_t threads =
-        std::min<int64_t>(torch::stable::get_num_threads(), 1 + bytes / kBytesPerThread);
+    const int64_t least = !inplace           ? kBytesPerThread
+                          : row < kNarrowRow ? kNarrowBytesPerThread
+                                             : kInPlaceBytesPerThread;
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), 1 + bytes / least);
     const bool cut_visit = !inplace || 2 * row * (threads - 1) <= kSavedPerThread * threads;
     stretches = cut_visit ? std::min(l.batch, threads) : 1;
     const int64_t line = std::max<int64_t>(64 / elem, 1);
