@@ -60,7 +60,9 @@ def test_bfloat16_rounds_every_kind_of_value_as_torch_does():
 # are stored past the caches, from addresses that are not aligned.
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "shape", [(1000, 3), (64, 513), (9, 16384), (7, 40001), (3, 70000), (5, 1700001)], ids=str
+    "shape",
+    [(1000, 3), (64, 513), (1200, 513), (9, 16384), (7, 40001), (3, 70000), (5, 1700001)],
+    ids=str,
 )
 @pytest.mark.parametrize("pairing", ["random", "flip", "roll"])
 def test_every_cut_of_the_work(dtype, shape, pairing):

@@ -1,6 +1,7 @@
 // cutmix_ on strided CPU tensors: like mix_, but each row changes inside its own box only. Lines of
-// an image are independent, so the work is split over them; each walks the cycles of perm with only
-// the head's line saved. Integers are pasted: bytes of an element's size, with no arithmetic.
+// an image are independent, so blocks of them are the units of work; each walks the cycles of perm
+// with only the head's lines saved. Integers are pasted: bytes of an element's size, with no
+// arithmetic; so is everything where the one λ is 0.
 #include "cpu/cycles.h"
 #include "cpu/tensors.h"
 #include <algorithm>
@@ -40,101 +41,161 @@ struct Lines {
   }
 };
 
+// Bytes of a row that are changed before the next row's turn, with the head's in the L1 cache.
+constexpr int64_t kBlockBytes = 8192;
+
 struct Box {
   int64_t top, bottom, left, right;
 };
 
-// The box of each row, then the least box that holds them all.
-std::vector<Box> boxes_of(const Tensor &box, int64_t n, int64_t height, int64_t width) {
-  std::vector<Box> boxes(n + 1);
-  Box all{height, 0, width, 0};
-  const int64_t *p = static_cast<const int64_t *>(box.const_data_ptr());
-  for (int64_t i = 0; i < n; ++i, p += box.dim() == 2 ? 4 : 0) {
-    const Box b{p[0], p[1], p[2], p[3]};
-    if (b.top < 0 || b.bottom < b.top || height < b.bottom || b.left < 0 || b.right < b.left ||
-        width < b.right) {
-      std::ostringstream text;
-      text << "box must hold 0 <= top <= bottom <= " << height
-           << " and 0 <= left <= right <= " << width << ", got (" << b.top << ", " << b.bottom
-           << ", " << b.left << ", " << b.right << ")";
-      throw std::invalid_argument(text.str());
+// The one box, or that of each row, and the least box that holds them all.
+struct Boxes {
+  Boxes(const Tensor &box, int64_t n, int64_t height, int64_t width)
+      : own(static_cast<const Box *>(box.const_data_ptr())), step(box.dim() == 2 ? 1 : 0),
+        all{height, 0, width, 0} {
+    for (int64_t i = 0; i < (step ? n : 1); ++i) {
+      const Box &b = own[i];
+      if (b.top < 0 || b.bottom < b.top || height < b.bottom || b.left < 0 || b.right < b.left ||
+          width < b.right) {
+        std::ostringstream text;
+        text << "box must hold 0 <= top <= bottom <= " << height
+             << " and 0 <= left <= right <= " << width << ", got (" << b.top << ", " << b.bottom
+             << ", " << b.left << ", " << b.right << ")";
+        throw std::invalid_argument(text.str());
+      }
+      if (b.top < b.bottom && b.left < b.right)
+        all = {std::min(all.top, b.top), std::max(all.bottom, b.bottom), std::min(all.left, b.left),
+               std::max(all.right, b.right)};
     }
-    if (b.top < b.bottom && b.left < b.right)
-      all = {std::min(all.top, b.top), std::max(all.bottom, b.bottom), std::min(all.left, b.left),
-             std::max(all.right, b.right)};
-    boxes[i] = b;
   }
-  boxes[n] = all;
-  return boxes;
-}
+  const Box &operator[](int64_t i) const { return own[i * step]; }
+  bool shared() const { return step == 0; }
 
-// The row kernel of elements that are no numbers to us: other's bytes, whatever λ is.
-template <int64_t kBytes>
-void paste(void *dst, const void *, const void *other, const void *, int64_t n, double, double,
-           bool) {
-  std::memcpy(dst, other, n * kBytes);
-}
+  const Box *own; // the tensor's rows of four
+  int64_t step;
+  Box all;
+};
 
-auto row_kernel_of(ScalarType type) {
-  switch (type) {
-  case ScalarType::Byte:
-    return &paste<1>;
-  case ScalarType::Short:
-    return &paste<2>;
-  case ScalarType::Int:
-    return &paste<4>;
-  case ScalarType::Long:
-    return &paste<8>;
-  default:
-    return row_kernels().mix[dtype_of(type)];
+// memcpy, without a call for the few bytes of a small image's line.
+inline void copy(char *to, const char *from, int64_t bytes) {
+  constexpr int64_t kPiece = 16, kFew = 512; // a vector of any CPU; from here on memcpy is as fast
+  if (bytes < kPiece || bytes > kFew) {
+    std::memcpy(to, from, bytes);
+    return;
   }
+  for (int64_t i = 0; i + kPiece < bytes; i += kPiece) std::memcpy(to + i, from + i, kPiece);
+  std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece); // may overlap the one before
 }
 
-void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
-  const int64_t n = x.size(0), row_stride = x.stride(0);
-  const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), n);
-  const Lines lines(x);
-  const std::vector<Box> boxes = boxes_of(box, n, lines.height, lines.width);
-  const Box &all = boxes[n];
+// Two runs of bytes change places, in pieces that registers hold.
+inline void swap(char *a, char *b, int64_t bytes) {
+  struct Piece {
+    int64_t halves[2];
+  };
+  int64_t i = 0;
+  const auto by = [&](auto x, auto y) {
+    for (; i + static_cast<int64_t>(sizeof x) <= bytes; i += sizeof x) {
+      std::memcpy(&x, a + i, sizeof x);
+      std::memcpy(&y, b + i, sizeof x);
+      std::memcpy(a + i, &y, sizeof x);
+      std::memcpy(b + i, &x, sizeof x);
+    }
+  };
+  by(Piece{}, Piece{});
+  by(int32_t{}, int32_t{});
+  by(char{}, char{});
+}
+
+// What becomes of a run of row i's contiguous columns, p; its partner's are at `from`.
+struct Paste {
+  int64_t unit; // bytes of a column
+  void operator()(char *p, const char *from, int64_t columns, int64_t) const {
+    copy(p, from, columns * unit);
+  }
+};
+
+template <class Change>
+void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes &boxes,
+          const Change &change) {
+  const Box &all = boxes.all;
   const int64_t width = all.right - all.left, height = all.bottom - all.top;
-  if (x.numel() == 0 || width <= 0 || height <= 0) return;
-  const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
-  const int64_t elem = x.element_size(), unit = lines.unit, column = lines.column_stride;
-  const auto mix_row = row_kernel_of(x.scalar_type());
+  const int64_t elem = x.element_size(), unit = lines.unit * elem;
+  const int64_t column = lines.column_stride * elem, row_stride = x.stride(0) * elem;
   char *data = static_cast<char *>(x.mutable_data_ptr());
 
-  const int64_t bytes = width * unit * elem;
-  const int64_t grain = std::max<int64_t>(1, kBytesPerThread / (bytes * n));
-  torch::stable::parallel_for(0, lines.outer * height, grain, [&](int64_t begin, int64_t end) {
-    std::vector<char> head(bytes); // the first row of the cycle, overwritten before its last use
-    for (int64_t line = begin; line < end; ++line) {
-      const int64_t y = all.top + line % height;
-      const int64_t offset = lines.offset(line / height, y) + all.left * column;
-      const auto at = [&](int64_t i) { return data + (offset + i * row_stride) * elem; };
-      // Mixes row i inside its box; the columns of its partner, at `from`, are `step` apart.
-      const auto change = [&](int64_t i, const char *from, int64_t step) {
-        const Box &b = boxes[i];
-        if (y < b.top || y >= b.bottom || b.left == b.right) return;
-        const double own = lam.own(i), other = lam.other(i);
-        const bool dense = column == unit && step == unit;
-        const int64_t run = dense ? b.right - b.left : 1; // columns a call
-        for (int64_t c = b.left - all.left; c < b.right - all.left; c += run) {
-          char *p = at(i) + c * column * elem;
-          mix_row(p, p, from + c * step * elem, p, run * unit, own, other, false);
+  const int64_t total = lines.outer * height, bytes = width * unit; // lines, bytes of one
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(),
+                                            1 + total * bytes * cycles.size / kBytesPerThread);
+  const int64_t block =
+      std::clamp<int64_t>(kBlockBytes / bytes, 1, (total + threads - 1) / threads);
+  const int64_t blocks = (total + block - 1) / block, grain = threads == 1 ? blocks : 1;
+  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    std::vector<char> head(block * bytes); // of the cycle's first row, overwritten before its use
+    std::vector<int64_t> ys(block), offsets(block); // of the block's lines; bytes, to the left edge
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t count = std::min(block, total - b * block);
+      for (int64_t l = 0; l < count; ++l) {
+        const int64_t line = b * block + l;
+        ys[l] = all.top + line % height;
+        offsets[l] = lines.offset(line / height, ys[l]) * elem + all.left * column;
+      }
+      // Of row i inside its box; the partner's columns, in line l from `from(l)`, are `step` apart.
+      const auto change_row = [&](int64_t i, int64_t step, const auto &from) {
+        const Box &own = boxes[i];
+        const int64_t first = own.left - all.left, last = own.right - all.left;
+        const int64_t run = column == unit && step == unit ? last - first : 1; // columns a call
+        for (int64_t l = 0; l < count; ++l) {
+          if (ys[l] < own.top || ys[l] >= own.bottom) continue;
+          for (int64_t c = first; c < last; c += run)
+            change(data + i * row_stride + offsets[l] + c * column, from(l) + c * step, run, i);
         }
       };
       const int64_t run = column == unit ? width : 1;
-      for (int64_t k = 0; k < n; ++k) {
-        if (cycles.head[k] == k)
+      for (int64_t cycle = 0; cycle < cycles.count(); ++cycle) {
+        int64_t k = cycles.begin[cycle];
+        char *first = data + cycles.row[k] * row_stride;
+        if constexpr (std::is_same_v<Change, Paste>) {
+          // Each the other's partner, in one box, as all rows of a flipped batch: none is saved.
+          if (cycles.begin[cycle + 1] == k + 2 && boxes.shared()) {
+            char *second = data + cycles.row[k + 1] * row_stride;
+            for (int64_t l = 0; l < count; ++l)
+              for (int64_t c = offsets[l]; c < offsets[l] + width * column; c += run * column)
+                swap(first + c, second + c, run * unit);
+            continue;
+          }
+        }
+        for (int64_t l = 0; l < count; ++l)
           for (int64_t c = 0; c < width; c += run)
-            std::memcpy(head.data() + c * unit * elem, at(cycles.row[k]) + c * column * elem,
-                        run * unit * elem);
-        if (cycles.ends_cycle(k))
-          change(cycles.row[k], head.data(), unit);
-        else
-          change(cycles.row[k], at(cycles.row[k + 1]), column);
+            copy(head.data() + l * bytes + c * unit, first + offsets[l] + c * column, run * unit);
+        for (; k + 1 < cycles.begin[cycle + 1]; ++k) {
+          const char *partner = data + cycles.row[k + 1] * row_stride;
+          change_row(cycles.row[k], column, [&](int64_t l) { return partner + offsets[l]; });
+        }
+        change_row(cycles.row[k], unit, [&](int64_t l) { return head.data() + l * bytes; });
       }
     }
+  });
+}
+
+bool is_number(ScalarType type) {
+  return type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
+         type == ScalarType::Double;
+}
+
+void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
+  const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), x.size(0));
+  const Lines lines(x);
+  const Boxes boxes(box, x.size(0), lines.height, lines.width);
+  if (x.numel() == 0 || boxes.all.left >= boxes.all.right) return;
+  const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
+  const int64_t unit = lines.unit;
+  if (!is_number(x.scalar_type()) || (!lam.per_sample && lam.shared == 0)) {
+    walk(x, cycles, lines, boxes, Paste{unit * x.element_size()});
+    return;
+  }
+  const auto kernel = row_kernels().mix[dtype_of(x.scalar_type())];
+  walk(x, cycles, lines, boxes, [=](char *p, const char *from, int64_t columns, int64_t i) {
+    kernel(p, p, from, p, columns * unit, lam.own(i), lam.other(i), false);
   });
 }
 

@@ -14,6 +14,11 @@ namespace {
 constexpr int64_t kTileBytes = 32768, kSmallTileBytes = 8192;
 // Rows saved where the visit of an in-place mix is cut.
 constexpr int64_t kSavedPerThread = 65536;
+// In place two threads share one tensor's lines, scattered rows each: below the size of an L2 cache
+// one thread that finds them all there is faster. Of rows shorter than a page, in which the
+// hardware prefetches ahead, each thread even pulls lines that the other is about to write.
+constexpr int64_t kInPlaceBytesPerThread = 512 << 10, kNarrowRow = 4096,
+                  kNarrowBytesPerThread = 2 << 20;
 // How far before its own visit a row is prefetched, and the least and most rows that may be.
 constexpr int64_t kAheadBytes = 32768, kLeastAhead = 2, kMostAhead = 8;
 // A sample seen as runs of contiguous elements: offsets of the runs in x and out.
@@ -66,8 +71,10 @@ struct Layout {
 struct Schedule {
   Schedule(const Layout &l, int64_t elem, bool inplace) {
     const int64_t row = l.run * l.runs * elem, bytes = row * l.batch;
-    const int64_t threads =
-        std::min<int64_t>(torch::stable::get_num_threads(), 1 + bytes / kBytesPerThread);
+    const int64_t least = !inplace           ? kBytesPerThread
+                          : row < kNarrowRow ? kNarrowBytesPerThread
+                                             : kInPlaceBytesPerThread;
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), 1 + bytes / least);
     const bool cut_visit = !inplace || 2 * row * (threads - 1) <= kSavedPerThread * threads;
     stretches = cut_visit ? std::min(l.batch, threads) : 1;
     const int64_t line = std::max<int64_t>(64 / elem, 1);
@@ -87,10 +94,10 @@ void walk(const Cycles &cycles, const Layout &l, int64_t elem, const char *src, 
           const Row &row) {
   const bool inplace = src == dst;
   const Schedule plan(l, elem, inplace);
-  const int64_t n = cycles.size(), parts = plan.stretches, bytes = plan.columns * elem;
+  const int64_t n = cycles.size, parts = plan.stretches, bytes = plan.columns * elem;
   const auto begin_of = [&](int64_t part) { return part * n / parts; };
-  const auto row_at = [&](int64_t k, int64_t offset) {
-    return src + (offset + cycles.row[k] * l.x_stride) * elem;
+  const auto cycle_at = [&](int64_t k) {
+    return std::upper_bound(cycles.begin.begin(), cycles.begin.end(), k) - 1;
   };
   // In place, a stretch ends by reading the first row of the next stretch, and may, inside a cycle
   // that began before it, read that cycle's head: both are saved before any thread writes.
@@ -108,39 +115,46 @@ void walk(const Cycles &cycles, const Layout &l, int64_t elem, const char *src, 
   for (int64_t tile = 0; inplace && parts > 1 && tile < plan.tiles; ++tile) {
     int64_t x_offset, out_offset;
     const int64_t width = place(tile, x_offset, out_offset) * elem;
+    const auto save = [&](char *to, int64_t k) {
+      std::memcpy(to, src + (x_offset + cycles.row[k] * l.x_stride) * elem, width);
+    };
     for (int64_t part = 1; part < parts; ++part) {
-      const int64_t k = begin_of(part);
-      std::memcpy(saved_row(tile, part, false), row_at(k, x_offset), width);
-      std::memcpy(saved_row(tile, part, true), row_at(cycles.head[k], x_offset), width);
+      save(saved_row(tile, part, false), begin_of(part));
+      save(saved_row(tile, part, true), *cycle_at(begin_of(part)));
     }
   }
   torch::stable::parallel_for(0, plan.tiles * parts, plan.grain, [&](int64_t begin, int64_t end) {
     alignas(64) char buffer[kTileBytes]; // the head of a cycle that began here
+    // Copies of what the loop over rows needs, so that no call makes it read them again.
+    const int64_t *const rows = cycles.row.get(), final = n - 1, ahead = plan.ahead;
+    const int64_t x_step = l.x_stride * elem, out_step = l.out_stride * elem;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t part = unit / plan.tiles, tile = unit % plan.tiles;
       int64_t x_offset, out_offset;
       const int64_t width = place(tile, x_offset, out_offset);
+      const char *const x = src + x_offset * elem;
+      char *const out = dst + out_offset * elem;
+      const auto at = [=](int64_t k) { return x + rows[k] * x_step; };
       const int64_t first = begin_of(part), last = begin_of(part + 1);
-      const char *head = nullptr;
-      for (int64_t k = first; k < last; ++k) {
-        const char *own = row_at(k, x_offset), *other;
-        if (k == first || cycles.head[k] == k) {
-          head = row_at(cycles.head[k], x_offset);
-          if (inplace) {
-            const bool here = cycles.head[k] >= first;
-            if (here) std::memcpy(buffer, own, width * elem);
-            head = here ? buffer : saved_row(tile, part, true);
-          }
+      auto cycle = cycle_at(first);
+      for (int64_t k = first; k < last; ++k, ++cycle) {
+        const int64_t stop = std::min(cycle[1], last) - 1;
+        const char *own = at(k), *head = at(*cycle);
+        if (inplace && *cycle < first) {
+          head = saved_row(tile, part, true);
+        } else if (inplace) {
+          std::memcpy(buffer, own, width * elem);
+          head = buffer;
         }
-        if (cycles.ends_cycle(k))
-          other = head;
-        else if (inplace && k + 1 == last)
-          other = saved_row(tile, part + 1, false);
+        const auto change = [&](const char *other) {
+          row(out + rows[k] * out_step, own, other, at(std::min(k + ahead, final)), width, rows[k]);
+          own = other;
+        };
+        for (; k < stop; ++k) change(at(k + 1));
+        if (stop + 1 == cycle[1])
+          change(head);
         else
-          other = row_at(k + 1, x_offset);
-        const int64_t i = cycles.row[k];
-        row(dst + (out_offset + i * l.out_stride) * elem, own, other,
-            row_at(std::min(k + plan.ahead, n - 1), x_offset), width, i);
+          change(inplace ? saved_row(tile, part + 1, false) : at(k + 1));
       }
     }
     if (!inplace) publish_streamed();
@@ -167,7 +181,7 @@ Tensor mix(Tensor x, Tensor perm, Tensor lam_tensor, int64_t dim, bool adjoint) 
   const auto kernel = row_kernels().mix[type];
   walk(cycles, Layout(x, out, dim), elem, static_cast<const char *>(x.const_data_ptr()),
        static_cast<char *>(out.mutable_data_ptr()),
-       [&](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
+       [=](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
            int64_t i) {
          kernel(dst, own, other, ahead, columns, lam.own(i), lam.other(adjoint ? index[i] : i),
                 stream);
@@ -186,7 +200,7 @@ void mix_(Tensor x, Tensor perm, Tensor lam_tensor, int64_t dim) {
   char *data = static_cast<char *>(x.mutable_data_ptr());
   walk(
       cycles, Layout(x, x, dim), element_size(type), data, data,
-      [&](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
+      [=](char *dst, const char *own, const char *other, const char *ahead, int64_t columns,
           int64_t i) { kernel(dst, own, other, ahead, columns, lam.own(i), lam.other(i), false); });
 }
 

@@ -41,7 +41,10 @@ template <class A, class T> struct TargetRows {
       };
       for (int64_t s = 0; s < inner; ++s) {
         const T rest = entry(s, -1); // -1 is no class
-        for (int64_t c = 0; c < classes; ++c) sample[c * inner + s] = rest;
+        if (inner == 1)
+          std::fill_n(sample, classes, rest);
+        else
+          for (int64_t c = 0; c < classes; ++c) sample[c * inner + s] = rest;
         for (int64_t label : {mine[s], theirs[s]})
           if (label != ignore_index) sample[label * inner + s] = entry(s, label);
       }

@@ -72,22 +72,25 @@ struct Lam {
   Lam(const Tensor &lam, bool is_wide)
       : data(lam.const_data_ptr()), type(dtype_of(lam.scalar_type())), wide(is_wide),
         per_sample(lam.dim() == 1), stride(per_sample ? lam.stride(0) : 0) {
-    if (!per_sample) shared = rounded(0);
+    if (!per_sample) {
+      shared = rounded(0);
+      shared_other = complement(shared);
+    }
   }
   double own(int64_t i) const { return per_sample ? rounded(i * stride) : shared; }
-  double other(int64_t i) const {
-    const double l = own(i);
-    return wide ? 1.0 - l : static_cast<double>(1.0f - static_cast<float>(l));
-  }
+  double other(int64_t i) const { return per_sample ? complement(own(i)) : shared_other; }
   double rounded(int64_t at) const {
     const double l = read(data, type, at);
     return wide ? l : static_cast<float>(l);
+  }
+  double complement(double l) const {
+    return wide ? 1.0 - l : static_cast<double>(1.0f - static_cast<float>(l));
   }
   const void *data;
   DType type;
   bool wide, per_sample;
   int64_t stride;
-  double shared = 0;
+  double shared = 0, shared_other = 0; // both taken once: a row of few elements feels them
 };
 
 // Large blocks come straight from the kernel: asking for huge pages before the first write saves

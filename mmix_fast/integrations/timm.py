@@ -99,7 +99,7 @@ class Mixup:
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         target = self._check_target(target, len(x))
-        perm = torch.arange(len(x), device=x.device).flip(0)
+        perm = torch.arange(len(x) - 1, -1, -1, device=x.device)
         dtype = torch.float32
         lam: float | Tensor
         if self.mode == "batch":
@@ -218,17 +218,16 @@ class Mixup:
             h = np.random.randint(int(height * low), int(height * high))
             w = np.random.randint(int(width * low), int(width * high))
             top, left = np.random.randint(0, height - h + 1), np.random.randint(0, width - w + 1)
-            edges = top, top + h, left, left + w
+            bottom, right = top + h, left + w
         else:
             ratio = np.sqrt(1 - lam)
             h, w = int(height * ratio), int(width * ratio)
             y, column = np.random.randint(0, height), np.random.randint(0, width)
-            edges = y - h // 2, y + (h + 1) // 2, column - w // 2, column + (w + 1) // 2
-            edges = tuple(np.clip(edges, 0, (height, height, width, width)))
-        box = tuple(int(edge) for edge in edges)
+            top, bottom = max(y - h // 2, 0), min(y + (h + 1) // 2, height)
+            left, right = max(column - w // 2, 0), min(column + (w + 1) // 2, width)
         if self.correct_lam or self.cutmix_minmax is not None:
-            lam = 1 - (box[1] - box[0]) * (box[3] - box[2]) / (height * width)
-        return box, lam
+            lam = 1 - (bottom - top) * (right - left) / (height * width)
+        return (top, bottom, left, right), lam
 
 
 def _check_blendable(x: Tensor) -> None:
