@@ -209,6 +209,8 @@ def test_same_bits_on_any_number_of_threads(isa):
 @pytest.mark.parametrize("isa", ISAS[:-1])
 def test_every_path_on_every_instruction_set(isa):
     """The tests of this file where another set is the best there is."""
+    if isa == "avx512" and "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        pytest.skip("torch runs what the variable says, which this CPU does not have")
     env = os.environ | {"ATEN_CPU_CAPABILITY": isa}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not deep", __file__]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
