@@ -21,8 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import cutmix_, mix_, mix_targets, mixed_cross_entropy
+from ..tracing import readable
 from ..validation import check_fraction, what
 
+# λ of SoftTargetCrossEntropy on the CPU, where a new tensor would cost as much as a small loss.
+_OWN_ALONE = torch.ones((), dtype=torch.float32, device="cpu")
 MODES = ("batch", "pair", "elem")
 NOT_OFFERED = ("FastCollateMixup", "NaFlexMixup")
 
@@ -267,6 +270,7 @@ class SoftTargetCrossEntropy(nn.Module):
             x, target = _broadcast(x, target)
         if not target.is_floating_point():
             target = target.to(x.dtype)
-        classes = x.shape[-1]
-        x, target = x.reshape(-1, classes), target.reshape(-1, classes)  # the mean is over all rows
-        return mixed_cross_entropy(x, target, None, 1.0, target_b=target)
+        if x.ndim != 2:  # the mean is over all rows; a view costs its backward too
+            x, target = x.reshape(-1, x.shape[-1]), target.reshape(-1, x.shape[-1])
+        lam = _OWN_ALONE if x.is_cpu and readable(x) else 1.0
+        return mixed_cross_entropy(x, target, None, lam, target_b=target)
