@@ -12,7 +12,8 @@ constexpr int64_t kShortRow = 1024; // bytes
 // A tile of 8 rows of this many bytes leaves room for half of the threads an SM can have.
 constexpr int64_t kLongestInTile = 4096;
 constexpr int64_t kTileLaneBytes = 64; // of a row, to a lane, while a warp has lanes left
-constexpr int64_t kSector = 32;        // bytes that memory moves at a time
+constexpr int64_t kSector = 32;        // bytes that memory moves at a time,
+constexpr int64_t kLine = 128;         // and those that it likes to move
 constexpr int64_t kUsualDepth = 8;     // packs of 16 bytes to a lane, while a block has lanes left
 constexpr int kMostBlocks = 8;         // of a cluster, on any GPU that has clusters
 
@@ -41,9 +42,18 @@ inline bool aligned_alike(const LossProblem &a, int64_t element) {
   return true;
 }
 
+inline size_t tile_bytes(const LossProblem &a, const TilesPlan &t, int64_t element) {
+  const auto beside = [&]<class Real>(Real) {
+    return tile_rows_bytes<Real>(t) + tile_spread_bytes<Real>(t, a.dense);
+  };
+  return (element == 8 ? beside(0.0) : beside(0.0f)) +
+         static_cast<size_t>(t.rows * t.pitch * element) + 16; // and the shift of kFlat
+}
+
 // `few(n)`: whether blocks of n rows would leave multiprocessors without work.
 template <class Few>
-void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, const Few &few) {
+void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, size_t shared,
+                const Few &few) {
   TilesPlan &t = plan.tiles;
   t.logits = tile_order(a.logits_at, a.classes);
   t.gradient = tile_order(a.gradient_at, a.classes);
@@ -55,15 +65,15 @@ void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, const Few
   t.lanes = 1;
   while (t.lanes < 32 && t.lanes * kTileLaneBytes < a.classes * element) t.lanes *= 2;
   while (plan.threads > 64 && few(plan.threads / t.lanes)) plan.threads /= 2;
-  // Of rows side by side, the tile has a sector of each class.
-  while (near && t.lanes > 1 && plan.threads / t.lanes * element < kSector) t.lanes /= 2;
   t.rows = static_cast<int>(plan.threads) / t.lanes;
-  plan.blocks = (a.rows + t.rows - 1) / t.rows;
-  const auto bytes = [&]<class Real>(Real) {
-    return tile_rows_bytes<Real>(t) + tile_spread_bytes<Real>(t, a.dense);
+  // Of rows side by side a tile has a sector of each class, or a line while two blocks fit.
+  const auto too_narrow = [&] {
+    const int64_t bytes = t.rows * element;
+    return bytes < kSector || (bytes < kLine && 4 * tile_bytes(a, t, element) <= shared);
   };
-  plan.shared = (element == 8 ? bytes(0.0) : bytes(0.0f)) +
-                static_cast<size_t>(t.rows) * t.pitch * element + 16; // and the shift of kFlat
+  while (near && t.lanes > 1 && too_narrow()) t.lanes /= 2, t.rows *= 2;
+  plan.blocks = (a.rows + t.rows - 1) / t.rows;
+  plan.shared = tile_bytes(a, t, element);
 }
 
 template <class Few>
@@ -110,7 +120,7 @@ inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_
   // General float64 rows are not packed: that kernel would spill registers.
   plan.packed = aligned_alike(a, element) && !(plan.general && element == 8);
   const auto few = [&](int64_t rows_a_block) { return a.rows < 2 * sms * rows_a_block; };
-  plan_tiles(plan, a, element, few);
+  plan_tiles(plan, a, element, static_cast<size_t>(shared), few);
   // Where rows side by side fill a sector, they are better off in any tile that fits: alone, a row
   // would be read a sector for every class.
   const bool near = plan.tiles.logits == TileOrder::kRowsNear &&

@@ -8,9 +8,6 @@
 
 namespace mmix {
 
-// Below this a row's unaligned ends, which cost an access of their own, outweigh wide accesses.
-constexpr int kWideRow = 256; // bytes
-
 // How a term enters the spread. A class weight of 0 makes its class absent.
 template <class Real> struct TermStep {
   Real base, coef;
@@ -45,10 +42,10 @@ MMIX_DEVICE void take(Real *t, const V (&v)[N], const TermStep<Real> &step) {
   for (int i = 0; i < N; ++i) t[i] = step(t[i], static_cast<Real>(widen(v[i])));
 }
 
-// Whether rows of n values are read by vectors, from p on.
+// Whether n values from p on are read by vectors: not where a warp has a lane for each, since the
+// ends before and after the vectors would take one more access.
 template <class V> MMIX_DEVICE bool wide(const V *p, int n) {
-  const bool whole = misalignment(p) == 0 && n % Vec<V>::kCount == 0;
-  return whole || n * static_cast<int>(sizeof(V)) >= kWideRow;
+  return n > 32 || (misalignment(p) == 0 && n % Vec<V>::kCount == 0);
 }
 
 // One term of a row, for its n classes from `first` on: t[0..n) in shared memory.

@@ -64,10 +64,12 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
     copy(row_at + c * layout.class_stride, i * plan.pitch + c);
 }
 
-// Lanes to a row that read it in as few accesses as can be, of whole sectors.
-MMIX_DEVICE int lanes_for(int accesses) {
+// Lanes to a row that read it in as few accesses as can be: one for each vector, or for each class
+// of its two ends.
+MMIX_DEVICE int lanes_for(int classes, int width) {
+  const int most = max(classes / width, 2 * (width - 1));
   int lanes = 1;
-  while (lanes < 32 && lanes < accesses) lanes *= 2;
+  while (lanes < 32 && lanes < most) lanes *= 2;
   return lanes;
 }
 
@@ -90,7 +92,7 @@ MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, in
     values.typed([&](const auto *p) {
       if (wide(p, a.classes)) width = Vec<std::remove_cvref_t<decltype(*p)>>::kCount;
     });
-    const int lanes = lanes_for(a.classes / width), teams = blockDim.x / lanes;
+    const int lanes = lanes_for(a.classes, width), teams = blockDim.x / lanes;
     for (int i = tid / lanes; i < count; i += teams) spread_row(i, {tid % lanes, lanes});
   });
 }
