@@ -230,6 +230,12 @@ void cross_entropy_backward_(Tensor grad, Tensor stats, Tensor logits, Tensor ta
                 false);
 }
 
+// The forward has written the gradient for an upstream of 1, as that of a mean or a sum most often
+// is: 2NC, and a backward then moves nothing. Any other upstream costs 2NC more (logits read again,
+// gradient written again), 4NC where 3NC would do if the gradient had waited, as it does with
+// inplace_backward. Which it will be is known on the GPU alone, after the forward: to wait for it
+// always would cost the usual call 3NC instead of 2NC, and to scale the 16-bit gradient that is
+// there, which moves as much as making it anew, would round it twice.
 void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, Tensor logits,
                             Tensor target, std::optional<Tensor> perm,
                             std::optional<Tensor> target_b, Tensor lam,

@@ -228,20 +228,22 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   // All segments for the sums, then all for the gradient, from the one held on backwards: in one
   // loop, so that the long code that brings a segment is there once. The mass of a dense spread is
   // a sum over the classes, in a backward too.
-  const bool dense = kGeneral && a.dense;
+  const bool dense = kGeneral && a.dense, summed = dense || !a.from_stats;
   int held = 0;
-  RowSums<Real> sums;
-  RowGradient<Real> gradient_of;
+  RowSums<Real> sums; // then, in the same registers, what the gradient follows from
   T *gradient = static_cast<T *>(a.gradient);
 #pragma unroll 1
-  for (bool summing = dense || !a.from_stats;; summing = false) {
+  for (bool summing = summed;; summing = false) {
     if (!summing) {
-      sums = merge_warps(sums, plan.lanes, warps);
-      sums = merge_blocks(sums, plan.cluster, warps + 32);
+      if (summed) {
+        sums = merge_warps(sums, plan.lanes, warps);
+        sums = merge_blocks(sums, plan.cluster, warps + 32);
+      }
       RowResult<Real> result(sums);
       write_block_loss(a, finish_row(a, r, part.lane == 0, row, result), losses);
       if (!gradient) return;
-      gradient_of = {row, result, dense ? sums.mass : row.mass(a.classes)};
+      const RowGradient<Real> of(row, result, dense ? sums.mass : row.mass(a.classes));
+      sums = {of.max, of.log2_sum, of.p, 0};
       if (r < a.rows) gradient += a.gradient_at.offset(r);
     }
 #pragma unroll 1
@@ -252,7 +254,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
       if (summing)
         sums = merge(sums, part.sums(held, row));
       else if (!row.keep)
-        part.write_gradient(held, row, gradient_of, gradient);
+        part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
     }
     if (!summing) return;
   }

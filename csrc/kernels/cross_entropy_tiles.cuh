@@ -79,21 +79,21 @@ MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, in
                              const TilesPlan &plan) {
   each_term(a, [&](int term) {
     const Values &values = a.terms[term];
-    const int tid = threadIdx.x;
-    const auto spread_row = [&](int i, Team team) {
-      spread_term(a, rows[i], term, 0, a.classes, t + i * plan.pitch, team);
-    };
-    if (tile_order(values.at, a.classes) == TileOrder::kRowsNear) {
-      const int i = tid % plan.rows;
-      if (i < count) spread_row(i, {tid / plan.rows, plan.lanes});
-      return;
+    const int tid = threadIdx.x, threads = blockDim.x;
+    int i = tid % plan.rows, step = plan.rows; // rows side by side: one to a thread
+    Team team{tid / plan.rows, plan.lanes};
+    if (tile_order(values.at, a.classes) != TileOrder::kRowsNear) {
+      int width = 1; // of an access, in classes
+      values.typed([&](const auto *p) {
+        if (wide(p, a.classes)) width = Vec<std::remove_cvref_t<decltype(*p)>>::kCount;
+      });
+      const int lanes = lanes_for(a.classes, width);
+      i = tid / lanes, step = threads / lanes;
+      team = {tid % lanes, lanes};
     }
-    int width = 1; // of an access, in classes
-    values.typed([&](const auto *p) {
-      if (wide(p, a.classes)) width = Vec<std::remove_cvref_t<decltype(*p)>>::kCount;
-    });
-    const int lanes = lanes_for(a.classes, width), teams = blockDim.x / lanes;
-    for (int i = tid / lanes; i < count; i += teams) spread_row(i, {tid % lanes, lanes});
+#pragma unroll 1
+    for (; i < count; i += step)
+      spread_term(a, rows[i], term, 0, a.classes, t + i * plan.pitch, team);
   });
 }
 
