@@ -78,8 +78,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
     each_piece(segment, [&](int first, Piece *slot, const Spread *t) {
       if constexpr (kUnroll == 1) {
-        const Real base = row.base;
-        const auto of = [&](int e) { return kGeneral && a.dense ? t->at[e] : base; };
+        const auto of = [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; };
         f(first, slot->at, of);
       } else { // one access to shared memory for all
         Piece piece = *slot;
@@ -228,17 +227,13 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   // All segments for the sums, then all for the gradient, from the one held on backwards: in one
   // loop, so that the long code that brings a segment is there once. The mass of a dense spread is
   // a sum over the classes, in a backward too.
-  const bool dense = kGeneral && a.dense, summed = dense || !a.from_stats;
+  const bool dense = kGeneral && a.dense;
   int held = 0;
   RowSums<Real> sums; // then, in the same registers, what the gradient follows from
   T *gradient = static_cast<T *>(a.gradient);
 #pragma unroll 1
-  for (bool summing = summed;; summing = false) {
+  for (bool summing = dense || !a.from_stats;; summing = false) {
     if (!summing) {
-      if (summed) {
-        sums = merge_warps(sums, plan.lanes, warps);
-        sums = merge_blocks(sums, plan.cluster, warps + 32);
-      }
       RowResult<Real> result(sums);
       write_block_loss(a, finish_row(a, r, part.lane == 0, row, result), losses);
       if (!gradient) return;
@@ -257,6 +252,8 @@ __global__ void __launch_bounds__(kRowThreads, 1)
         part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
     }
     if (!summing) return;
+    sums = merge_warps(sums, plan.lanes, warps);
+    sums = merge_blocks(sums, plan.cluster, warps + 32);
   }
 }
 
