@@ -155,7 +155,8 @@ def test_segmentation_is_coalesced(emulator, classes, side, dtype, layout):
 
 def test_a_target_of_another_layout_than_the_logits(emulator):
     z = torch.randn(2, 150, 16, 16)
-    t, other = torch.rand(z.shape), torch.rand(z.shape).contiguous(memory_format=torch.channels_last)
+    t = torch.rand(z.shape)
+    other = torch.rand(z.shape).contiguous(memory_format=torch.channels_last)
     times, _, gradient = run(emulator, z, t, 0.3, target_b=other)
     check_logits(times, z, gradient, 1.01)
     assert times(t) <= 1.01 and times(other) <= 1.2
