@@ -1,4 +1,4 @@
-"""Float targets and class weights at the ends of vectors, and what a coefficient of 0 leaves out."""
+"""Float targets and class weights at the ends of vectors, and what a coefficient of 0 hides."""
 
 import emulation
 import pytest
@@ -61,8 +61,14 @@ def test_every_tail(emulator, classes, dtype):
         assert agree(z, *both(z, y, perm, lam, weight=w, label_smoothing=0.1)), kind
 
 
-@pytest.mark.parametrize("device", [CALM, CLUSTERS, SEGMENTS], ids=["calm", "clusters", "segments"])
-@pytest.mark.parametrize("classes", FAR)
+DEEP = (2, 110 * 1024, 1)  # blocks share a row, and each holds several pieces of it a lane
+
+
+@pytest.mark.parametrize(
+    "device, classes",
+    [(d, c) for d in (CALM, CLUSTERS, SEGMENTS) for c in FAR] + [(DEEP, 20_001)],
+    ids=str,
+)
 def test_rows_in_parts(emulator, device, classes):
     emulator.set_device(*device)
     perm, lam = torch.tensor([1, 0]), torch.tensor([0.3, 0.6])
@@ -95,6 +101,10 @@ def test_absent_terms_and_masked_classes(emulator, classes, weighted):
     assert close(got[0], want[0], 3e-6) and got[0][:4].isfinite().all()
     assert close(got[1][:4], want[1][:4], 3e-6) and got[1][:4].isfinite().all()
     assert got[0][4:].isnan().all() and got[1][4:].isnan().all()
+    if weighted:  # nor does it matter what the target of a class of weight 0 is
+        t[3, -1] = INF
+        again = both(z, t, None, lam, target_b=other, weight=w)[0]
+        assert torch.equal(again[0][3], got[0][3]) and torch.equal(again[1][3], got[1][3])
     # A probability that is not 0 at a masked class: an infinite loss.
     t[2, -1] = 0.5
     assert weighted or both(z, t, None, lam, target_b=other)[0][0][2] == INF

@@ -132,7 +132,7 @@ def test_what_does_not_stay_on_chip_is_read_twice_at_most(emulator):
     check_logits(times, z, gradient, 1.01)
 
 
-SEGMENTATION = [(21, 32), (19, 33), (150, 16), (150, 33), (1000, 8)]  # classes, height and width
+SEGMENTATION = [(21, 32), (19, 33), (150, 16), (150, 33), (1300, 8)]  # classes, height and width
 
 
 @pytest.mark.parametrize("classes, side", SEGMENTATION)
@@ -143,7 +143,7 @@ def test_segmentation_is_coalesced(emulator, classes, side, dtype, layout):
     z = torch.randn(2, classes, side, side).to(dtype).contiguous(**form)
     t, other = (torch.rand(z.shape).to(dtype).contiguous(**form) for _ in "ab")
     # Where 16 bytes do not divide a map's side, neighbouring tiles meet inside of sectors.
-    limit = 1.04 if layout == "channels_last" or side % 8 == 0 else 1.3 if dtype == FLOAT else 1.5
+    limit = 1.06 if layout == "channels_last" or side % 8 == 0 else 1.3 if dtype == FLOAT else 1.5
     times, _, gradient = run(emulator, z, torch.randint(0, classes, (2, side, side)), 0.3)
     check_logits(times, z, gradient, limit)
     times, _, gradient = run(emulator, z, t, 0.3, target_b=other)
