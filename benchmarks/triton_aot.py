@@ -91,15 +91,19 @@ def _loss(
     dtype: torch.dtype,
     mode: str = "forward",
     *,
-    labels: bool = True,
     eps: float = 0.0,
     softcap: float = 0.0,
     weighted: bool = False,
+    soft: torch.dtype | None = None,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> list[launch.Launch]:
-    logits = meta(*shape, dtype=dtype)
+    """``soft``: the dtype of float targets, a pair of them that a permutation gives."""
+    logits = meta(*shape, dtype=dtype).contiguous(memory_format=layout)
     rows = logits.numel() // shape[1]
     acc = torch.float64 if dtype == torch.float64 else torch.float32
-    target = _index(shape[0], *shape[2:]) if labels else logits
+    target = _index(shape[0], *shape[2:])
+    if soft is not None:
+        target = meta(*shape, dtype=soft).contiguous(memory_format=layout)
     weight = meta(shape[1]) if weighted else None
     inputs = (target, _index(shape[0]), None, meta(dtype=acc), weight, -100, "mean")
     out = logits if mode == "inplace" else torch.empty_like(logits)
@@ -141,9 +145,22 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "loss (128,10) float32": lambda: _loss((128, 10), FLOAT),
     "loss (256,1000) bfloat16": lambda: _loss((256, 1000), BF16),
     "loss (256,1000) bfloat16 smoothed": lambda: _loss((256, 1000), BF16, eps=0.1, weighted=True),
-    "loss (256,1000) float32 soft targets": lambda: _loss((256, 1000), FLOAT, labels=False),
+    "loss (256,1000) float32 soft targets": lambda: _loss((256, 1000), FLOAT, soft=FLOAT),
+    "loss (256,1000) bfloat16, float soft": lambda: _loss((256, 1000), BF16, soft=FLOAT),
+    "loss (256,1000) float32, bfloat16 soft": lambda: _loss((256, 1000), FLOAT, soft=BF16),
+    "loss (256,1000) float16 soft, capped": lambda: _loss(
+        (256, 1000), HALF, soft=HALF, eps=0.1, weighted=True, softcap=30.0
+    ),
+    "loss backward_ (256,1000) bfloat16, float soft": lambda: _loss(
+        (256, 1000), BF16, "inplace", soft=FLOAT
+    ),
+    "loss (8,21,512,512) bfloat16 soft": lambda: _loss((8, 21, 512, 512), BF16, soft=BF16),
+    "loss (8,24,512,512) channels_last soft": lambda: _loss(
+        (8, 24, 512, 512), FLOAT, soft=FLOAT, layout=torch.channels_last
+    ),
     "loss (512,21841) float32": lambda: _loss((512, 21841), FLOAT),
-    "loss (512,10000) bfloat16 soft targets": lambda: _loss((512, 10000), BF16, labels=False),
+    "loss (512,10000) bfloat16 soft targets": lambda: _loss((512, 10000), BF16, soft=BF16),
+    "loss (512,21841) float32 soft targets": lambda: _loss((512, 21841), FLOAT, soft=FLOAT),
     "loss (512,21841) float32 smoothed": lambda: _loss((512, 21841), FLOAT, eps=0.1, weighted=True),
     "loss (512,21841) bfloat16": lambda: _loss((512, 21841), BF16),
     "loss (4096,128256) bfloat16": lambda: _loss((4096, 128256), BF16),

@@ -59,7 +59,8 @@ def loss_kernel(
     LABELS: tl.constexpr, SPATIAL: tl.constexpr, BESIDE: tl.constexpr, PER_SAMPLE: tl.constexpr,
     MEAN: tl.constexpr, SMOOTH: tl.constexpr, Z_LOSS: tl.constexpr, CAPPED: tl.constexpr,
     FORWARD: tl.constexpr, GRADIENT: tl.constexpr, RESCALE: tl.constexpr,
-    ALL: tl.constexpr, N: tl.constexpr, VEC: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
+    ALL: tl.constexpr, N: tl.constexpr, VEC: tl.constexpr, T_VEC: tl.constexpr,
+    TB_VEC: tl.constexpr, ALONG: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
     WHOLE: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """R rows: FORWARD writes loss and statistics, GRADIENT writes out (upstream 1 in a FORWARD).
@@ -74,10 +75,13 @@ def loss_kernel(
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
     minus_inf = float("-inf")
     if BESIDE:
-        z_class, g_class, n = aligned(z_class, VEC), aligned(g_class, VEC), aligned(n, VEC)
+        z_class, g_class, n = aligned(z_class, VEC), aligned(g_class, VEC), aligned(n, ALONG)
+        t_class, tb_class = aligned(t_class, T_VEC), aligned(tb_class, TB_VEC)
     else:
-        z_row, g_row, C = aligned(z_row, VEC), aligned(g_row, VEC), aligned(C, VEC)
+        z_row, g_row, C = aligned(z_row, VEC), aligned(g_row, VEC), aligned(C, ALONG)
+        t_row, tb_row = aligned(t_row, T_VEC), aligned(tb_row, TB_VEC)
     z_outer, g_outer = aligned(z_outer, VEC), aligned(g_outer, VEC)
+    t_outer, tb_outer = aligned(t_outer, T_VEC), aligned(tb_outer, TB_VEC)
     pid = tl.program_id(0)
     o = (pid // row_tiles).to(tl.int64)
     s = (pid % row_tiles).to(tl.int64) * R + tl.arange(0, R)
@@ -96,7 +100,10 @@ def loss_kernel(
             return
 
     # The coefficients of each row.
-    lam = tl.load(lam_ptr + b * lam_stride, mask=here, other=0).to(acc)
+    if SPATIAL:  # one number, so that masks with it leave vectors of neighbouring rows whole
+        lam = tl.zeros((R,), acc) + tl.load(lam_ptr + o * lam_stride).to(acc)
+    else:
+        lam = tl.load(lam_ptr + b * lam_stride, mask=here, other=0).to(acc)
     rest = 1 - lam
     keep, base = number(keep, acc), number(base, acc)
     undefined = False

@@ -76,8 +76,15 @@ def loss(
     block, step = tile(
         n, outer, classes, acc, beside, not labels or bool(eps and weight is not None)
     )
-    # What 16-byte accesses need to divide by: the strides across, and the length along them.
-    across = (n, z[0], z[2], g[0], g[2]) if beside else (classes, z[0], z[1], g[0], g[1])
+    along = n if beside else classes
+
+    def vector(t: Tensor, *strides: tuple[int, int, int]) -> int:
+        """What 16-byte accesses need to divide: the strides across, and the length along them."""
+        if any(s[1 if beside else 2] != 1 for s in strides):
+            return 1
+        across = (s[i] for s in strides for i in ((0, 2) if beside else (0, 1)))
+        return common.vector(t.element_size(), along, *across)
+
     counts, every, launches = common.uses(perm) if perm is not None else (None, 0, [])
     args = {
         "target_ptr": target, "target_b_ptr": target_b, "perm_ptr": perm, "lam_ptr": lam,
@@ -92,10 +99,12 @@ def loss(
         own = {"sums_ptr": sums, "inner": inner, "N": common.COUNT_BLOCK, "SUMS": PARTIAL_SUMS}
         launches.append(Launch(divisors_kernel, PARTIAL_SUMS, args | own, 4, False))
     strides = {"z": z, "g": g, "t": (0, 0, 0), "tb": (0, 0, 0)}
+    args |= {"T_VEC": 1, "TB_VEC": 1}
     if not labels:
         partner = target if target_b is None else target_b
         strides |= {"t": row_strides(target), "tb": row_strides(partner)}  # type: ignore[dict-item]
         args["target_b_ptr"] = partner
+        args |= {"T_VEC": vector(target, strides["t"]), "TB_VEC": vector(partner, strides["tb"])}
     for name, (by_sample, by_row, by_class) in strides.items():
         args |= {f"{name}_outer": by_sample, f"{name}_row": by_row, f"{name}_class": by_class}
     row_tiles = cdiv(n, block)
@@ -107,7 +116,7 @@ def loss(
         "LABELS": labels, "SPATIAL": inner > 1, "BESIDE": beside, "PER_SAMPLE": lam.ndim == 1,
         "MEAN": mean, "SMOOTH": eps != 0, "Z_LOSS": z_loss != 0, "CAPPED": softcap != 0,
         "FORWARD": losses is not None, "GRADIENT": out is not None, "RESCALE": rescale,
-        "N": known, "VEC": common.vector(logits.element_size(), *across),
+        "N": known, "VEC": vector(logits, z, g), "ALONG": common.vector(2, along),
         "R": block, "K": step, "WHOLE": step >= classes, "SUMS": PARTIAL_SUMS,
     }  # fmt: skip
     warps = common.warps_for(block * step * acc, BYTES_PER_THREAD)

@@ -119,6 +119,13 @@ def through_cap(g, z, softcap):
 
 
 @triton.jit
+def load_side(at, c, t_class, mask, coef):
+    """The float targets of the classes c; 0 where their row's coefficient is."""
+    at = at[:, None] + (c.to(tl.int64) * t_class)[None, :]
+    return tl.load(at, mask=mask & (coef != 0)[:, None], other=0).to(coef.dtype)
+
+
+@triton.jit
 def row_targets(c, mask, row, at, LABELS: tl.constexpr, SMOOTH: tl.constexpr):
     """t of the classes c of every row, 0 where masked."""
     mine, theirs, own_hot, other_hot, lam, rest, base, keep, scale = row
@@ -133,10 +140,9 @@ def row_targets(c, mask, row, at, LABELS: tl.constexpr, SMOOTH: tl.constexpr):
         if SMOOTH:
             t += base[:, None] * w
     else:
-        a, b = lam[:, None], rest[:, None]  # a side with coefficient 0 is absent
-        columns = c.to(tl.int64)
-        own = tl.load(t_at[:, None] + (columns * t_class)[None, :], mask=mask, other=0).to(acc)
-        other = tl.load(tb_at[:, None] + (columns * tb_class)[None, :], mask=mask, other=0).to(acc)
-        mix = tl.where(a == 0, 0, a * own) + tl.where(b == 0, 0, b * other)
+        # A side with coefficient 0 is absent, and not read.
+        own = load_side(t_at, c, t_class, mask, lam)
+        other = load_side(tb_at, c, tb_class, mask, rest)
+        mix = lam[:, None] * own + rest[:, None] * other
         t = tl.where(w == 0, 0, w * number(scale, acc) * (keep * mix + base))
     return tl.where(mask, t, 0)

@@ -10,6 +10,7 @@ from benchmarks import sass
 WIDE_LOADS = ("mix_slab", "mix_walk", "cross_entropy_rows", "cross_entropy_tiles")
 WIDE_STORES = (*WIDE_LOADS, "mix_targets")
 SCALAR = r"cross_entropy_rows<\w+, false"  # classes that are not neighbours in memory
+DTYPES = 4  # of a float target or a class weight
 
 
 @pytest.mark.deep
@@ -26,3 +27,10 @@ def test_no_spills_wide_accesses_half_occupancy(architecture):
         base = "" if re.match(SCALAR, k.name) else k.name.split("<")[0]
         assert base not in WIDE_LOADS or k.accesses.get("load 128"), k
         assert base not in WIDE_STORES or k.accesses.get("store 128"), k
+    # Float targets and class weights of each dtype come by vectors, beside the logits.
+    wide = {k.name: k.accesses.get("load 128", 0) for k in kernels}
+    dense = [name for name in wide if re.match(r"cross_entropy_(rows|tiles)<.*true>", name)]
+    dense = [name for name in dense if not name.endswith("true, false>")]
+    assert len(dense) == 4 + 4 + 3  # tiles, rows, and packed rows but for float64
+    for name in dense:
+        assert wide[name] >= wide.get(name.replace("true>", "false>"), 0) + DTYPES, name

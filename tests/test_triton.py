@@ -65,6 +65,9 @@ QUICK = [
     "loss (4096,128256) bfloat16",
     "loss (8,21,512,512) float16",
     "loss backward_ (512,21841) float32",
+    "loss (256,1000) bfloat16, float soft",
+    "loss (256,1000) float32, bfloat16 soft",
+    "loss (8,21,512,512) bfloat16 soft",
 ]
 
 
@@ -78,6 +81,8 @@ def check(row):
             "float32" not in row.name
         ):  # of 16-bit elements, the logits of the labels alone come singly
             assert row.accesses.get("load 16", 0) <= 2 and not row.accesses.get("store 16"), row
+        if "soft" in row.name:  # lam, upstream, statistics: a few a row; float targets never
+            assert row.accesses.get("load 32", 0) <= 4 and not row.accesses.get("load 16"), row
 
 
 @pytest.mark.parametrize("case", QUICK)

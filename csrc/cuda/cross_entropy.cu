@@ -45,12 +45,12 @@ RowLayout row_layout(const Tensor &t) {
   return at;
 }
 
-Values values(const Tensor &t) {
+Values values(const Tensor &t, const RowLayout &at) {
   const auto type = t.scalar_type() == ScalarType::Half       ? Values::kHalf
                     : t.scalar_type() == ScalarType::BFloat16 ? Values::kBFloat16
                     : t.scalar_type() == ScalarType::Float    ? Values::kFloat
                                                               : Values::kDouble;
-  return {input<char>(t), type};
+  return {input<char>(t), type, at};
 }
 
 bool is_mean(const LossArgs &args) { return args.reduction == "mean"; }
@@ -85,13 +85,16 @@ LossProblem problem_of(const LossArgs &args) {
     if (args.target_b) a.labels_b = input<int64_t>(*args.target_b);
   } else {
     const Tensor &b = args.target_b ? *args.target_b : args.target;
-    a.target = values(args.target);
-    a.target_at = row_layout(args.target);
-    a.target_b = values(b);
-    a.target_b_at = row_layout(b);
+    a.terms[kTarget] = values(args.target, row_layout(args.target));
+    a.terms[kTargetB] = values(b, row_layout(b));
     if (is_mean(args)) a.constant_scale = 1.0 / static_cast<double>(a.rows);
   }
-  if (args.weight) a.weight = values(*args.weight);
+  if (args.weight) { // the same for every row
+    RowLayout at{};
+    at.class_stride = at.dims = 1;
+    a.terms[kWeight] = values(*args.weight, at);
+  }
+  a.dense = !a.labels || (args.weight && a.smoothing != 0);
   a.lam = input<char>(args.lam);
   a.lam_stride = args.lam.dim() == 1 ? args.lam.stride(0) : 0;
   a.lam_per_sample = args.lam.dim() == 1;
@@ -115,16 +118,14 @@ template <class T> void rows(const OnDevice &device, const LossProblem &a, const
   const auto blocks = static_cast<unsigned>(plan.blocks);
   if (plan.tiled) {
     const auto kernel = plan.general ? cross_entropy_tiles<T, true> : cross_entropy_tiles<T, false>;
-    device.launch(kernel, blocks, plan.threads,
-                  tile_shared_bytes<Acc<T>>(plan, a.classes, sizeof(T)), a, plan.tiles);
+    device.launch(kernel, blocks, plan.threads, plan.shared, a, plan.tiles);
     return;
   }
   auto kernel = cross_entropy_rows<T, false, true>;
   if (plan.packed && !plan.general) kernel = cross_entropy_rows<T, true, false>;
   if constexpr (sizeof(T) < 8)
     if (plan.packed && plan.general) kernel = cross_entropy_rows<T, true, true>;
-  device.launch_clusters(plan.rows.cluster, kernel, blocks, plan.threads,
-                         rows_shared_bytes<T>(plan.threads, plan.rows.depth, plan.packed), a,
+  device.launch_clusters(plan.rows.cluster, kernel, blocks, plan.threads, plan.shared, a,
                          plan.rows);
 }
 
@@ -229,6 +230,12 @@ void cross_entropy_backward_(Tensor grad, Tensor stats, Tensor logits, Tensor ta
                 false);
 }
 
+// The forward has written the gradient for an upstream of 1, as that of a mean or a sum most often
+// is: 2NC, and a backward then moves nothing. Any other upstream costs 2NC more (logits read again,
+// gradient written again), 4NC where 3NC would do if the gradient had waited, as it does with
+// inplace_backward. Which it will be is known on the GPU alone, after the forward: to wait for it
+// always would cost the usual call 3NC instead of 2NC, and to scale the 16-bit gradient that is
+// there, which moves as much as making it anew, would round it twice.
 void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, Tensor logits,
                             Tensor target, std::optional<Tensor> perm,
                             std::optional<Tensor> target_b, Tensor lam,

@@ -12,24 +12,20 @@ constexpr int64_t kShortRow = 1024; // bytes
 // A tile of 8 rows of this many bytes leaves room for half of the threads an SM can have.
 constexpr int64_t kLongestInTile = 4096;
 constexpr int64_t kTileLaneBytes = 64; // of a row, to a lane, while a warp has lanes left
+constexpr int64_t kSector = 32;        // bytes that memory moves at a time,
+constexpr int64_t kLine = 128;         // and those that it likes to move
 constexpr int64_t kUsualDepth = 8;     // packs of 16 bytes to a lane, while a block has lanes left
 constexpr int kMostBlocks = 8;         // of a cluster, on any GPU that has clusters
-constexpr int64_t kRowsOverhead = rows_shared_bytes<double>(0, 0, true);
 
 struct LossPlan {
-  bool general;       // more than labels: per-class targets or weights, softcap
-  bool tiled, packed; // general float64 rows are not packed: that kernel would spill registers
+  bool general; // more than labels: a dense spread, softcap
+  bool tiled, packed;
   TilesPlan tiles;
   RowsPlan rows;
   unsigned threads;
   int64_t blocks;
+  size_t shared; // bytes
 };
-
-inline TileOrder tile_order(const RowLayout &at, int classes) {
-  if (at.class_stride != 1)
-    return at.stride[0] < at.class_stride ? TileOrder::kRowsNear : TileOrder::kClassesNear;
-  return at.dims == 1 && at.stride[0] == classes ? TileOrder::kFlat : TileOrder::kClassesNear;
-}
 
 // Whether every row of the gradient is as far from 16-byte alignment as that row of the logits.
 inline bool aligned_alike(const LossProblem &a, int64_t element) {
@@ -46,58 +42,93 @@ inline bool aligned_alike(const LossProblem &a, int64_t element) {
   return true;
 }
 
-// `sms`: with fewer blocks than twice this, threads are moved from rows that share a block to more
-// blocks, and to more lanes a row. `shared`: the bytes a block may have. `clusters`: whether
-// blocks may share a row.
-inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_t shared,
-                          bool clusters) {
-  LossPlan plan{};
-  const int64_t row_bytes = a.classes * element, width = 16 / element;
-  plan.general = !a.labels || a.softcap != 0 || (a.weight.data && a.smoothing != 0);
-  plan.packed = aligned_alike(a, element) && !(plan.general && element == 8);
-  plan.tiled = row_bytes < kShortRow || (row_bytes <= kLongestInTile && !plan.packed);
-  const auto few = [&](int64_t rows_a_block) { return a.rows < 2 * sms * rows_a_block; };
-  if (plan.tiled) {
-    plan.threads = kTileThreads;
-    int lanes = 1;
-    while (lanes < 32 && lanes * kTileLaneBytes < row_bytes) lanes *= 2;
-    while (plan.threads > 64 && few(plan.threads / lanes)) plan.threads /= 2;
-    const int rows = static_cast<int>(plan.threads) / lanes;
-    plan.tiles = {lanes, rows, tile_order(a.logits_at, a.classes),
-                  tile_order(a.gradient_at, a.classes)};
-    plan.blocks = (a.rows + rows - 1) / rows;
-    return plan;
-  }
-  const int64_t packs = std::max<int64_t>(1, a.classes / width);
+inline size_t tile_bytes(const LossProblem &a, const TilesPlan &t, int64_t element) {
+  const auto beside = [&]<class Real>(Real) {
+    return tile_rows_bytes<Real>(t) + tile_spread_bytes<Real>(t, a.dense);
+  };
+  return (element == 8 ? beside(0.0) : beside(0.0f)) +
+         static_cast<size_t>(t.rows * t.pitch * element) + 16; // and the shift of kFlat
+}
+
+// `few(n)`: whether blocks of n rows would leave multiprocessors without work.
+template <class Few>
+void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, size_t shared,
+                const Few &few) {
+  TilesPlan &t = plan.tiles;
+  t.logits = tile_order(a.logits_at, a.classes);
+  t.gradient = tile_order(a.gradient_at, a.classes);
+  const bool flat = t.logits == TileOrder::kFlat || t.gradient == TileOrder::kFlat;
+  const bool near = t.logits == TileOrder::kRowsNear;
+  // Threads copy neighbouring rows: an odd pitch keeps them off one another's banks.
+  t.pitch = near && !flat ? a.classes | 1 : a.classes;
+  plan.threads = kTileThreads;
+  t.lanes = 1;
+  while (t.lanes < 32 && t.lanes * kTileLaneBytes < a.classes * element) t.lanes *= 2;
+  while (plan.threads > 64 && few(plan.threads / t.lanes)) plan.threads /= 2;
+  t.rows = static_cast<int>(plan.threads) / t.lanes;
+  // Of rows side by side a tile has a sector of each class, or a line while two blocks fit.
+  const auto too_narrow = [&] {
+    const int64_t bytes = t.rows * element;
+    return bytes < kSector || (bytes < kLine && 4 * tile_bytes(a, t, element) <= shared);
+  };
+  while (near && t.lanes > 1 && too_narrow()) t.lanes /= 2, t.rows *= 2;
+  plan.blocks = (a.rows + t.rows - 1) / t.rows;
+  plan.shared = tile_bytes(a, t, element);
+}
+
+template <class Few>
+void plan_rows(LossPlan &plan, const LossProblem &a, int64_t element, int sms, int64_t shared,
+               bool clusters, const Few &few) {
+  const int64_t packs = std::max<int64_t>(1, a.classes / (16 / element));
+  const auto piece = static_cast<int64_t>(piece_bytes(element, plan.packed, a.dense));
+  const auto overhead =
+      static_cast<int64_t>(element == 8 ? kRowsOverhead<double> : kRowsOverhead<float>);
+  int most = kRowThreads; // lanes, of which each can hold a piece
+  while (most > 32 && overhead + most * piece > shared) most /= 2;
   int lanes = 32;
-  while (lanes < kRowThreads && lanes * kUsualDepth < packs) lanes *= 2;
-  while (lanes < kRowThreads && lanes < packs && a.rows * lanes < int64_t{sms} * kRowThreads)
-    lanes *= 2;
-  plan.threads = std::max(256, lanes);
+  while (lanes < most && lanes * kUsualDepth < packs) lanes *= 2;
+  while (lanes < most && lanes < packs && a.rows * lanes < int64_t{sms} * kRowThreads) lanes *= 2;
+  plan.threads = std::max(std::min(256, most), lanes);
   while (plan.threads / 2 >= std::max(64u, unsigned(lanes)) && few(plan.threads / lanes))
     plan.threads /= 2;
   // Pieces are packs of 16 bytes, or single classes.
-  const int64_t piece = plan.packed ? 16 : element, pieces = plan.packed ? packs : a.classes;
-  const int64_t room = (shared - kRowsOverhead) / (plan.threads * piece);
+  const int64_t pieces = plan.packed ? packs : a.classes;
+  const int64_t room = (shared - overhead) / (plan.threads * piece);
   int cluster = 1;
   const auto too_few = [&] {
     const int64_t all = int64_t{lanes} * cluster;
     return pieces > all * room || (pieces >= all * 2 && a.rows * cluster * 2 <= sms);
   };
-  while (clusters && lanes == kRowThreads && cluster < kMostBlocks && too_few()) cluster *= 2;
+  while (clusters && lanes == most && cluster < kMostBlocks && too_few()) cluster *= 2;
   const int64_t all = int64_t{lanes} * cluster;
   const int64_t depth = std::max<int64_t>(1, std::min(room, (pieces + all - 1) / all));
   plan.rows = {lanes, cluster, static_cast<int>(depth),
                static_cast<int>((pieces + all * depth - 1) / (all * depth))};
   const int64_t rows = plan.threads / lanes;
   plan.blocks = (a.rows + rows - 1) / rows * cluster;
-  return plan;
+  plan.shared = static_cast<size_t>(overhead + plan.threads * piece * depth);
 }
 
-template <class Real> size_t tile_shared_bytes(const LossPlan &plan, int classes, int64_t element) {
-  const auto &t = plan.tiles;
-  return 32 * sizeof(double) + t.rows * sizeof(LossRow<Real>) +
-         static_cast<size_t>(t.rows) * classes * element + 16;
+// `sms`: with fewer blocks than twice this, threads are moved from rows that share a block to more
+// blocks, and to more lanes a row. `shared`: the bytes a block may have. `clusters`: whether
+// blocks may share a row.
+inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_t shared,
+                          bool clusters) {
+  LossPlan plan{};
+  const int64_t row_bytes = a.classes * element;
+  plan.general = a.dense || a.softcap != 0;
+  // General float64 rows are not packed: that kernel would spill registers.
+  plan.packed = aligned_alike(a, element) && !(plan.general && element == 8);
+  const auto few = [&](int64_t rows_a_block) { return a.rows < 2 * sms * rows_a_block; };
+  plan_tiles(plan, a, element, static_cast<size_t>(shared), few);
+  // Where rows side by side fill a sector, they are better off in any tile that fits: alone, a row
+  // would be read a sector for every class.
+  const bool near = plan.tiles.logits == TileOrder::kRowsNear &&
+                    static_cast<int64_t>(a.logits_at.size[0].n) * element >= kSector;
+  plan.tiled = row_bytes < kShortRow || (row_bytes <= kLongestInTile && !plan.packed) || near;
+  plan.tiled = plan.tiled && plan.shared <= static_cast<size_t>(shared);
+  if (!plan.tiled) plan_rows(plan, a, element, sms, shared, clusters, few);
+  return plan;
 }
 
 } // namespace mmix

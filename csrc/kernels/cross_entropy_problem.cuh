@@ -4,6 +4,7 @@
 #pragma once
 #include "kernels/memory.cuh"
 #include <cmath>
+#include <type_traits>
 
 #define MMIX_DEVICE __device__ __forceinline__
 #ifdef MMIX_EMULATED
@@ -50,6 +51,7 @@ struct RowLayout {
   int dims;
   MMIX_DEVICE int64_t offset(int64_t r) const {
     int64_t at = 0;
+#pragma unroll 1 // a dynamic index into kernel parameters is cheap
     for (int d = 0; d + 1 < dims; ++d) {
       const int64_t rest = size[d].quotient(r);
       at += (r - rest * static_cast<int64_t>(size[d].n)) * stride[d];
@@ -62,26 +64,37 @@ struct RowLayout {
 // Floats whose dtype is known at run time only: float targets and class weights.
 struct Values {
   enum Type { kHalf, kBFloat16, kFloat, kDouble };
-  const void *data;
+  const void *data; // null: there are none
   Type type;
-  template <class Real> MMIX_DEVICE Real value(int64_t i) const {
+  RowLayout at;
+  // f(typed pointer): asked once for a whole row, so that no loop over classes asks.
+  template <class F> MMIX_DEVICE void typed(F f) const {
     switch (type) {
     case kHalf:
-      return widen(load(static_cast<const __half *>(data) + i));
+      return f(static_cast<const __half *>(data));
     case kBFloat16:
-      return widen(load(static_cast<const __nv_bfloat16 *>(data) + i));
+      return f(static_cast<const __nv_bfloat16 *>(data));
     case kFloat:
-      return load(static_cast<const float *>(data) + i);
+      return f(static_cast<const float *>(data));
     default:
-      return static_cast<Real>(load(static_cast<const double *>(data) + i));
+      return f(static_cast<const double *>(data));
     }
   }
+  template <class Real> MMIX_DEVICE Real value(int64_t i) const {
+    Real v = 0;
+    typed([&](const auto *p) { v = static_cast<Real>(widen(load(p + i))); });
+    return v;
+  }
 };
+
+// What the spread of t is made of, in this order: weight*(base + own*target + other*target_b).
+enum Term { kTarget, kTargetB, kWeight, kTerms };
 
 struct LossProblem {
   int64_t rows, inner, batch; // rows = batch*inner
   Divisor by_inner;
   int classes;
+  bool dense; // the spread differs from class to class: float targets, or weights and smoothing
   int64_t ignore_index;
   double smoothing, even_share;            // label smoothing, and what it gives each class of it
   double z_loss, softcap, inverse_softcap; // softcap 0: none
@@ -90,8 +103,7 @@ struct LossProblem {
   void *gradient; // null: not asked for; may be the logits
   RowLayout gradient_at;
   const int64_t *labels, *labels_b, *perm; // labels null: float targets; labels_b or perm
-  Values target, target_b, weight;         // weight.data null: ones
-  RowLayout target_at, target_b_at;
+  Values terms[kTerms];                    // without a weight: ones
   const void *lam; // in the arithmetic's dtype, as upstream, stats and loss are
   int64_t lam_stride;
   bool lam_per_sample;
@@ -111,10 +123,11 @@ struct MeanScales {
 };
 
 template <class Real> struct LossRow {
-  Real hot_own, hot_other, base, own, other, z_coef;
-  int y_own, y_other;       // -1: no such label counts
-  int64_t own_at, other_at; // rows of the float targets
-  bool live, keep;          // not live: adds 0, gradient 0; keep: its gradient is right already
+  Real hot_own, hot_other, base, z_coef;
+  Real coef[kTerms];  // of the terms; 0: absent, and not read
+  int y_own, y_other; // -1: no such label counts
+  int64_t at[kTerms]; // where the row begins in each of them
+  bool live, keep;    // not live: adds 0, gradient 0; keep: its gradient is right already
   MMIX_DEVICE bool has_label_in(int first, int count) const {
     const unsigned n = static_cast<unsigned>(count); // a label of -1 is in no range
     return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
@@ -154,7 +167,7 @@ MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
 }
 
 template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c) {
-  return a.weight.data ? a.weight.value<Real>(c) : Real(1);
+  return a.terms[kWeight].data ? a.terms[kWeight].template value<Real>(c) : Real(1);
 }
 
 template <class Real> MMIX_DEVICE Real lam_of(const LossProblem &a, int64_t r) {
@@ -199,13 +212,14 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
   } else {
     const int64_t partner = partner_row(a, r, bad);
     const Real c = g * Real(a.constant_scale);
-    row.own = keep * own * c;
-    row.other = keep * other * c;
+    row.coef[kTarget] = keep * own * c;
+    row.coef[kTargetB] = keep * other * c;
     row.base = even * c;
-    row.own_at = a.target_at.offset(r);
-    row.other_at = a.target_b_at.offset(partner);
+    row.at[kTarget] = a.terms[kTarget].at.offset(r);
+    row.at[kTargetB] = a.terms[kTargetB].at.offset(partner);
     counted = 1;
   }
+  row.coef[kWeight] = 1;
   row.live = bad || a.labels == nullptr || row.y_own >= 0 || row.y_other >= 0;
   row.keep = a.rescale && g == 1;
   if (a.z_loss != 0)
@@ -213,20 +227,6 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
   // NaN here makes NaN of the loss and of every entry of the gradient.
   if (bad) row.z_coef = Real(NAN);
   return row;
-}
-
-// The dense part of t. A term whose coefficient is exactly 0 is absent.
-template <class Real>
-MMIX_DEVICE Real spread(const LossProblem &a, const LossRow<Real> &row, int c) {
-  Real t = row.base;
-  const auto add = [&](Real coef, const Values &v, int64_t at, const RowLayout &layout) {
-    if (coef != 0) t += coef * v.value<Real>(at + c * layout.class_stride);
-  };
-  add(row.own, a.target, row.own_at, a.target_at);
-  add(row.other, a.target_b, row.other_at, a.target_b_at);
-  if (!a.weight.data) return t;
-  const Real w = weight_of<Real>(a, c);
-  return w == 0 ? Real(0) : w * t;
 }
 
 } // namespace mmix

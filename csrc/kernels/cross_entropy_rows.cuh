@@ -1,8 +1,9 @@
 // Rows of classes kept on chip: a group of lanes, from a warp to a cluster of blocks, owns a row,
 // reads it once into shared memory, and writes its gradient from there. Each lane comes back to
-// what it brought itself, so that no barrier stands between. A row longer than the group's share of
-// shared memory is read in segments, twice but for the last, which is still held when the sums are
-// known.
+// the logits that it brought itself, so that no barrier stands between; the spread of t, where it
+// is dense, is brought by all lanes together (see cross_entropy_spread.cuh). A row longer than the
+// group's share of shared memory is read in segments, twice but for the last, which is still held
+// when the sums are known.
 #pragma once
 #include "kernels/cross_entropy_sums.cuh"
 
@@ -22,28 +23,32 @@ struct RowsPlan {
 template <class T, bool kPacked, bool kGeneral> struct RowPart {
   using Real = Acc<T>;
   static constexpr int kWidth = kPacked ? Vec<T>::kCount : 1;
-  // Per-class targets, and exp in float64, make long code of a class: there, a loop.
-  static constexpr int kUnroll = kGeneral || sizeof(T) == 8 ? 1 : kWidth;
+  // exp in float64 makes long code of a class: there, a loop.
+  static constexpr int kUnroll = sizeof(T) == 8 ? 1 : kWidth;
   struct alignas(kWidth * sizeof(T)) Piece {
     T at[kWidth];
+  };
+  struct alignas(kWidth == 1 ? sizeof(Real) : 16) Spread {
+    Real at[kWidth];
   };
 
   const LossProblem &a;
   const RowsPlan &plan;
   const T *z;
-  T *gradient;
-  Piece *held; // this lane's pieces, blockDim.x apart
+  Piece *held;    // this lane's pieces, blockDim.x apart
+  Spread *spread; // of the pieces of this block's lanes, in the order of their classes
   int lane, lanes, head = 0, pieces = 0, edge_class = -1;
   T edge[1];
+  Real edge_spread[1];
 
   MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared)
-      : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)),
-        gradient(static_cast<T *>(a.gradient)), held(shared + threadIdx.x),
+      : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)), held(shared + threadIdx.x),
+        spread(reinterpret_cast<Spread *>(shared + blockDim.x * plan.depth) +
+               threadIdx.x / plan.lanes * plan.lanes * plan.depth),
         lane(blockIdx.x % plan.cluster * plan.lanes + threadIdx.x % plan.lanes),
         lanes(plan.lanes * plan.cluster) {
     if (r >= a.rows) return; // the last block's spare rows
     z += a.logits_at.offset(r);
-    if (gradient) gradient += a.gradient_at.offset(r);
     pieces = a.classes;
     if constexpr (kPacked) {
       head = min(a.classes, (kWidth - misalignment(z)) % kWidth);
@@ -56,34 +61,43 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     }
   }
 
-  // f(its first class, slot) for this lane's pieces of a segment
+  // f(its first class, slot, spread) for this lane's pieces of a segment
   template <class F> MMIX_DEVICE void each_piece(int segment, F f) const {
     int piece = segment * plan.depth * lanes + lane;
     Piece *slot = held;
+    const Spread *t = spread + threadIdx.x % plan.lanes;
     for (int k = 0; k < plan.depth && piece < pieces; ++k) {
-      f(head + piece * kWidth, slot);
+      f(head + piece * kWidth, slot, t);
       piece += lanes;
       slot += blockDim.x;
+      t += plan.lanes;
     }
   }
 
-  // f(first class, values) for the pieces, and the edge with the first segment
-  template <class F> MMIX_DEVICE void each(int segment, F f) {
-    each_piece(segment, [&](int first, Piece *slot) {
+  // f(first class, values, their spread) for the pieces, and the edge with the first segment
+  template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
+    each_piece(segment, [&](int first, Piece *slot, const Spread *t) {
       if constexpr (kUnroll == 1) {
-        f(first, slot->at);
+        const auto of = [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; };
+        f(first, slot->at, of);
       } else { // one access to shared memory for all
         Piece piece = *slot;
-        f(first, piece.at);
+        Spread some;
+        if (kGeneral && a.dense)
+          some = *t;
+        else
+          for (Real &one : some.at) one = row.base;
+        f(first, piece.at, [&](int e) { return some.at[e]; });
       }
     });
-    if (kPacked && segment == 0 && edge_class >= 0) f(edge_class, edge);
+    if (kPacked && segment == 0 && edge_class >= 0)
+      f(edge_class, edge, [&](int) { return edge_spread[0]; });
   }
 
   MMIX_DEVICE Real logit(T z) const { return kGeneral ? capped(a, widen(z)) : widen(z); }
 
   MMIX_DEVICE void read(int segment) const {
-    each_piece(segment, [&](int first, Piece *slot) {
+    each_piece(segment, [&](int first, Piece *slot, const Spread *) {
       if constexpr (kPacked)
         load_async(slot->at, z + first);
       else
@@ -91,23 +105,44 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     });
   }
 
+  // The spread of a segment, all lanes of the row together. Every thread of the block calls it.
+  MMIX_DEVICE void read_spread(int segment, const LossRow<Real> &row) {
+    if (!kGeneral || !a.dense) return;
+    // Where blocks share the row, each has runs of it, else all of the segment.
+    const int runs = plan.cluster == 1 ? 1 : plan.depth;
+    const int run_pieces = plan.cluster == 1 ? plan.depth * plan.lanes : plan.lanes;
+    const Team team{static_cast<int>(threadIdx.x % plan.lanes), plan.lanes};
+    each_term(a, [&](int term) {
+      for (int k = 0; k < runs; ++k) {
+        const int piece = segment * plan.depth * lanes + k * lanes + lane - team.lane;
+        spread_term(a, row, term, head + piece * kWidth, min(run_pieces, pieces - piece) * kWidth,
+                    spread[k * run_pieces].at, team);
+      }
+    });
+  }
+  // For the whole row; when rows[] is complete.
+  MMIX_DEVICE void read_edge_spread(const LossRow<Real> &row) {
+    edge_spread[0] = row.base;
+    if (kGeneral && a.dense && edge_class >= 0) edge_spread[0] = mmix::spread(a, row, edge_class);
+  }
+
   MMIX_DEVICE RowSums<Real> sums(int segment, const LossRow<Real> &row) {
     RowSums<Real> s;
-    each(segment, [&](int, auto &v) {
+    each(segment, row, [&](int, auto &v, auto) {
 #pragma unroll kUnroll
       for (const T &one : v) s.max = max_of(s.max, logit(one));
     });
     const Real pivot = pivot_of(s.max);
     Real shifted_sum = 0;
     int seen = 0;
-    each(segment, [&](int first, auto &v) {
+    each(segment, row, [&](int first, auto &v, auto t) {
       constexpr int N = sizeof(v) / sizeof(T); // kWidth, or 1 at the edge
 #pragma unroll kUnroll
       for (int e = 0; e < N; ++e) {
         const Real shifted = logit(v[e]) - pivot;
         s.exp_sum += exp_of(shifted);
         if (kGeneral)
-          s.add_term(spread(a, row, first + e), shifted);
+          s.add_term(t(e), shifted);
         else
           shifted_sum += shifted;
       }
@@ -126,13 +161,13 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     return s;
   }
 
-  template <bool kLabelled, int N>
-  MMIX_DEVICE void differentiate(int first, T (&v)[N], const LossRow<Real> &row,
+  template <bool kLabelled, int N, class F>
+  MMIX_DEVICE void differentiate(int first, T (&v)[N], F t, const LossRow<Real> &row,
                                  const RowGradient<Real> &gradient_of) const {
 #pragma unroll kUnroll
     for (int e = 0; e < N; ++e) {
       const Real at = logit(v[e]);
-      Real g = gradient_of(at, kGeneral ? spread(a, row, first + e) : row.base);
+      Real g = gradient_of(at, t(e));
       if (kLabelled && first + e == row.y_own) g -= row.hot_own;
       if (kLabelled && first + e == row.y_other) g -= row.hot_other;
       if (kGeneral) g = through_cap(a, g, at);
@@ -140,17 +175,18 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     }
   }
 
-  // The gradient takes the logits' place on chip, then goes out.
+  // The gradient takes the logits' place on chip, then goes out to `gradient`, where its row
+  // begins.
   MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
-                                  const RowGradient<Real> &gradient_of) {
-    each(segment, [&](int first, auto &v) {
+                                  const RowGradient<Real> &gradient_of, T *gradient) {
+    each(segment, row, [&](int first, auto &v, auto t) {
       constexpr int N = sizeof(v) / sizeof(T);
       if (!row.live) {
         for (T &one : v) one = narrow<T>(0);
       } else if (kUnroll == 1 || row.has_label_in(first, N)) {
-        differentiate<true>(first, v, row, gradient_of);
+        differentiate<true>(first, v, t, row, gradient_of);
       } else {
-        differentiate<false>(first, v, row, gradient_of);
+        differentiate<false>(first, v, t, row, gradient_of);
       }
       if constexpr (N == Vec<T>::kCount)
         store_vec(gradient + first, reinterpret_cast<const Vec<T> &>(v));
@@ -160,9 +196,13 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   }
 };
 
-template <class T> constexpr size_t rows_shared_bytes(int threads, int depth, bool packed) {
-  return sizeof(double) * 32 + sizeof(LossRow<Acc<T>>) * 32 + sizeof(RowSums<Acc<T>>) * 33 +
-         static_cast<size_t>(threads) * depth * (packed ? 16 : sizeof(T));
+// Shared memory: what the block's rows have in common, and each lane's pieces.
+template <class Real>
+constexpr size_t kRowsOverhead =
+    sizeof(double) * 32 + sizeof(LossRow<Real>) * 32 + sizeof(RowSums<Real>) * 33;
+inline size_t piece_bytes(size_t element, bool packed, bool dense) {
+  const size_t classes = packed ? 16 / element : 1, real = element == 8 ? 8 : 4;
+  return classes * (element + (dense ? real : 0));
 }
 
 template <class T, bool kPacked, bool kGeneral>
@@ -182,34 +222,39 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   for (int i = threadIdx.x; i < groups; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
   __syncthreads(); // rows[] is complete
   const LossRow<Real> &row = rows[group];
-  wait_for_loads();
+  part.read_edge_spread(row);
 
+  // All segments for the sums, then all for the gradient, from the one held on backwards: in one
+  // loop, so that the long code that brings a segment is there once. The mass of a dense spread is
+  // a sum over the classes, in a backward too.
+  const bool dense = kGeneral && a.dense;
   int held = 0;
-  RowSums<Real> sums;
-  if (kGeneral || !a.from_stats) { // the general mass is a sum over the classes
-    sums = part.sums(0, row);
-    while (++held < plan.segments) {
-      part.read(held);
-      wait_for_loads();
-      sums = merge(sums, part.sums(held, row));
+  RowSums<Real> sums; // then, in the same registers, what the gradient follows from
+  T *gradient = static_cast<T *>(a.gradient);
+#pragma unroll 1
+  for (bool summing = dense || !a.from_stats;; summing = false) {
+    if (!summing) {
+      RowResult<Real> result(sums);
+      write_block_loss(a, finish_row(a, r, part.lane == 0, row, result), losses);
+      if (!gradient) return;
+      const RowGradient<Real> of(row, result, dense ? sums.mass : row.mass(a.classes));
+      sums = {of.max, of.log2_sum, of.p, 0};
+      if (r < a.rows) gradient += a.gradient_at.offset(r);
     }
-    --held;
+#pragma unroll 1
+    for (int n = 0; n < plan.segments; ++n) {
+      if (n > 0) part.read(held = summing ? n : (held == 0 ? plan.segments : held) - 1);
+      if (n > 0 || summing) part.read_spread(held, row);
+      wait_for_loads();
+      if (summing)
+        sums = merge(sums, part.sums(held, row));
+      else if (!row.keep)
+        part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
+    }
+    if (!summing) return;
     sums = merge_warps(sums, plan.lanes, warps);
     sums = merge_blocks(sums, plan.cluster, warps + 32);
   }
-  RowResult<Real> result(sums);
-  const Real loss = finish_row(a, r, part.lane == 0, row, result);
-  if (a.gradient && !row.keep) {
-    const RowGradient<Real> gradient_of(row, result, kGeneral ? sums.mass : row.mass(a.classes));
-    for (int n = 0; n < plan.segments; ++n) { // from the segment held, backwards
-      if (n > 0) {
-        part.read(held = (held == 0 ? plan.segments : held) - 1);
-        wait_for_loads();
-      }
-      part.write_gradient(held, row, gradient_of);
-    }
-  }
-  write_block_loss(a, loss, losses);
 }
 
 } // namespace mmix

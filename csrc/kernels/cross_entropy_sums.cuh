@@ -1,7 +1,7 @@
 // The sums of one row of classes, in any order and any pieces, and what follows from them.
 #pragma once
 #include "kernels/cluster.cuh"
-#include "kernels/cross_entropy_problem.cuh"
+#include "kernels/cross_entropy_spread.cuh"
 
 namespace mmix {
 
@@ -164,6 +164,8 @@ template <class Real> MMIX_DEVICE bool nothing_to_rescale(const LossProblem &a) 
 // d(loss)/d(logit): p*softmax - t.
 template <class Real> struct RowGradient {
   Real p, max, log2_sum;
+  MMIX_DEVICE RowGradient(Real p_, Real max_, Real log2_sum_)
+      : p(p_), max(max_), log2_sum(log2_sum_) {}
   MMIX_DEVICE RowGradient(const LossRow<Real> &row, const RowResult<Real> &of, Real mass)
       : p(row.z_coef != 0 ? mass + 2 * row.z_coef * of.lse() : mass), max(of.max),
         log2_sum(of.log_sum * Real(kLog2E)) {}

@@ -1,5 +1,6 @@
-// Short rows, of any layout: a block brings a tile of rows into shared memory, a few lanes of a
-// warp own each row there, and the gradient takes the logits' place before the tile is written out.
+// Short rows, of any layout: a block brings a tile of rows into shared memory (and the spread of t
+// beside it, where that is dense), a few lanes of a warp own each row there, and the gradient takes
+// the logits' place before the tile is written out.
 // So memory is read and written in order even where a row has 10 classes, or classes lie far apart.
 #pragma once
 #include "kernels/cross_entropy_sums.cuh"
@@ -12,12 +13,19 @@ constexpr int kTileThreads = 256;
 // kRowsNear: neighbouring rows are nearer than neighbouring classes, as in (B, C, d1, ...).
 enum class TileOrder { kFlat, kClassesNear, kRowsNear };
 
+__host__ MMIX_DEVICE TileOrder tile_order(const RowLayout &at, int classes) {
+  if (at.class_stride != 1)
+    return at.stride[0] < at.class_stride ? TileOrder::kRowsNear : TileOrder::kClassesNear;
+  return at.dims == 1 && at.stride[0] == classes ? TileOrder::kFlat : TileOrder::kClassesNear;
+}
+
 struct TilesPlan {
   int lanes, rows; // lanes*rows threads; powers of two
+  int pitch;       // from row to row in shared memory; `classes` where a tile is kFlat
   TileOrder logits, gradient;
 };
 
-// Copies a tile between global and shared memory; row i, class c is at shared[i*classes + c].
+// Copies a tile between global and shared memory; row i, class c is at shared[i*pitch + c].
 // kOut: to global memory.
 template <bool kOut, class T>
 MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, T *shared,
@@ -53,7 +61,50 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
   if (i >= rows) return;
   const int64_t row_at = layout.offset(first + i);
   for (int c = rows_near ? tid / plan.rows : tid % plan.lanes; c < classes; c += plan.lanes)
-    copy(row_at + c * layout.class_stride, i * classes + c);
+    copy(row_at + c * layout.class_stride, i * plan.pitch + c);
+}
+
+// Lanes to a row that read it in as few accesses as can be: one for each vector, or for each class
+// of its two ends.
+MMIX_DEVICE int lanes_for(int classes, int width) {
+  const int most = max(classes / width, 2 * (width - 1));
+  int lanes = 1;
+  while (lanes < 32 && lanes < most) lanes *= 2;
+  return lanes;
+}
+
+// The spread of a tile's rows. Every thread of the block calls it.
+template <class Real>
+MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, int count, Real *t,
+                             const TilesPlan &plan) {
+  each_term(a, [&](int term) {
+    const Values &values = a.terms[term];
+    const int tid = threadIdx.x, threads = blockDim.x;
+    int i = tid % plan.rows, step = plan.rows; // rows side by side: one to a thread
+    Team team{tid / plan.rows, plan.lanes};
+    if (tile_order(values.at, a.classes) != TileOrder::kRowsNear) {
+      int width = 1; // of an access, in classes
+      values.typed([&](const auto *p) {
+        if (wide(p, a.classes)) width = Vec<std::remove_cvref_t<decltype(*p)>>::kCount;
+      });
+      const int lanes = lanes_for(a.classes, width);
+      i = tid / lanes, step = threads / lanes;
+      team = {tid % lanes, lanes};
+    }
+#pragma unroll 1
+    for (; i < count; i += step)
+      spread_term(a, rows[i], term, 0, a.classes, t + i * plan.pitch, team);
+  });
+}
+
+// Shared memory: the block's losses, its rows, the spread where it is dense, the logits.
+template <class Real> __host__ MMIX_DEVICE size_t tile_rows_bytes(const TilesPlan &plan) {
+  static_assert(sizeof(LossRow<Real>) * 2 % 16 == 0); // there are 2 rows at least
+  return sizeof(double) * 32 + plan.rows * sizeof(LossRow<Real>);
+}
+template <class Real>
+__host__ MMIX_DEVICE size_t tile_spread_bytes(const TilesPlan &plan, bool dense) {
+  return dense ? (plan.rows * plan.pitch * sizeof(Real) + 15) / 16 * 16 : 0;
 }
 
 template <class T, bool kGeneral>
@@ -67,15 +118,22 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * plan.rows;
   const int count = a.rows - first < plan.rows ? static_cast<int>(a.rows - first) : plan.rows;
   const int ahead = plan.logits == TileOrder::kFlat ? misalignment(logits + first * a.classes) : 0;
-  T *tile = reinterpret_cast<T *>(rows + plan.rows) + ahead;
+  Real *t = reinterpret_cast<Real *>(rows + plan.rows);
+  const bool dense = kGeneral && a.dense;
+  T *tile =
+      reinterpret_cast<T *>(reinterpret_cast<char *>(t) + tile_spread_bytes<Real>(plan, dense)) +
+      ahead;
   copy_tile<false>(logits, a.logits_at, plan.logits, tile, first, count, a.classes, plan);
   for (int i = threadIdx.x; i < plan.rows; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
   __syncthreads(); // tile and rows[] are complete
+  if (dense) read_spread(a, rows, count, t, plan);
 
   const int index = threadIdx.x / plan.lanes, lane = threadIdx.x % plan.lanes;
   const int classes = index < count ? a.classes : 0;
   const LossRow<Real> &row = rows[index];
-  T *z = tile + index * a.classes;
+  T *z = tile + index * plan.pitch;
+  t += index * plan.pitch;
+  const auto spread = [&](int c) { return dense ? t[c] : row.base; };
   const auto logit = [&](int c) { return kGeneral ? capped(a, widen(z[c])) : widen(z[c]); };
   RowSums<Real> sums;
   for (int c = lane; c < classes; c += plan.lanes) sums.max = max_of(sums.max, logit(c));
@@ -85,7 +143,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     const Real shifted = logit(c) - pivot;
     sums.exp_sum += exp_of(shifted);
     if (kGeneral)
-      sums.add_term(spread(a, row, c), shifted);
+      sums.add_term(spread(c), shifted);
     else
       shifted_sum += shifted, seen += 1;
   }
@@ -102,10 +160,10 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   const Real loss = finish_row(a, first + index, lane == 0, row, result);
 
   if (a.gradient) {
-    const RowGradient<Real> gradient_of(row, result, kGeneral ? sums.mass : row.mass(a.classes));
+    const RowGradient<Real> gradient_of(row, result, dense ? sums.mass : row.mass(a.classes));
     for (int c = lane; c < classes; c += plan.lanes) {
       const Real at = logit(c);
-      Real g = gradient_of(at, kGeneral ? spread(a, row, c) : row.base);
+      Real g = gradient_of(at, spread(c));
       if (c == row.y_own) g -= row.hot_own;
       if (c == row.y_other) g -= row.hot_other;
       if (kGeneral) g = through_cap(a, g, at);
