@@ -89,28 +89,35 @@ private:
     }
   }
 
-  // The coefficients of rows first, first + 1, ...
+  // The coefficients of rows first, first + 1, ... Some are the same for all rows, and are not
+  // asked for here.
   void find(int64_t first, int64_t n) {
     const TileRows<A> to = row_; // a copy, which no store can change
-    int64_t b = first / rows_.inner, r = first - b * rows_.inner;
+    const bool smooth = rows_.spread != kNone, squared = rows_.args.z_loss != 0;
+    const bool soft = rows_.spread == kTargets;
+    int64_t b = first / rows_.inner, r = first - b * rows_.inner, dead = 0;
     int64_t *own = labels_.data(), *other = own + lanes_, *partner = partners_.data();
     for (int64_t k = 0; k < n; ++b, r = 0) {
-      const LossSample sample = rows_.sample(b);
+      const LossSample<A> sample = rows_.sample(b);
       const int64_t rest = k - r, end = std::min(n, rest + rows_.inner);
+      for (int64_t i = k; i < end && soft; ++i) {
+        to[kOwn][i] = static_cast<A>(sample.own);
+        to[kOther][i] = static_cast<A>(sample.other);
+        partner[i] = sample.partner + i - rest;
+      }
       for (; k < end; ++k) {
-        const LossRow row = rows_.row(sample, k - rest);
+        const LossRow row = sample.row(k - rest);
         own[k] = row.y_own;
         other[k] = row.y_other;
-        partner[k] = sample.partner + k - rest;
+        dead += !row.live;
         to[kLive][k] = row.live;
         to[kHotOwn][k] = static_cast<A>(row.hot_own);
         to[kHotOther][k] = static_cast<A>(row.hot_other);
-        to[kSpread][k] = static_cast<A>(row.spread);
-        to[kZCoef][k] = static_cast<A>(row.z_coef);
-        to[kOwn][k] = static_cast<A>(sample.own);
-        to[kOther][k] = static_cast<A>(sample.other);
+        if (smooth) to[kSpread][k] = static_cast<A>(row.spread);
+        if (squared) to[kZCoef][k] = static_cast<A>(row.z_coef);
       }
     }
+    any_dead_ = dead != 0;
   }
 
   void load_targets(int64_t first, int64_t n) {
@@ -142,7 +149,7 @@ private:
     for_labels(n, [row, to](int64_t at, int64_t, int64_t k, bool other) {
       to[at] = row[other ? kEntryOther : kEntryOwn][k];
     });
-    for (int64_t k = 0; k < n; ++k)
+    for (int64_t k = 0; any_dead_ && k < n; ++k)
       for (int64_t c = 0; row[kLive][k] == 0 && c < rows_.classes; ++c) to[c * lanes_ + k] = 0;
     if (cap_ != 0) kernels_.uncap(to, z_.data(), static_cast<int64_t>(z_.size()), cap_);
     place(out_->view, first, n);
@@ -237,6 +244,7 @@ private:
   std::vector<A> numbers_;
   TileRows<A> row_;
   const A *u_ = nullptr; // as Spread says
+  bool any_dead_ = false;
 };
 
 } // namespace mmix

@@ -59,7 +59,7 @@ private:
 
   void find(int64_t r) {
     sample_ = rows_.sample(rows_.inner == 1 ? r : r / rows_.inner);
-    row_ = rows_.row(sample_, r - sample_.first);
+    row_ = sample_.row(r - sample_.first);
   }
 
   void load(int64_t r) {
@@ -87,7 +87,7 @@ private:
   void load_targets(int64_t r) {
     const double eps = rows_.args.label_smoothing;
     // One with a coefficient of exactly 0 is absent: what it holds must not leak, nor is it read.
-    const LossSample &s = sample_;
+    const LossSample<A> &s = sample_;
     const int64_t partner = s.partner + r - s.first;
     const A *a = s.own != 0 ? target(*rows_.target, r, t_) : nullptr;
     const A *b = s.other != 0 ? target(*rows_.target_b, partner, b_) : nullptr;
@@ -147,7 +147,7 @@ private:
   double cap_;
   bool direct_;
   std::vector<A> z_, gradient_, exps_, t_, b_, u_scratch_;
-  LossSample sample_{};
+  LossSample<A> sample_{};
   LossRow row_;
   const void *z_at_ = nullptr;
   const A *u_ = nullptr; // as Spread says; null where that is the same for all classes

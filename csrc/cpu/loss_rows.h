@@ -71,12 +71,18 @@ struct LossRow {
   bool live = true; // false: adds 0, zero gradient, whatever its logits hold
 };
 
-// What the rows of one sample share.
-struct LossSample {
-  double own, other;                           // coefficients of the two terms
-  double hot_own, hot_other;                   // of a label with a weight of 1
+// What the rows of one sample share. It refers to no LossRows, so that a loop over rows keeps it in
+// registers whatever it writes.
+template <class A> struct LossSample {
+  double own, other;         // coefficients of the two terms
+  double hot_own, hot_other; // of a label with a weight of 1
   double spread_own, spread_other, z_own, z_other;
   int64_t first, partner; // its first row, and its partner's
+  const int64_t *mine, *theirs; // labels; null where targets are probabilities
+  int64_t ignore_index;
+  const A *weight; // or null
+
+  LossRow row(int64_t r) const; // r counts from the first
 };
 
 // The max of a row and the log of the sum of its exponentials: what a backward starts from.
@@ -86,8 +92,7 @@ template <class A> struct Softmax {
 
 template <class A> struct LossRows {
   explicit LossRows(const LossArgs &a);
-  LossSample sample(int64_t b) const;
-  LossRow row(const LossSample &sample, int64_t r) const; // r counts from the sample's first
+  LossSample<A> sample(int64_t b) const;
 
   const LossArgs &args;
   int64_t batch, classes, inner = 1, count;
@@ -103,12 +108,11 @@ template <class A> struct LossRows {
   bool undefined = false; // a mean over nothing that counts: NaN
 
   const A *weights() const { return weight.empty() ? nullptr : weight.data(); }
-  double weight_of(int64_t c) const { return weight.empty() ? 1.0 : weight[c]; }
 
 private:
   void read_labels();
-  LossSample coefficients(int64_t b) const;
-  LossSample same_{}; // the coefficients of all samples, where λ is one for all
+  LossSample<A> coefficients(int64_t b) const;
+  LossSample<A> same_{}; // the coefficients of all samples, where λ is one for all
   void check_labels(const char *name, const int64_t *labels) const;
   void find_divisors();
 };
@@ -201,11 +205,18 @@ template <class A> void LossRows<A>::find_divisors() {
                                    (other_div == 0 && (count == 0 || lam.other(0) != 0));
 }
 
-template <class A> LossSample LossRows<A>::coefficients(int64_t b) const {
-  LossSample s{};
+template <class A> LossSample<A> LossRows<A>::coefficients(int64_t b) const {
+  LossSample<A> s{};
   const double eps = args.label_smoothing, each = eps / classes, z = args.z_loss * z_scale;
   s.own = lam.own(b);
   s.other = lam.other(b);
+  s.ignore_index = args.ignore_index;
+  s.weight = weights();
+  if (!labels) {
+    s.spread_own = own_scale;
+    s.z_own = z;
+    return s;
+  }
   s.hot_own = (1 - eps) * s.own * own_scale;
   s.hot_other = (1 - eps) * s.other * other_scale;
   s.spread_own = each * s.own * own_scale;
@@ -215,35 +226,38 @@ template <class A> LossSample LossRows<A>::coefficients(int64_t b) const {
   return s;
 }
 
-template <class A> LossSample LossRows<A>::sample(int64_t b) const {
-  LossSample s = lam.per_sample ? coefficients(b) : same_;
+template <class A> LossSample<A> LossRows<A>::sample(int64_t b) const {
+  LossSample<A> s = lam.per_sample ? coefficients(b) : same_;
   s.first = b * inner;
   s.partner = (perm ? perm[b] : b) * inner;
+  if (labels) {
+    s.mine = y + s.first;
+    s.theirs = y_b ? y_b + s.first : y + s.partner;
+  }
   return s;
 }
 
-template <class A> LossRow LossRows<A>::row(const LossSample &sample, int64_t r) const {
+template <class A> LossRow LossSample<A>::row(int64_t r) const {
   LossRow row;
-  if (!labels) {
-    row.spread = own_scale;
-    row.z_coef = args.z_loss * z_scale;
+  if (!mine) {
+    row.spread = spread_own;
+    row.z_coef = z_own;
     return row;
   }
-  const int64_t mine = y[sample.first + r];
-  const int64_t theirs = y_b ? y_b[sample.first + r] : y[sample.partner + r];
   // Without branches: which label is ignored, or the partner's too, no predictor knows.
-  const bool has_own = (mine != args.ignore_index) & (sample.own != 0);
-  const bool has_other = (theirs != args.ignore_index) & (sample.other != 0);
-  const bool same = has_own & has_other & (mine == theirs); // then the masses add
-  const double own = has_own ? sample.hot_own * weight_of(mine) : 0;
-  const double other = has_other ? sample.hot_other * weight_of(theirs) : 0;
+  const int64_t y = mine[r], y_b = theirs[r];
+  const bool has_own = (y != ignore_index) & (own != 0);
+  const bool has_other = (y_b != ignore_index) & (other != 0);
+  const bool same = has_own & has_other & (y == y_b); // then the masses add
+  const double mass = has_own ? hot_own * (weight ? weight[y] : 1.0) : 0;
+  const double mass_b = has_other ? hot_other * (weight ? weight[y_b] : 1.0) : 0;
   row.live = has_own | has_other;
-  row.y_own = has_own ? mine : -1;
-  row.y_other = has_other & !same ? theirs : -1;
-  row.hot_own = own + (same ? other : 0);
-  row.hot_other = same ? 0 : other;
-  row.spread = (has_own ? sample.spread_own : 0) + (has_other ? sample.spread_other : 0);
-  row.z_coef = (has_own ? sample.z_own : 0) + (has_other ? sample.z_other : 0);
+  row.y_own = has_own ? y : -1;
+  row.y_other = has_other & !same ? y_b : -1;
+  row.hot_own = mass + (same ? mass_b : 0);
+  row.hot_other = same ? 0 : mass_b;
+  row.spread = (has_own ? spread_own : 0) + (has_other ? spread_other : 0);
+  row.z_coef = (has_own ? z_own : 0) + (has_other ? z_other : 0);
   return row;
 }
 

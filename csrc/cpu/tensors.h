@@ -100,7 +100,7 @@ inline void expect_writes(void *p, int64_t bytes) {
   constexpr uintptr_t kHuge = 2u << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(p) + kHuge - 1) / kHuge * kHuge;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(p) + bytes) / kHuge * kHuge;
-  if (bytes >= static_cast<int64_t>(8 * kHuge) && end > begin)
+  if (end > begin)
     madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE); // a hint: may fail
 #endif
 }
