@@ -18,7 +18,8 @@ constexpr int64_t kShortRow = 160;
 template <class Worker, class A, class Body>
 void share_out(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
   const int64_t several = Worker::rows_at_a_time(rows);
-  const int64_t grain = std::max<int64_t>(1, kLogitsPerThread / (rows.classes + kRowCost) / several);
+  const int64_t grain =
+      std::max<int64_t>(1, kLogitsPerThread / (rows.classes + kRowCost) / several);
   const int64_t units = (rows.count + several - 1) / several;
   torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
     Worker worker(rows, out);

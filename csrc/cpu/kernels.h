@@ -25,12 +25,27 @@ struct RowSums {
 // The numbers of a tile's rows, an array of `lanes` for each name.
 enum TileArray {
   kLive, // 1, or 0: counts for nothing, whatever its logits hold
-  kHotOwn, kHotOther, kSpread, kZCoef, // LossRow's
-  kLogitOwn, kLogitOther, kUOwn, kUOther, // of its labels
-  kOwn, kOther,                           // of its two targets
+  kHotOwn,
+  kHotOther,
+  kSpread,
+  kZCoef, // LossRow's
+  kLogitOwn,
+  kLogitOther,
+  kUOwn,
+  kUOther, // of its labels
+  kOwn,
+  kOther, // of its two targets
   kUpstream,
-  kMax, kSum, kDot, kMass, kLogSum, kLoss,
-  kScale, kShare, kEntryOwn, kEntryOther, // of the gradient: see loss_formulas.inc
+  kMax,
+  kSum,
+  kDot,
+  kMass,
+  kLogSum,
+  kLoss,
+  kScale,
+  kShare,
+  kEntryOwn,
+  kEntryOther, // of the gradient: see loss_formulas.inc
   kTileArrays
 };
 template <class A> struct TileRows {

@@ -1,6 +1,6 @@
-// One thread's work on tiles of neighbouring rows: vectors run across the rows, a lane for each. For
-// classes that are not neighbours in memory, where the rows are, and for rows so short that a vector
-// along the classes would be mostly its own tail.
+// One thread's work on tiles of neighbouring rows: vectors run across the rows, a lane for each.
+// For classes that are not neighbours in memory, where the rows are, and for rows so short that a
+// vector along the classes would be mostly its own tail.
 #pragma once
 #include "cpu/loss_worker.h"
 #include <algorithm>
@@ -23,9 +23,8 @@ public:
 
   AcrossRows(const LossRows<A> &rows, const GradientRows *out)
       : rows_(rows), out_(out), kernels_(row_kernels().loss<A>()), lanes_(rows_at_a_time(rows)),
-        cap_(rows.args.softcap), labels_(2 * lanes_), partners_(lanes_),
-        offsets_(lanes_), z_(rows.classes * lanes_),
-        numbers_(kTileArrays * lanes_), row_{numbers_.data(), lanes_} {
+        cap_(rows.args.softcap), labels_(2 * lanes_), partners_(lanes_), offsets_(lanes_),
+        z_(rows.classes * lanes_), numbers_(kTileArrays * lanes_), row_{numbers_.data(), lanes_} {
     if (cap_ != 0) apart_.resize(z_.size());
     if (rows.spread == kWeights) u_ = rows.weights();
     if (rows.spread == kTargets) {
@@ -238,8 +237,8 @@ private:
   const LossKernels<A> &kernels_;
   int64_t lanes_;
   double cap_;
-  std::vector<int64_t> labels_;              // the rows' own, then their partners'; -1: none
-  std::vector<int64_t> partners_, offsets_;  // rows of the other target; places in memory
+  std::vector<int64_t> labels_;                  // the rows' own, then their partners'; -1: none
+  std::vector<int64_t> partners_, offsets_;      // rows of the other target; places in memory
   std::vector<A> z_, apart_, t_, b_, row_major_; // tiles
   std::vector<A> numbers_;
   TileRows<A> row_;

@@ -98,8 +98,8 @@ private:
       u_ = b;
     } else {
       u_scratch_.resize(rows_.classes);
-      kernels_.blend_row(u_scratch_.data(), a, b, rows_.weights(), rows_.classes, s.own,
-                         s.other, 1 - eps, eps / rows_.classes);
+      kernels_.blend_row(u_scratch_.data(), a, b, rows_.weights(), rows_.classes, s.own, s.other,
+                         1 - eps, eps / rows_.classes);
       u_ = u_scratch_.data();
     }
   }

@@ -77,7 +77,7 @@ template <class A> struct LossSample {
   double own, other;         // coefficients of the two terms
   double hot_own, hot_other; // of a label with a weight of 1
   double spread_own, spread_other, z_own, z_other;
-  int64_t first, partner; // its first row, and its partner's
+  int64_t first, partner;       // its first row, and its partner's
   const int64_t *mine, *theirs; // labels; null where targets are probabilities
   int64_t ignore_index;
   const A *weight; // or null
@@ -155,8 +155,7 @@ template <class A> void LossRows<A>::read_labels() {
   if (mean) find_divisors();
 }
 
-template <class A>
-void LossRows<A>::check_labels(const char *name, const int64_t *label) const {
+template <class A> void LossRows<A>::check_labels(const char *name, const int64_t *label) const {
   const auto n = static_cast<uint64_t>(classes);
   bool bad = false; // found without a branch, so that the compiler makes vectors of it
   for (int64_t r = 0; r < count; ++r)
