@@ -113,9 +113,12 @@ def label_term(at, y, hot, pivot, z_class, CAPPED: tl.constexpr, softcap):
 
 @triton.jit
 def through_cap(g, z, softcap):
-    """The gradient g to the capped logits z, made one to the logits themselves."""
+    """The gradient g to the capped logits z, made one to the logits themselves.
+
+    A masked class (-inf) was not capped.
+    """
     u = z / softcap
-    return tl.where(z == float("-inf"), 0, g * (1 - u * u))
+    return tl.where(z == float("-inf"), g, g * (1 - u * u))
 
 
 @triton.jit

@@ -83,6 +83,20 @@ def test_z_loss_and_softcap(backend):
     torch.testing.assert_close(got, naive(capped, y, y[perm], 0.3) + extra)
 
 
+def test_a_label_at_a_masked_class_under_softcap(backend):
+    """The class was not capped, so the cap's derivative does not reach its gradient of -1."""
+    z = torch.tensor([[-float("inf"), 0.0, 1.0, 3.0]]).requires_grad_()
+    y = torch.tensor([0])
+    loss = m.mixed_cross_entropy(z, y, None, 0.3, target_b=y, softcap=2.0)
+    (gradient,) = torch.autograd.grad(loss, z)
+    capped = 2 * torch.tanh(z.detach() / 2)
+    capped[0, 0] = -float("inf")
+    want = capped.softmax(1) * (1 - torch.tanh(z.detach() / 2) ** 2)
+    want[0, 0] = -1
+    assert loss == float("inf")
+    torch.testing.assert_close(gradient, want)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_gradcheck(backend, reduction):
     z = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
