@@ -7,8 +7,9 @@
 
 namespace mmix {
 
-// Tiles stay in the L1 cache with what is beside them, or have the fewest lanes there are.
-constexpr int64_t kLossTileBytes = 16384, kMostLanes = 128;
+// A tile stays in the L1 cache with what is beside it, and takes so many bytes of a class at most:
+// longer runs gained nothing. It has the fewest lanes there are where that is not possible.
+constexpr int64_t kLossTileBytes = 24576, kRunBytes = 512;
 constexpr int64_t kAhead = 3; // classes
 
 // The logits of a tile are copied to scratch, [classes][lanes], and the gradient is copied back.
@@ -17,8 +18,9 @@ public:
   static int64_t rows_at_a_time(const LossRows<A> &rows) {
     const int64_t least = row_kernels().loss<A>().lanes, bytes = sizeof(A);
     const int64_t fit = kLossTileBytes / bytes / std::max<int64_t>(rows.classes, 1);
+    const int64_t most = kRunBytes / element_size(rows.logits.type);
     const int64_t needed = (rows.count + least - 1) / least * least;
-    return std::max(least, std::min({fit / least * least, kMostLanes, needed}));
+    return std::max(least, std::min({fit / least * least, most, needed}));
   }
 
   AcrossRows(const LossRows<A> &rows, const GradientRows *out)
@@ -202,9 +204,11 @@ private:
                                       classes);
           }
           row_major_.resize(z_.size());
-          for (int64_t i = 0; i < rows; ++i)
+          // Rows that follow one another are one run.
+          const bool one = view.class_stride == 1 && step == classes;
+          for (int64_t i = 0; i < rows; i += one ? rows : 1)
             gather(kernels_, row_major_.data() + i * classes, view.at(offsets_[k + i]), view.type,
-                   view.class_stride, classes);
+                   view.class_stride, one ? rows * classes : classes);
           kernels_.transpose(tile + k, lanes_, row_major_.data(), classes, rows, classes);
         });
   }
@@ -226,9 +230,10 @@ private:
           }
           row_major_.resize(z_.size());
           kernels_.transpose(row_major_.data(), classes, tile + k, lanes_, classes, rows);
-          for (int64_t i = 0; i < rows; ++i)
+          const bool one = view.class_stride == 1 && step == classes;
+          for (int64_t i = 0; i < rows; i += one ? rows : 1)
             scatter(kernels_, out_->at(offsets_[k + i]), view.type, view.class_stride,
-                    row_major_.data() + i * classes, classes);
+                    row_major_.data() + i * classes, one ? rows * classes : classes);
         });
   }
 
