@@ -190,7 +190,7 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
   const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
   const int64_t unit = lines.unit;
   if (!is_number(x.scalar_type()) || (!lam.per_sample && lam.shared == 0)) {
-    walk(x, cycles, lines, boxes, Paste{unit * x.element_size()});
+    walk(x, cycles, lines, boxes, Paste{unit * static_cast<int64_t>(x.element_size())});
     return;
   }
   const auto kernel = row_kernels().mix[dtype_of(x.scalar_type())];

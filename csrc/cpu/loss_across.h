@@ -90,8 +90,8 @@ private:
     }
   }
 
-  // The coefficients of rows first, first + 1, ... Some are the same for all rows, and are not
-  // asked for here.
+  // The coefficients of rows first, first + 1, ...; kSpread and kZCoef stay 0 where no row has
+  // them.
   void find(int64_t first, int64_t n) {
     const TileRows<A> to = row_; // a copy, which no store can change
     const bool smooth = rows_.spread != kNone, squared = rows_.args.z_loss != 0;

@@ -252,7 +252,7 @@ template <class A> LossRow LossSample<A>::row(int64_t r) const {
   const double mass_b = has_other ? hot_other * (weight ? weight[y_b] : 1.0) : 0;
   row.live = has_own | has_other;
   row.y_own = has_own ? y : -1;
-  row.y_other = has_other & !same ? y_b : -1;
+  row.y_other = has_other && !same ? y_b : -1;
   row.hot_own = mass + (same ? mass_b : 0);
   row.hot_other = same ? 0 : mass_b;
   row.spread = (has_own ? spread_own : 0) + (has_other ? spread_other : 0);

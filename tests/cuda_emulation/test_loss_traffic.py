@@ -102,7 +102,9 @@ def test_weights_and_smoothing_read_a_row_of_weights_for_a_row(emulator, batch, 
         check_logits(times, z, gradient, 1.06)
         # And those of the labels: four a row, by the mean and by the rows, a sector each.
         labels = 4 * 32 / (classes * w.element_size())
-        assert times(w) <= batch * (limit + labels)
+        # A row is cut where its logits' vectors end, which lies inside a sector of the weights.
+        cuts = 0.02
+        assert times(w) <= batch * (limit + cuts + labels)
         assert counted[w.data_ptr()].loads[4] * 16 >= 0.8 * batch * classes * w.element_size()
 
 
