@@ -42,6 +42,16 @@ def machine_line(data: dict) -> str:
     )
 
 
+def machine_lines(data: dict[str, dict]) -> str:
+    """One line, or one for the files of each machine and day: ratios of two are not compared."""
+    files: dict[str, list[str]] = {}
+    for name, one in data.items():
+        files.setdefault(machine_line(one), []).append(name)
+    if len(files) == 1:
+        return next(iter(files))
+    return "\n".join(f"- {', '.join(names)}: {line}" for line, names in files.items())
+
+
 def is_small(row: Row) -> bool:
     return row.op.endswith("small call")
 
@@ -80,7 +90,7 @@ def blocks(data: dict[str, dict]) -> dict[str, str]:
     found["losses"] = f"{shown(every['losses'], dtypes)}\n\n{misses(every['losses'])}"
     small = [r for name in ("mix", "cross_entropy") for r in every[name] if is_small(r)]
     return found | {
-        "machine": machine_line(data["mix"]),
+        "machine": machine_lines({name: data[name] for name in names}),
         "small": shown(small),
         "step": shown(every["step"]),
     }
