@@ -235,6 +235,22 @@ def test_report_writes_all_or_nothing(files, data, spoil, said):
     assert before == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
 
 
+def test_the_report_names_the_machine_of_each_file(files):
+    report.main(files)
+    one = (files / "README.md").read_text()
+    assert "\n- mix" not in one
+    other = datafile.read(files / "benchmarks/results/losses.json")
+    other["machine_info"]["capability"] = "AVX9"
+    datafile.write_json(files / "benchmarks/results/losses.json", other)
+    report.main(files)
+    lines = (files / "README.md").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("- ")] == [
+        "- mix, cross_entropy, step",
+        "- losses",
+    ]
+    assert any(line.startswith("- losses:") and "AVX9" in line for line in lines)
+
+
 def test_report(files, data):
     report.main(files)
     readme = (files / "README.md").read_text()
@@ -300,22 +316,6 @@ def test_every_command_has_a_line_of_help(capsys):
 
 
 @pytest.mark.parametrize(("words", "written"), [([], True), (["--quick"], False)])
-def test_the_report_names_the_machine_of_each_file(files):
-    report.main(files)
-    one = (files / "README.md").read_text()
-    assert "\n- mix" not in one
-    other = datafile.read(files / "benchmarks/results/losses.json")
-    other["machine_info"]["capability"] = "AVX9"
-    datafile.write_json(files / "benchmarks/results/losses.json", other)
-    report.main(files)
-    lines = (files / "README.md").read_text().splitlines()
-    assert [line.split(":")[0] for line in lines if line.startswith("- ")] == [
-        "- mix, cross_entropy, step",
-        "- losses",
-    ]
-    assert any(line.startswith("- losses:") and "AVX9" in line for line in lines)
-
-
 def test_all_reports_what_it_replaced(monkeypatch, words, written):
     done = []
     monkeypatch.setattr(commands, "measure", lambda name, options: done.append(name))
