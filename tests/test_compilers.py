@@ -1,8 +1,7 @@
-import re
-
 """The flags of `setup.py` and the sources, tried on one file at a time: nothing is built."""
 
 import json
+import re
 import shutil
 import subprocess
 import sysconfig
