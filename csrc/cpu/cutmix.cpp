@@ -124,8 +124,8 @@ void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes
   char *data = static_cast<char *>(x.mutable_data_ptr());
 
   const int64_t total = lines.outer * height, bytes = width * unit; // lines, bytes of one
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(),
-                                            1 + total * bytes * cycles.size / kBytesPerThread);
+  const int64_t threads = std::min<int64_t>(
+      torch::stable::get_num_threads(), 1 + total * bytes * cycles.size / kInPlaceBytesPerThread);
   const int64_t block =
       std::clamp<int64_t>(kBlockBytes / bytes, 1, (total + threads - 1) / threads);
   const int64_t blocks = (total + block - 1) / block, grain = threads == 1 ? blocks : 1;

@@ -14,11 +14,9 @@ namespace {
 constexpr int64_t kTileBytes = 32768, kSmallTileBytes = 8192;
 // Rows saved where the visit of an in-place mix is cut.
 constexpr int64_t kSavedPerThread = 65536;
-// In place two threads share one tensor's lines, scattered rows each: below the size of an L2 cache
-// one thread that finds them all there is faster. Of rows shorter than a page, in which the
-// hardware prefetches ahead, each thread even pulls lines that the other is about to write.
-constexpr int64_t kInPlaceBytesPerThread = 512 << 10, kNarrowRow = 4096,
-                  kNarrowBytesPerThread = 2 << 20;
+// Of rows shorter than a page, in which the hardware prefetches ahead, a thread that works in place
+// even pulls lines that the other is about to write.
+constexpr int64_t kNarrowRow = 4096, kNarrowBytesPerThread = 2 << 20;
 // How far before its own visit a row is prefetched, and the least and most rows that may be.
 constexpr int64_t kAheadBytes = 32768, kLeastAhead = 2, kMostAhead = 8;
 // A sample seen as runs of contiguous elements: offsets of the runs in x and out.

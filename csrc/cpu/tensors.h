@@ -141,6 +141,9 @@ inline Tensor fresh_like(const Tensor &x) {
 
 // Below this many bytes moved a second thread costs more than it brings.
 constexpr int64_t kBytesPerThread = 32768;
+// In place two threads share one tensor's lines, scattered rows each: below the size of an L2 cache
+// one thread that finds them all there is faster.
+constexpr int64_t kInPlaceBytesPerThread = 512 << 10;
 
 // mix.cpp; also a part of mix_batch_.
 void mix_(Tensor x, Tensor perm, Tensor lam, int64_t dim);
