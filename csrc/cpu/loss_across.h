@@ -34,6 +34,7 @@ public:
       u_ = t_.data();
     }
     std::fill_n(row_[kUOwn], 2 * lanes_, A(1));
+    if (rows.spread == kOnes || rows.spread == kWeights) find_mass(); // the same for every row
   }
 
   void forward(int64_t first, int64_t n, Softmax<A> *stats, double *loss) {
@@ -69,8 +70,10 @@ private:
     place(rows_.logits, first, n);
     load_tile(z_.data(), rows_.logits, n);
     if (cap_ != 0) kernels_.cap(z_.data(), static_cast<int64_t>(z_.size()), cap_);
-    if (rows_.spread == kTargets) load_targets(first, n);
-    if (rows_.spread != kNone) kernels_.tile_mass(rows_.spread, u_, rows_.classes, row_);
+    if (rows_.spread == kTargets) {
+      load_targets(first, n);
+      find_mass();
+    }
     const TileRows<A> row = row_;
     for_labels(n, [row, z = z_.data()](int64_t at, int64_t, int64_t k, bool other) {
       row[other ? kLogitOther : kLogitOwn][k] = z[at];
@@ -80,6 +83,8 @@ private:
         row[other ? kUOther : kUOwn][k] = u[y];
       });
   }
+
+  void find_mass() { kernels_.tile_mass(rows_.spread, u_, rows_.classes, row_); }
 
   // Calls f(the label's place in a tile, label, row, whether it is the partner's).
   template <class F> void for_labels(int64_t n, const F &f) const {
