@@ -25,9 +25,10 @@ STABLE_TORCH_LIBRARY(MMIX_NAMESPACE, m) {
   m.def("mix_batch_(Tensor(a!) x, Tensor target, Tensor perm, Tensor lam, int num_classes, "
         "float label_smoothing, int ignore_index, ScalarType dtype) -> Tensor");
   // stats: (rows, 2), the max and the log of the sum of exponentials of each row. gradient: of the
-  // loss, for an upstream gradient of 1, written in the same pass; empty where it is not wanted.
+  // loss times `upstream`, written in the same pass. Empty without an upstream, and on a GPU, whose
+  // kernels write it there for an upstream of 1 alone.
   m.def("cross_entropy(Tensor logits, " MMIX_CE_ARGS
-        ", bool with_gradient) -> (Tensor loss, Tensor stats, Tensor gradient)");
+        ", float? upstream) -> (Tensor loss, Tensor stats, Tensor gradient)");
   m.def("cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, " MMIX_CE_ARGS
         ") -> Tensor");
   m.def("cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, " MMIX_CE_ARGS

@@ -202,13 +202,23 @@ def cross_entropy(logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
     """Not under a transform, which plain PyTorch serves."""
     if _recorded(logits.requires_grad):
         return _record(CrossEntropyFn, logits, rest, call)
-    return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, False)[0]
+    return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, None)[0]
 
 
-# Kinds of loss whose last upstream gradient was not 1: gradient accumulation, a loss scale, another
-# loss beside it. A training loop gives the same again, so the next forward writes no gradient: the
-# bytes of the logits then move three times instead of four. Known on the CPU alone.
-_scaled: set[tuple[Any, ...]] = set()
+# The last upstream gradient of each kind of loss, and whether the one before was the same: a
+# training loop gives the same again and again, be it 1, a share of accumulated batches or a loss
+# scale. Known on the CPU alone.
+_upstreams: dict[tuple[Any, ...], tuple[float, bool]] = {}
+
+
+def _expected_upstream(kind: tuple[Any, ...]) -> float | None:
+    """That for which the forward writes the gradient: the bytes of the logits then move twice.
+
+    None after two different ones: without a gradient in the forward they move three times, with one
+    that is written in vain four times.
+    """
+    last, repeated = _upstreams.get(kind, (1.0, True))
+    return last if repeated else None
 
 
 class CrossEntropyFn(Function):
@@ -217,23 +227,18 @@ class CrossEntropyFn(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
         reduction = call.options[1]
-        # Made for an upstream gradient of 1, the gradient takes no second pass over the logits;
-        # were another upstream to come, it would have been written in vain. In place it must wait:
-        # the logits are still in use.
-        kind = logits.shape[1], logits.dtype, reduction, logits.is_cpu
-        with_gradient = (
-            ctx.needs_input_grad[0]
-            and not call.inplace
-            and reduction != "none"
-            and not torch.compiler.is_compiling()
-            and kind not in _scaled
-        )
+        kind = upstream = None
+        # In place the gradient must wait: the logits are still in use.
+        if not call.inplace and reduction != "none" and not torch.compiler.is_compiling():
+            kind = logits.shape[1], logits.dtype, reduction, logits.is_cpu
+            upstream = _expected_upstream(kind)
         loss, stats, gradient = kernel(call.namespace, "cross_entropy")(
-            logits, *rest, *call.options, with_gradient
+            logits, *rest, *call.options, upstream
         )
         ctx.save_for_backward(stats, logits, *rest)
-        ctx.call, ctx.gradient = call, gradient if with_gradient else None
-        ctx.kind = None if call.inplace or reduction == "none" else kind
+        written = upstream is not None and gradient.shape == logits.shape
+        ctx.call, ctx.gradient = call, gradient if written else None
+        ctx.kind, ctx.upstream = kind, upstream
         ctx.overwritten = False
         return loss
 
@@ -246,14 +251,15 @@ class CrossEntropyFn(Function):
         ready = gradient is not None and not mapped and not again
         # Read on the CPU only, where no host waits.
         if ctx.kind is not None and not mapped and grad.is_cpu and readable(grad):
-            unit = grad.item() == 1
-            (_scaled.discard if unit else _scaled.add)(ctx.kind)
-            if unit and ready:
+            upstream = grad.item()
+            last, _ = _upstreams.get(ctx.kind, (1.0, True))
+            _upstreams[ctx.kind] = upstream, upstream == last
+            if ready and upstream == ctx.upstream:
                 return gradient, None, None
         stats, logits, *rest = ctx.saved_tensors
         if mapped:
             return _reference_gradient(grad, logits, rest, ctx.call), None, None
-        if ready:
+        if ready and ctx.upstream == 1:
             kernel(ctx.call.namespace, "cross_entropy_rescale_")(
                 gradient, grad.contiguous(), stats, logits, *rest, *ctx.call.options
             )

@@ -47,11 +47,11 @@ def _fake_mix_batch(x: Tensor, *args: Any) -> Tensor:
 
 
 def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    reduction, with_gradient = args[6], args[-1]
+    reduction, upstream = args[6], args[-1]
     acc = torch.float64 if logits.dtype == torch.float64 else torch.float32
     rows = logits.shape[:1] + logits.shape[2:]
     loss = logits.new_empty(rows if reduction == "none" else (), dtype=acc)
-    gradient = torch.empty_like(logits) if with_gradient else logits.new_empty(0)
+    gradient = logits.new_empty(0) if upstream is None else torch.empty_like(logits)
     count = math.prod(rows)  # not rows.numel(), which fixes a symbolic size
     return loss, logits.new_empty((count, 2), dtype=acc), gradient
 

@@ -33,7 +33,7 @@ SCHEMAS = (  # those of csrc/ops.cpp, which may not be there; a test compares
     f"mix_targets({_TARGET_ARGS}) -> Tensor",
     f"mix_batch_(Tensor(a!) x, {_TARGET_ARGS}) -> Tensor",
     "cutmix_(Tensor(a!) x, Tensor perm, Tensor box, Tensor lam) -> ()",
-    f"cross_entropy(Tensor logits, {_LOSS_ARGS}, bool with_gradient) -> "
+    f"cross_entropy(Tensor logits, {_LOSS_ARGS}, float? upstream) -> "
     "(Tensor loss, Tensor stats, Tensor gradient)",
     f"cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, {_LOSS_ARGS}) -> Tensor",
     f"cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, {_LOSS_ARGS}) -> ()",
@@ -130,8 +130,8 @@ def _inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *inputs, with_gradient = args
-    reduction = inputs[6]
+    *inputs, upstream = args
+    with_gradient, reduction = upstream == 1, inputs[6]
     shape = logits.shape[:1] + logits.shape[2:]
     acc = compute_dtype(logits.dtype)
     losses = logits.new_empty(shape, dtype=acc)

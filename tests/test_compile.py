@@ -59,8 +59,8 @@ def test_opcheck():
     torch.library.opcheck(op.mix_targets.default, (y, PERM, lam, *targets))
     torch.library.opcheck(op.mix_batch_.default, (x.clone(), y, PERM, lam, *targets))
     up = torch.tensor(2.0)
-    for with_gradient in (False, True):
-        torch.library.opcheck(op.cross_entropy.default, (x, *tail, with_gradient))
+    for upstream in (None, 1.0):
+        torch.library.opcheck(op.cross_entropy.default, (x, *tail, upstream))
     torch.library.opcheck(op.cross_entropy_backward.default, (up, stats, x, *tail))
     torch.library.opcheck(op.cross_entropy_backward_.default, (up, stats, x.clone(), *tail))
     torch.library.opcheck(op.cross_entropy_rescale_.default, (gradient, up, stats, x, *tail))

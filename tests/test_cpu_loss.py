@@ -2,6 +2,7 @@
 labels and probabilities; every vector width, tail and special value."""
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -249,27 +250,29 @@ def test_a_row_is_the_same_wherever_its_tile_begins():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The kernels that autograd calls, in order; a forward that writes a gradient with a "+"."""
+    """The kernels that autograd calls, in order; of a forward with a gradient also its upstream."""
     seen = []
 
     def spy(namespace, name):
         op = ops.kernel(namespace, name)
 
         def call(*args):
-            seen.append(name.removeprefix("cross_entropy") + ("+" if args[-1] is True else ""))
+            written = args[-1] if name == "cross_entropy" else None
+            seen.append(name.removeprefix("cross_entropy") if written is None else written)
             return op(*args)
 
         return call
 
     monkeypatch.setattr(autograd, "kernel", spy)
-    monkeypatch.setattr(autograd, "_scaled", set())
+    monkeypatch.setattr(autograd, "_upstreams", {})
     return seen
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_no_gradient_in_the_forward_after_another_upstream_than_1(calls, dtype):
-    """Gradient accumulation moves three times the logits' bytes, not four, from its second step."""
-    z, y, perm = torch.randn(6, 40).to(dtype), torch.arange(6), torch.arange(6).flip(0)
+@pytest.mark.parametrize("shape", [(6, 40), (6, 300), (6, 40, 3)], ids=str)  # in tiles, rows, both
+def test_a_forward_writes_the_gradient_for_the_upstream_that_came_twice(calls, dtype, shape):
+    z, perm = torch.randn(shape).to(dtype), torch.arange(6).flip(0)
+    y = torch.randint(0, 40, shape[:1] + shape[2:])
 
     def step(up, **options):
         calls.clear()
@@ -279,16 +282,49 @@ def test_no_gradient_in_the_forward_after_another_upstream_than_1(calls, dtype):
         return gradient, list(calls)
 
     first, seen = step(1.0)
-    assert seen == ["+"]
-    scaled, seen = step(0.25)
-    assert seen == ["+", "_rescale_"]
-    again, seen = step(0.25)
+    assert seen == [1.0]
+    scaled, seen = step(0.3)
+    assert seen == [1.0, "_rescale_"]
+    again, seen = step(0.3)  # 1, then 0.3
     assert seen == ["", "_backward"] and torch.equal(again, scaled)
-    assert step(1.0, reduction="sum")[1] == ["+"]  # of another kind
-    assert step(0.25, inplace_backward=True)[1] == ["", "_backward_"]
-    second, seen = step(1.0)  # the upstream is 1 again
-    assert seen == ["", "_backward"] and torch.equal(second, first)
-    assert step(1.0)[1] == ["+"]
+    again, seen = step(0.3)
+    assert len(seen) == 1 and math.isclose(seen[0], 0.3, rel_tol=1e-6)
+    assert torch.equal(again, scaled)
+    assert step(1.0, reduction="sum")[1] == [1.0]  # of another kind
+    assert step(0.3, inplace_backward=True)[1] == ["", "_backward_"]
+    second, seen = step(1.0)  # what the forward wrote is of no use, whatever its upstream was
+    assert seen[1:] == ["_backward"] and torch.equal(second, first)
+    assert step(1.0)[1] == ["", "_backward"]
+    assert step(1.0)[1] == [1.0]
+
+
+def test_two_losses_of_a_kind_with_upstreams_of_their_own(calls):
+    """Each would have the forward of the other write its gradient in vain."""
+    z, y, perm = torch.randn(6, 40), torch.arange(6), torch.arange(6).flip(0)
+    for _ in range(3):
+        calls.clear()
+        own = z.clone().requires_grad_()
+        one, two = (m.mixed_cross_entropy(own * k, y, perm, 0.3) for k in (1, 2))
+        (got,) = torch.autograd.grad(0.7 * one + 0.3 * two, own)
+    assert calls == ["", "", "_backward", "_backward"]
+    one, two = (m.reference.mixed_cross_entropy(own * k, y, perm, 0.3) for k in (1, 2))
+    torch.testing.assert_close(got, torch.autograd.grad(0.7 * one + 0.3 * two, own)[0])
+
+
+@pytest.mark.parametrize("up", [0.0, -2.0, 65536.0, math.inf, math.nan])
+def test_the_expected_upstream_may_be_any_number(calls, up):
+    z, y, perm = torch.randn(6, 40), torch.arange(6), torch.arange(6).flip(0)
+    gradients = []
+    for _ in range(4):
+        own = z.clone().requires_grad_()
+        loss = m.mixed_cross_entropy(own, y, perm, 0.3)
+        gradients += torch.autograd.grad(loss, own, torch.tensor(up))
+    # A NaN equals none before it.
+    assert (calls[-1] == up) if up == up else calls[-2:] == ["", "_backward"]
+    torch.testing.assert_close(gradients, gradients[:1] * 4, rtol=0, atol=0, equal_nan=True)
+    (unit,) = torch.autograd.grad(m.mixed_cross_entropy(own, y, perm, 0.3), own)
+    if not math.isinf(up):  # the parts of a label's entry may be inf - inf
+        torch.testing.assert_close(gradients[0], unit * up, equal_nan=True)
 
 
 def test_a_scaled_backward_twice_and_twice_differentiated(calls):
@@ -301,5 +337,5 @@ def test_a_scaled_backward_twice_and_twice_differentiated(calls):
             torch.testing.assert_close(
                 torch.autograd.grad(0.5 * loss, own, retain_graph=True)[0], want
             )
-    assert autograd._scaled == {(9, torch.float64, "mean", True)}
+    assert autograd._upstreams == {(9, torch.float64, "mean", True): (0.5, True)}
     assert torch.autograd.gradgradcheck(lambda t: 0.5 * m.mixed_cross_entropy(t, y, perm, 0.3), own)

@@ -40,11 +40,12 @@ void over_rows(const LossRows<A> &rows, const GradientRows *out, const Body &bod
 }
 
 template <class A>
-double forward(const LossRows<A> &rows, const GradientRows *gradient, Softmax<A> *stats, A *loss) {
+double forward(const LossRows<A> &rows, const GradientRows *gradient, double upstream,
+               Softmax<A> *stats, A *loss) {
   // Row losses are summed in one fixed order, whatever the number of threads.
   std::vector<double> row_loss(rows.count);
   over_rows(rows, gradient, [&](auto &worker, int64_t first, int64_t n) {
-    worker.forward(first, n, stats + first, row_loss.data() + first);
+    worker.forward(first, n, stats + first, row_loss.data() + first, upstream);
   });
   double total = 0;
   for (int64_t r = 0; r < rows.count; ++r) {
@@ -74,7 +75,8 @@ template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F 
         softcap                                                                                    \
   }
 
-std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_CE_PARAMETERS, bool with_gradient) {
+std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_CE_PARAMETERS,
+                                                 std::optional<double> upstream) {
   const LossArgs args = MMIX_CE_LOSS_ARGS;
   return with_arithmetic(logits, [&](auto zero) {
     using A = decltype(zero);
@@ -85,11 +87,12 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_CE_PARAMETERS, bool with_g
       if (d != 1) shape.push_back(logits.size(d));
     Tensor loss = fresh(shape, acc);
     Tensor stats = fresh({rows.count, 2}, acc);
-    Tensor gradient = with_gradient ? fresh_like(logits) : fresh({0}, logits.scalar_type());
+    Tensor gradient = upstream ? fresh_like(logits) : fresh({0}, logits.scalar_type());
     std::optional<GradientRows> out;
-    if (with_gradient) out.emplace(gradient, streams(gradient));
+    if (upstream) out.emplace(gradient, streams(gradient));
     A *loss_data = static_cast<A *>(loss.mutable_data_ptr());
-    const double total = forward(rows, out ? &*out : nullptr, softmax_of<A>(stats), loss_data);
+    const double total = forward(rows, out ? &*out : nullptr, upstream.value_or(1),
+                                 softmax_of<A>(stats), loss_data);
     if (!rows.per_row) *loss_data = static_cast<A>(total);
     return std::tuple(loss, stats, gradient);
   });

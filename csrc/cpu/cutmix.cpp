@@ -87,23 +87,33 @@ inline void copy(char *to, const char *from, int64_t bytes) {
   std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece); // may overlap the one before
 }
 
-// Two runs of bytes change places, in pieces that registers hold.
+// Two runs of bytes change places, in pieces that registers hold. The last piece may overlap the one
+// before, so it is read before that is written.
 inline void swap(char *a, char *b, int64_t bytes) {
-  struct Piece {
+  const auto by = [&](auto piece) {
+    using Piece = decltype(piece);
+    constexpr int64_t size = sizeof(Piece);
+    if (bytes < size) return false;
+    const auto load = [](const char *p) {
+      Piece v;
+      std::memcpy(&v, p, size);
+      return v;
+    };
+    const int64_t last = bytes - size;
+    const Piece last_a = load(a + last), last_b = load(b + last);
+    for (int64_t i = 0; i < last; i += size) {
+      const Piece x = load(a + i), y = load(b + i);
+      std::memcpy(a + i, &y, size);
+      std::memcpy(b + i, &x, size);
+    }
+    std::memcpy(a + last, &last_b, size);
+    std::memcpy(b + last, &last_a, size);
+    return true;
+  };
+  struct Vector { // of any CPU
     int64_t halves[2];
   };
-  int64_t i = 0;
-  const auto by = [&](auto x, auto y) {
-    for (; i + static_cast<int64_t>(sizeof x) <= bytes; i += sizeof x) {
-      std::memcpy(&x, a + i, sizeof x);
-      std::memcpy(&y, b + i, sizeof x);
-      std::memcpy(a + i, &y, sizeof x);
-      std::memcpy(b + i, &x, sizeof x);
-    }
-  };
-  by(Piece{}, Piece{});
-  by(int32_t{}, int32_t{});
-  by(char{}, char{});
+  if (!by(Vector{}) && !by(int32_t{})) by(char{});
 }
 
 // What becomes of a run of row i's contiguous columns, p; its partner's are at `from`.

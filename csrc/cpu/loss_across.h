@@ -37,7 +37,8 @@ public:
     if (rows.spread == kOnes || rows.spread == kWeights) find_mass(); // the same for every row
   }
 
-  void forward(int64_t first, int64_t n, Softmax<A> *stats, double *loss) {
+  // upstream: of the gradient, where there is one to write.
+  void forward(int64_t first, int64_t n, Softmax<A> *stats, double *loss, double upstream) {
     load(first, n);
     A *exps = out_ ? gradient() : nullptr;
     kernels_.tile_sums(z_.data(), rows_.spread, u_, rows_.classes, row_, exps);
@@ -47,7 +48,7 @@ public:
       loss[k] = row_[kLoss][k];
     }
     if (!out_) return;
-    std::fill_n(row_[kUpstream], lanes_, A(1));
+    std::fill_n(row_[kUpstream], lanes_, static_cast<A>(upstream));
     store(first, n, exps, true);
   }
 

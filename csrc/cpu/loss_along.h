@@ -27,7 +27,8 @@ public:
     }
   }
 
-  void forward(int64_t r, int64_t, Softmax<A> *stats, double *loss) {
+  // upstream: of the gradient, where there is one to write.
+  void forward(int64_t r, int64_t, Softmax<A> *stats, double *loss, double upstream) {
     find(r);
     *stats = {};
     *loss = 0;
@@ -39,7 +40,7 @@ public:
       *loss = row_loss<double>(row_.hot_own, logit(row_.y_own) - stats->max, row_.hot_other,
                                logit(row_.y_other) - stats->max, row_.spread, sums.dot, sums.mass,
                                row_.z_coef, stats->max, stats->log_sum);
-      if (out_) store(r, *stats, sums.mass, 1, exps);
+      if (out_) store(r, *stats, sums.mass, upstream, exps);
     } else if (out_) {
       zero(r);
     }

@@ -164,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor>
 cross_entropy(Tensor logits, Tensor target, std::optional<Tensor> perm,
               std::optional<Tensor> target_b, Tensor lam, std::optional<Tensor> weight,
               int64_t ignore_index, std::string reduction, double label_smoothing, double z_loss,
-              double softcap, bool with_gradient) {
+              double softcap, std::optional<double> upstream) {
   const LossArgs args{logits,    target,          perm,   target_b, lam, weight, ignore_index,
                       reduction, label_smoothing, z_loss, softcap};
   const OnDevice device(logits);
@@ -173,6 +173,7 @@ cross_entropy(Tensor logits, Tensor target, std::optional<Tensor> perm,
   for (int64_t d = 0; is_per_row(args) && d < logits.dim(); ++d)
     if (d != 1) shape.push_back(logits.size(d));
   LossProblem a = problem_of(args);
+  const bool with_gradient = upstream && *upstream == 1; // the loss has the same coefficients
   Tensor loss = torch::stable::new_empty(logits, shape, acc);
   Tensor stats = torch::stable::new_empty(logits, {a.rows, 2}, acc);
   Tensor gradient =

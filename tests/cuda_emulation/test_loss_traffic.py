@@ -26,7 +26,7 @@ def run(emulator, z, target, lam, **kw):
     acc = DOUBLE if z.dtype == DOUBLE else FLOAT
     args = arguments(target, perm, torch.as_tensor(lam, dtype=acc), **kw)
     emulator.count_traffic(True)
-    _, _, gradient = OPS.cross_entropy(z, *args, True)
+    _, _, gradient = OPS.cross_entropy(z, *args, 1.0)
     counted = emulator.traffic()
 
     def times(t):
@@ -170,7 +170,7 @@ def test_upstream_gradients(emulator):
     z, y, perm = torch.randn(64, 1000), torch.randint(0, 1000, (64,)), torch.randperm(64)
     args = arguments(y, perm, torch.tensor(0.3))
     emulator.count_traffic(True)
-    _, stats, gradient = OPS.cross_entropy(z, *args, True)
+    _, stats, gradient = OPS.cross_entropy(z, *args, 1.0)
 
     def moved():
         counted = emulator.traffic()
@@ -187,6 +187,6 @@ def test_upstream_gradients(emulator):
     OPS.cross_entropy_rescale_(gradient, torch.tensor(0.25), stats, z, *args)
     assert moved() == pytest.approx(4, rel=0.01)
     emulator.count_traffic(True)
-    _, stats, gradient = OPS.cross_entropy(z, *args, False)
+    _, stats, gradient = OPS.cross_entropy(z, *args, None)
     OPS.cross_entropy_backward_(torch.tensor(0.25), stats, z, *args)
     assert moved() == pytest.approx(3, rel=0.01)

@@ -50,7 +50,7 @@ def test_every_option(size, shape, dtype, labels):
             softcap=cap or None,
         )
         inputs = (y, perm, partner, lam, w, -100, reduction, eps, z_loss, cap)
-        loss, stats, gradient = OPS.cross_entropy(z, *inputs, True)
+        loss, stats, gradient = OPS.cross_entropy(z, *inputs, 1.0)
         near, tol = TOLERANCE[acc], TOLERANCE[dtype]
         torch.testing.assert_close(loss.double(), want.detach(), rtol=near, atol=near)
 
@@ -89,7 +89,7 @@ def test_bad_labels_and_perm_poison_their_rows(size, shape, reduction):
         fence = torch.randn(10, *shape[1:])
         z = fence[2:-2]
         inputs = (y, perm, None, torch.tensor(0.3), None, -100, reduction, 0.1, 0.0, 0.0)
-        loss, stats, gradient = OPS.cross_entropy(z, *inputs, True)
+        loss, stats, gradient = OPS.cross_entropy(z, *inputs, 1.0)
         lost_rows = lost.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
         assert torch.equal(gradient.isnan(), lost_rows)
         if reduction == "none":
@@ -115,8 +115,8 @@ def test_strange_layouts(size):
     inputs = (y, perm, None, lam, None, -100, "sum", 0.0, 0.0, 0.0)
     for name, z in made.items():
         plain = z.contiguous()
-        want, stats, gradient = OPS.cross_entropy(plain, *inputs, True)
-        loss, stats, got = OPS.cross_entropy(z, *inputs, True)
+        want, stats, gradient = OPS.cross_entropy(plain, *inputs, 1.0)
+        loss, stats, got = OPS.cross_entropy(z, *inputs, 1.0)
         torch.testing.assert_close(loss, want, msg=name)
         torch.testing.assert_close(got, gradient, msg=name)
         if name != "expanded":
@@ -132,4 +132,4 @@ def test_many_rows_have_the_divisor_of_all(monkeypatch):
     w, lam = torch.rand(3), torch.tensor(0.3)
     inputs = (y, perm, None, lam, w, -1, "mean", 0.0, 0.1, 0.0)
     want = reference.mixed_cross_entropy(z, y, perm, 0.3, weight=w, ignore_index=-1, z_loss=0.1)
-    torch.testing.assert_close(OPS.cross_entropy(z, *inputs, False)[0], want)
+    torch.testing.assert_close(OPS.cross_entropy(z, *inputs, None)[0], want)

@@ -29,7 +29,7 @@ def test_opcheck():
     perm = torch.tensor([1, 2, 0])
     targets = (y, perm, lam, 4, 0.1, -100, torch.float32)
     loss = (y, perm, None, lam, None, -100, "mean", 0.1, 0.0, 0.0)
-    _, stats, gradient = OPS.cross_entropy(x, *loss, True)
+    _, stats, gradient = OPS.cross_entropy(x, *loss, 1.0)
     one = torch.ones(())
     for op, inputs in (
         (OPS.mix, (x, perm, lam, 0, False)),
@@ -37,7 +37,7 @@ def test_opcheck():
         (OPS.cutmix_, (torch.randn(3, 2, 4), perm, torch.tensor([0, 1, 1, 3]), lam)),
         (OPS.mix_targets, targets),
         (OPS.mix_batch_, (x.clone(), *targets)),
-        (OPS.cross_entropy, (x, *loss, True)),
+        (OPS.cross_entropy, (x, *loss, 1.0)),
         (OPS.cross_entropy_backward, (one, stats, x, *loss)),
         (OPS.cross_entropy_backward_, (one, stats, x.clone(), *loss)),
         (OPS.cross_entropy_rescale_, (gradient, one * 2, stats, x, *loss)),
