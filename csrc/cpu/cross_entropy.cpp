@@ -4,6 +4,7 @@
 #include "cpu/loss_across.h"
 #include "cpu/loss_along.h"
 #include <algorithm>
+#include <numeric>
 #include <torch/csrc/stable/library.h>
 
 namespace mmix {
@@ -14,44 +15,38 @@ constexpr int64_t kLogitsPerThread = 65536, kRowCost = 256;
 // Rows of fewer classes than this are faster across: their ends weigh more than a transposition.
 constexpr int64_t kShortRow = 160;
 
-// Calls body(worker, first row, rows) for all rows, a worker for each thread.
+// Calls body(worker, first row, rows) for all rows, a worker for each thread, and adds up what it
+// returns, in an order that does not depend on the number of threads.
 template <class Worker, class A, class Body>
-void share_out(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
+double share_out(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
   const int64_t several = Worker::rows_at_a_time(rows);
   const int64_t grain =
       std::max<int64_t>(1, kLogitsPerThread / (rows.classes + kRowCost) / several);
   const int64_t units = (rows.count + several - 1) / several;
+  std::vector<double> sums(units);
   torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
     Worker worker(rows, out);
     for (int64_t unit = begin; unit < end; ++unit)
-      body(worker, unit * several, std::min(several, rows.count - unit * several));
+      sums[unit] = body(worker, unit * several, std::min(several, rows.count - unit * several));
     if (out && out->stream) publish_streamed();
   });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 template <class A, class Body>
-void over_rows(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
+double over_rows(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
   const RowView &z = rows.logits;
   const bool beside = z.class_stride != 1 && z.step() == 1;
-  if (beside || rows.classes < kShortRow)
-    share_out<AcrossRows<A>>(rows, out, body);
-  else
-    share_out<AlongClasses<A>>(rows, out, body);
+  if (beside || rows.classes < kShortRow) return share_out<AcrossRows<A>>(rows, out, body);
+  return share_out<AlongClasses<A>>(rows, out, body);
 }
 
 template <class A>
 double forward(const LossRows<A> &rows, const GradientRows *gradient, double upstream,
                Softmax<A> *stats, A *loss) {
-  // Row losses are summed in one fixed order, whatever the number of threads.
-  std::vector<double> row_loss(rows.count);
-  over_rows(rows, gradient, [&](auto &worker, int64_t first, int64_t n) {
-    worker.forward(first, n, stats + first, row_loss.data() + first, upstream);
+  const double total = over_rows(rows, gradient, [&](auto &worker, int64_t first, int64_t n) {
+    return worker.forward(first, n, stats + first, rows.per_row ? loss + first : nullptr, upstream);
   });
-  double total = 0;
-  for (int64_t r = 0; r < rows.count; ++r) {
-    if (rows.per_row) loss[r] = static_cast<A>(row_loss[r]);
-    total += row_loss[r];
-  }
   return rows.undefined ? std::numeric_limits<double>::quiet_NaN() : total;
 }
 
@@ -91,8 +86,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_CE_PARAMETERS,
     std::optional<GradientRows> out;
     if (upstream) out.emplace(gradient, streams(gradient));
     A *loss_data = static_cast<A *>(loss.mutable_data_ptr());
-    const double total = forward(rows, out ? &*out : nullptr, upstream.value_or(1),
-                                 softmax_of<A>(stats), loss_data);
+    const double total =
+        forward(rows, out ? &*out : nullptr, upstream.value_or(1), softmax_of<A>(stats), loss_data);
     if (!rows.per_row) *loss_data = static_cast<A>(total);
     return std::tuple(loss, stats, gradient);
   });
@@ -110,6 +105,7 @@ void gradient_into(const Tensor &out, const Tensor &grad, const Tensor &stats, c
     const Softmax<A> *softmax = softmax_of<A>(stats);
     over_rows(rows, &to, [&](auto &worker, int64_t first, int64_t n) {
       worker.backward(first, n, softmax + first, g, rows.per_row);
+      return 0.0;
     });
   });
 }

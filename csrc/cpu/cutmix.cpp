@@ -87,8 +87,8 @@ inline void copy(char *to, const char *from, int64_t bytes) {
   std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece); // may overlap the one before
 }
 
-// Two runs of bytes change places, in pieces that registers hold. The last piece may overlap the one
-// before, so it is read before that is written.
+// Two runs of bytes change places, in pieces that registers hold. The last piece may overlap the
+// one before, so it is read before that is written.
 inline void swap(char *a, char *b, int64_t bytes) {
   const auto by = [&](auto piece) {
     using Piece = decltype(piece);

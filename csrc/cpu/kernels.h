@@ -3,6 +3,7 @@
 // a shared inline function.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 namespace mmix {
@@ -28,13 +29,13 @@ enum TileArray {
   kHotOwn,
   kHotOther,
   kSpread,
-  kZCoef, // LossRow's
+  kZCoef, // RowCoefficients
   kLogitOwn,
   kLogitOther,
   kUOwn,
-  kUOther, // of its labels
+  kUOther, // of its labels: u, their classes' weights or 1
   kOwn,
-  kOther, // of its two targets
+  kOther, // the coefficients of its terms, λ and 1-λ
   kUpstream,
   kMax,
   kSum,
@@ -53,6 +54,15 @@ template <class A> struct TileRows {
   int64_t lanes;
   A *operator[](TileArray name) const { return data + name * lanes; }
 };
+
+// What a term's coefficient, λ or 1-λ, is multiplied by: for its label, for the spread and for the
+// squared log-sum-exp.
+template <class V> struct LossScales {
+  V hot_own, hot_other, spread_own, spread_other, z;
+};
+
+// A label as an integer of A's size, so that vectors hold as many of one as of the other.
+template <class A> using LabelOf = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
 
 // Kernels of the loss in the arithmetic A: float, or double for float64 logits. Coefficients come
 // as double and are narrowed first. `stream` writes past the caches: for a destination too large to
@@ -80,6 +90,13 @@ template <class A> struct LossKernels {
   void (*blend_row)(A *t, const A *a, const A *b, const A *weight, int64_t n, double own,
                     double other, double keep, double base);
 
+  // y[k] = label[k], or `none` where it is ignored.
+  void (*narrow_labels)(LabelOf<A> *y, const int64_t *label, int64_t n, int64_t ignored,
+                        int64_t none);
+  // Of rows with these labels: RowCoefficients, the labels' in y and y_b. Whether a row is not
+  // live.
+  bool (*tile_labels)(LabelOf<A> *y, LabelOf<A> *y_b, int64_t none,
+                      const LossScales<double> &scales, TileRows<A> rows);
   // u: a weight for each class, or a tile. kMass; then kMax, kSum and kDot; exps may be z, or null.
   void (*tile_mass)(Spread spread, const A *u, int64_t classes, TileRows<A> rows);
   void (*tile_sums)(const A *z, Spread spread, const A *u, int64_t classes, TileRows<A> rows,

@@ -4,12 +4,13 @@
 #pragma once
 #include "cpu/loss_worker.h"
 #include <algorithm>
+#include <numeric>
 
 namespace mmix {
 
 // A tile stays in the L1 cache with what is beside it, and takes so many bytes of a class at most:
 // longer runs gained nothing. It has the fewest lanes there are where that is not possible.
-constexpr int64_t kLossTileBytes = 24576, kRunBytes = 512;
+constexpr int64_t kLossTileBytes = 16384, kRunBytes = 512;
 constexpr int64_t kAhead = 3; // classes
 
 // The logits of a tile are copied to scratch, [classes][lanes], and the gradient is copied back.
@@ -25,31 +26,39 @@ public:
 
   AcrossRows(const LossRows<A> &rows, const GradientRows *out)
       : rows_(rows), out_(out), kernels_(row_kernels().loss<A>()), lanes_(rows_at_a_time(rows)),
-        cap_(rows.args.softcap), labels_(2 * lanes_), partners_(lanes_), offsets_(lanes_),
-        z_(rows.classes * lanes_), numbers_(kTileArrays * lanes_), row_{numbers_.data(), lanes_} {
+        cap_(rows.args.softcap), given_(2 * lanes_), labels_(2 * lanes_, none()), partners_(lanes_),
+        size_(rows.classes * lanes_), z_(size_ + lanes_), numbers_(kTileArrays * lanes_),
+        row_{numbers_.data(), lanes_} {
     if (cap_ != 0) apart_.resize(z_.size());
     if (rows.spread == kWeights) u_ = rows.weights();
     if (rows.spread == kTargets) {
-      t_.resize(z_.size());
+      t_.resize(size_);
       u_ = t_.data();
     }
     std::fill_n(row_[kUOwn], 2 * lanes_, A(1));
+    std::fill_n(row_[kLive], lanes_, A(1));
+    std::fill_n(row_[kSpread], lanes_, static_cast<A>(rows.scales.spread_own)); // of probabilities
+    std::fill_n(row_[kZCoef], lanes_, static_cast<A>(rows.scales.z));
+    if (!rows.lam.per_sample) share(rows.sample(0), 0, lanes_);
     if (rows.spread == kOnes || rows.spread == kWeights) find_mass(); // the same for every row
   }
 
-  // upstream: of the gradient, where there is one to write.
-  void forward(int64_t first, int64_t n, Softmax<A> *stats, double *loss, double upstream) {
+  // Returns the sum of the losses, and puts each at `out` too where that is not null. upstream: of
+  // the gradient, where there is one to write.
+  double forward(int64_t first, int64_t n, Softmax<A> *stats, A *out, double upstream) {
     load(first, n);
     A *exps = out_ ? gradient() : nullptr;
     kernels_.tile_sums(z_.data(), rows_.spread, u_, rows_.classes, row_, exps);
     kernels_.tile_losses(row_);
-    for (int64_t k = 0; k < n; ++k) {
-      stats[k] = {row_[kMax][k], row_[kLogSum][k]};
-      loss[k] = row_[kLoss][k];
+    const A *max = row_[kMax], *log_sum = row_[kLogSum];
+    for (int64_t k = 0; k < n; ++k) stats[k] = {max[k], log_sum[k]};
+    if (out) std::copy_n(row_[kLoss], n, out);
+    const double sum = sum_of_losses(n);
+    if (out_) {
+      std::fill_n(row_[kUpstream], lanes_, static_cast<A>(upstream));
+      store(first, n, exps, true);
     }
-    if (!out_) return;
-    std::fill_n(row_[kUpstream], lanes_, static_cast<A>(upstream));
-    store(first, n, exps, true);
+    return sum;
   }
 
   void backward(int64_t first, int64_t n, const Softmax<A> *stats, const A *grad, bool per_row) {
@@ -63,68 +72,79 @@ public:
   }
 
 private:
+  double sum_of_losses(int64_t n) {
+    const A *loss = row_[kLoss];
+    double sums[4] = {}; // side by side: one alone would wait for each addition
+    std::fill(row_[kLoss] + n, row_[kLoss] + lanes_, A(0)); // of lanes without a row
+    for (int64_t k = 0; k < lanes_; k += 4)
+      for (int64_t i = 0; i < 4; ++i) sums[i] += loss[k + i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  }
+
   // Where exponentials and gradient go: over the logits, unless the cap's derivative needs them.
   A *gradient() { return cap_ != 0 ? apart_.data() : z_.data(); }
 
+  // The label that counts for nothing. A tile has a class more, where its logit is read and its
+  // entry of the gradient written: to ask each row would cost more.
+  LabelOf<A> none() const { return static_cast<LabelOf<A>>(rows_.classes); }
+
   void load(int64_t first, int64_t n) {
     find(first, n);
-    place(rows_.logits, first, n);
-    load_tile(z_.data(), rows_.logits, n);
-    if (cap_ != 0) kernels_.cap(z_.data(), static_cast<int64_t>(z_.size()), cap_);
+    load_tile(z_.data(), rows_.logits, first, n);
+    if (cap_ != 0) kernels_.cap(z_.data(), size_, cap_);
     if (rows_.spread == kTargets) {
       load_targets(first, n);
       find_mass();
     }
-    const TileRows<A> row = row_;
-    for_labels(n, [row, z = z_.data()](int64_t at, int64_t, int64_t k, bool other) {
-      row[other ? kLogitOther : kLogitOwn][k] = z[at];
-    });
-    if (rows_.spread == kWeights)
-      for_labels(n, [row, u = u_](int64_t, int64_t y, int64_t k, bool other) {
-        row[other ? kUOther : kUOwn][k] = u[y];
-      });
+    if (rows_.labels) {
+      take(row_[kLogitOwn], z_.data(), labels_.data());
+      take(row_[kLogitOther], z_.data(), labels_.data() + lanes_);
+    }
   }
 
   void find_mass() { kernels_.tile_mass(rows_.spread, u_, rows_.classes, row_); }
 
-  // Calls f(the label's place in a tile, label, row, whether it is the partner's).
-  template <class F> void for_labels(int64_t n, const F &f) const {
-    const int64_t lanes = lanes_, *own = labels_.data(), *other = own + lanes;
-    for (int64_t k = 0; k < n; ++k) {
-      if (own[k] >= 0) f(own[k] * lanes + k, own[k], k, false);
-      if (other[k] >= 0) f(other[k] * lanes + k, other[k], k, true);
-    }
+  // to[k] = the element of row k's label in a tile.
+  void take(A *to, const A *tile, const LabelOf<A> *labels) const {
+    const int64_t lanes = lanes_;
+    for (int64_t k = 0; k < lanes; ++k) to[k] = tile[labels[k] * lanes + k];
+  }
+  // And back.
+  void put(A *tile, const LabelOf<A> *labels, const A *from) const {
+    const int64_t lanes = lanes_;
+    for (int64_t k = 0; k < lanes; ++k) tile[labels[k] * lanes + k] = from[k];
   }
 
-  // The coefficients of rows first, first + 1, ...; kSpread and kZCoef stay 0 where no row has
-  // them.
+  // The coefficients of rows first, first + 1, ...
   void find(int64_t first, int64_t n) {
-    const TileRows<A> to = row_; // a copy, which no store can change
-    const bool smooth = rows_.spread != kNone, squared = rows_.args.z_loss != 0;
-    const bool soft = rows_.spread == kTargets;
-    int64_t b = first / rows_.inner, r = first - b * rows_.inner, dead = 0;
-    int64_t *own = labels_.data(), *other = own + lanes_, *partner = partners_.data();
-    for (int64_t k = 0; k < n; ++b, r = 0) {
-      const LossSample<A> sample = rows_.sample(b);
-      const int64_t rest = k - r, end = std::min(n, rest + rows_.inner);
-      for (int64_t i = k; i < end && soft; ++i) {
-        to[kOwn][i] = static_cast<A>(sample.own);
-        to[kOther][i] = static_cast<A>(sample.other);
-        partner[i] = sample.partner + i - rest;
-      }
-      for (; k < end; ++k) {
-        const LossRow row = sample.row(k - rest);
-        own[k] = row.y_own;
-        other[k] = row.y_other;
-        dead += !row.live;
-        to[kLive][k] = row.live;
-        to[kHotOwn][k] = static_cast<A>(row.hot_own);
-        to[kHotOther][k] = static_cast<A>(row.hot_other);
-        if (smooth) to[kSpread][k] = static_cast<A>(row.spread);
-        if (squared) to[kZCoef][k] = static_cast<A>(row.z_coef);
+    int64_t b = first / rows_.inner, r = first - b * rows_.inner;
+    for (int64_t k = 0, count; k < n; k += count, ++b, r = 0) {
+      const LossSample sample = rows_.sample(b);
+      count = std::min(n - k, rows_.inner - r);
+      if (rows_.lam.per_sample) share(sample, k, count);
+      if (rows_.labels) {
+        std::copy_n(sample.mine + r, count, given_.data() + k);
+        std::copy_n(sample.theirs + r, count, given_.data() + lanes_ + k);
+      } else {
+        std::iota(partners_.data() + k, partners_.data() + k + count, sample.partner + r);
       }
     }
-    any_dead_ = dead != 0;
+    if (!rows_.labels) return;
+    LabelOf<A> *own = labels_.data(), *other = own + lanes_;
+    kernels_.narrow_labels(own, given_.data(), 2 * lanes_, rows_.args.ignore_index, none());
+    if (const A *weights = rows_.weights()) {
+      for (int64_t k = 0; k < lanes_; ++k) {
+        row_[kUOwn][k] = weights[own[k]];
+        row_[kUOther][k] = weights[other[k]];
+      }
+    }
+    any_dead_ = kernels_.tile_labels(own, other, none(), rows_.scales, row_);
+  }
+
+  // Rows k, k + 1, ... are of this sample.
+  void share(const LossSample &sample, int64_t k, int64_t count) {
+    std::fill_n(row_[kOwn] + k, count, static_cast<A>(sample.own));
+    std::fill_n(row_[kOther] + k, count, static_cast<A>(sample.other));
   }
 
   void load_targets(int64_t first, int64_t n) {
@@ -133,14 +153,11 @@ private:
       return std::any_of(row_[name], row_[name] + n, [](A coef) { return coef != 0; });
     };
     const bool both = any(kOther);
-    if (any(kOwn)) {
-      place(*rows_.target, first, n);
-      load_tile(t_.data(), *rows_.target, n);
-    }
-    if (both) {
-      b_.resize(t_.size());
-      for (int64_t k = 0; k < n; ++k) offsets_[k] = rows_.target_b->offset(partners_[k]);
-      load_tile(b_.data(), *rows_.target_b, n);
+    if (any(kOwn)) load_tile(t_.data(), *rows_.target, first, n);
+    b_.resize(both ? size_ : 0);
+    for (int64_t k = 0, end; both && k < n; k = end) { // partners that follow one another
+      for (end = k + 1; end < n && partners_[end] == partners_[end - 1] + 1;) ++end;
+      load_tile(b_.data() + k, *rows_.target_b, partners_[k], end - k);
     }
     const double eps = rows_.args.label_smoothing;
     kernels_.blend_tile(t_.data(), both ? b_.data() : nullptr, rows_.weights(), rows_.classes, row_,
@@ -152,95 +169,85 @@ private:
     A *to = gradient();
     kernels_.tile_coefficients(row_);
     kernels_.tile_gradient(to, from, kept, rows_.spread, u_, rows_.classes, row_);
-    const TileRows<A> row = row_;
-    for_labels(n, [row, to](int64_t at, int64_t, int64_t k, bool other) {
-      to[at] = row[other ? kEntryOther : kEntryOwn][k];
-    });
+    if (rows_.labels) {
+      put(to, labels_.data(), row_[kEntryOwn]);
+      put(to, labels_.data() + lanes_, row_[kEntryOther]);
+    }
     for (int64_t k = 0; any_dead_ && k < n; ++k)
-      for (int64_t c = 0; row[kLive][k] == 0 && c < rows_.classes; ++c) to[c * lanes_ + k] = 0;
-    if (cap_ != 0) kernels_.uncap(to, z_.data(), static_cast<int64_t>(z_.size()), cap_);
-    place(out_->view, first, n);
-    store_tile(to, n);
+      for (int64_t c = 0; row_[kLive][k] == 0 && c < rows_.classes; ++c) to[c * lanes_ + k] = 0;
+    if (cap_ != 0) kernels_.uncap(to, z_.data(), size_, cap_);
+    store_tile(to, first, n);
   }
 
-  // offsets_: where the rows first, first + 1, ... begin.
-  void place(const RowView &view, int64_t first, int64_t n) {
-    for (int64_t k = 0; k < n;) {
-      int64_t at = view.offset(first + k);
-      const int64_t size = view.sizes.empty() ? 1 : view.sizes[0];
-      for (int64_t left = size - (first + k) % size; left > 0 && k < n; --left, at += view.step())
-        offsets_[k++] = at;
+  // Calls run(k, rows, offset) for the parts of first, first + 1, ... that lie evenly spaced, from
+  // row first + k on.
+  template <class Run>
+  static void over_runs(const RowView &view, int64_t first, int64_t n, const Run &run) {
+    const int64_t size = view.sizes.empty() ? 1 : view.sizes[0];
+    for (int64_t k = 0, rows; k < n; k += rows) {
+      rows = std::min(n - k, size - (first + k) % size);
+      run(k, rows, view.offset(first + k));
     }
   }
 
-  // Calls beside(k, rows) for runs of rows that are neighbours in memory while their classes are
-  // not, and along(k, rows, distance) for others, whose rows lie `distance` apart.
-  template <class Beside, class Along>
-  void over_runs(const RowView &view, int64_t n, const Beside &beside, const Along &along) const {
-    for (int64_t k = 0; k < n;) {
-      int64_t end = k + 1;
-      const int64_t step = end < n ? offsets_[end] - offsets_[k] : 0;
-      while (end < n && offsets_[end] - offsets_[end - 1] == step) ++end;
-      if (step == 1 && view.class_stride != 1)
-        beside(k, end - k);
-      else
-        along(k, end - k, step);
-      k = end;
+  // Whether rows are neighbours in memory while their classes are not.
+  static bool beside(const RowView &view) { return view.step() == 1 && view.class_stride != 1; }
+  // Whether `rows` rows are one piece of memory.
+  bool adjoining(const RowView &view) const {
+    return view.class_stride == 1 && view.step() == rows_.classes;
+  }
+
+  // Calls f(c, offset) with the place of each class of the run at `offset`. Classes are far apart,
+  // where no hardware prefetcher looks.
+  template <bool kWrite = false, class F>
+  void over_classes(const RowView &view, int64_t offset, int64_t rows, const F &f) const {
+    const int64_t bytes = rows * element_size(view.type);
+    for (int64_t c = 0; c < rows_.classes; ++c, offset += view.class_stride) {
+      const char *ahead = view.at(offset + kAhead * view.class_stride);
+      for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(ahead + byte, kWrite);
+      f(c, offset);
     }
   }
 
-  void load_tile(A *tile, const RowView &view, int64_t n) {
-    const int64_t classes = rows_.classes;
-    over_runs(
-        view, n,
-        [&](int64_t k, int64_t rows) {
-          for (int64_t c = 0; c < classes; ++c) {
-            // Classes are far apart, where no hardware prefetcher looks.
-            const char *ahead = view.at(offsets_[k] + (c + kAhead) * view.class_stride);
-            for (int64_t byte = 0; byte < rows * element_size(view.type); byte += 64)
-              __builtin_prefetch(ahead + byte);
-            kernels_.widen[view.type](tile + c * lanes_ + k,
-                                      view.at(offsets_[k] + c * view.class_stride), rows);
-          }
-        },
-        [&](int64_t k, int64_t rows, int64_t step) {
-          if (view.class_stride == 1 && view.type == kArithmetic<A>) {
-            const void *at = view.at(offsets_[k]);
-            return kernels_.transpose(tile + k, lanes_, static_cast<const A *>(at), step, rows,
-                                      classes);
-          }
-          row_major_.resize(z_.size());
-          // Rows that follow one another are one run.
-          const bool one = view.class_stride == 1 && step == classes;
-          for (int64_t i = 0; i < rows; i += one ? rows : 1)
-            gather(kernels_, row_major_.data() + i * classes, view.at(offsets_[k + i]), view.type,
-                   view.class_stride, one ? rows * classes : classes);
-          kernels_.transpose(tile + k, lanes_, row_major_.data(), classes, rows, classes);
+  // Rows first, first + 1, ... to the lanes from `tile` on.
+  void load_tile(A *tile, const RowView &view, int64_t first, int64_t n) {
+    over_runs(view, first, n, [&](int64_t k, int64_t rows, int64_t offset) {
+      const int64_t classes = rows_.classes, step = view.step();
+      if (beside(view))
+        return over_classes(view, offset, rows, [&](int64_t c, int64_t at) {
+          kernels_.widen[view.type](tile + c * lanes_ + k, view.at(at), rows);
         });
+      const char *at = view.at(offset);
+      if (view.class_stride == 1 && view.type == kArithmetic<A>)
+        return kernels_.transpose(tile + k, lanes_, reinterpret_cast<const A *>(at), step, rows,
+                                  classes);
+      row_major_.resize(size_);
+      const int64_t together = adjoining(view) ? rows : 1;
+      for (int64_t i = 0; i < rows; i += together)
+        gather(kernels_, row_major_.data() + i * classes, view.at(offset + i * step), view.type,
+               view.class_stride, together * classes);
+      kernels_.transpose(tile + k, lanes_, row_major_.data(), classes, rows, classes);
+    });
   }
 
-  void store_tile(const A *tile, int64_t n) {
+  void store_tile(const A *tile, int64_t first, int64_t n) {
     const RowView &view = out_->view;
-    const int64_t classes = rows_.classes;
-    over_runs(
-        view, n,
-        [&](int64_t k, int64_t rows) {
-          for (int64_t c = 0; c < classes; ++c)
-            kernels_.narrow[view.type](out_->at(offsets_[k] + c * view.class_stride),
-                                       tile + c * lanes_ + k, rows);
-        },
-        [&](int64_t k, int64_t rows, int64_t step) {
-          if (view.class_stride == 1 && view.type == kArithmetic<A>) {
-            void *at = out_->at(offsets_[k]);
-            return kernels_.transpose(static_cast<A *>(at), step, tile + k, lanes_, classes, rows);
-          }
-          row_major_.resize(z_.size());
-          kernels_.transpose(row_major_.data(), classes, tile + k, lanes_, classes, rows);
-          const bool one = view.class_stride == 1 && step == classes;
-          for (int64_t i = 0; i < rows; i += one ? rows : 1)
-            scatter(kernels_, out_->at(offsets_[k + i]), view.type, view.class_stride,
-                    row_major_.data() + i * classes, one ? rows * classes : classes);
+    over_runs(view, first, n, [&](int64_t k, int64_t rows, int64_t offset) {
+      const int64_t classes = rows_.classes, step = view.step();
+      if (beside(view))
+        return over_classes<true>(view, offset, rows, [&](int64_t c, int64_t at) {
+          kernels_.narrow[view.type](out_->at(at), tile + c * lanes_ + k, rows);
         });
+      if (view.class_stride == 1 && view.type == kArithmetic<A>)
+        return kernels_.transpose(reinterpret_cast<A *>(out_->at(offset)), step, tile + k, lanes_,
+                                  classes, rows);
+      row_major_.resize(size_);
+      kernels_.transpose(row_major_.data(), classes, tile + k, lanes_, classes, rows);
+      const int64_t together = adjoining(view) ? rows : 1;
+      for (int64_t i = 0; i < rows; i += together)
+        scatter(kernels_, out_->at(offset + i * step), view.type, view.class_stride,
+                row_major_.data() + i * classes, together * classes);
+    });
   }
 
   const LossRows<A> &rows_;
@@ -248,8 +255,10 @@ private:
   const LossKernels<A> &kernels_;
   int64_t lanes_;
   double cap_;
-  std::vector<int64_t> labels_;                  // the rows' own, then their partners'; -1: none
-  std::vector<int64_t> partners_, offsets_;      // rows of the other target; places in memory
+  std::vector<int64_t> given_;                   // labels, the rows' own, then their partners'
+  std::vector<LabelOf<A>> labels_;               // those that count, of each row different ones
+  std::vector<int64_t> partners_;                // rows of the other target
+  int64_t size_;                                 // of a tile
   std::vector<A> z_, apart_, t_, b_, row_major_; // tiles
   std::vector<A> numbers_;
   TileRows<A> row_;

@@ -27,40 +27,44 @@ public:
     }
   }
 
-  // upstream: of the gradient, where there is one to write.
-  void forward(int64_t r, int64_t, Softmax<A> *stats, double *loss, double upstream) {
+  // Returns the loss, and puts it at `out` too where that is not null. upstream: of the gradient,
+  // where there is one to write.
+  double forward(int64_t r, int64_t, Softmax<A> *stats, A *out, double upstream) {
     find(r);
     *stats = {};
-    *loss = 0;
-    if (row_.live) {
+    double loss = 0;
+    if (row_.live != 0) {
       load(r);
       A *exps = exps_.empty() ? nullptr : exps_.data();
       const RowSums sums = kernels_.sums[row_type()](z_at_, rows_.spread, u_, rows_.classes, exps);
       *stats = {static_cast<A>(sums.max), std::log(static_cast<A>(sums.sum))};
-      *loss = row_loss<double>(row_.hot_own, logit(row_.y_own) - stats->max, row_.hot_other,
-                               logit(row_.y_other) - stats->max, row_.spread, sums.dot, sums.mass,
-                               row_.z_coef, stats->max, stats->log_sum);
+      loss = row_loss<double>(row_.hot_own, logit(row_.y_own) - stats->max, row_.hot_other,
+                              logit(row_.y_other) - stats->max, row_.spread, sums.dot, sums.mass,
+                              row_.z_coef, stats->max, stats->log_sum);
       if (out_) store(r, *stats, sums.mass, upstream, exps);
     } else if (out_) {
       zero(r);
     }
+    if (out) *out = static_cast<A>(loss);
+    return loss;
   }
 
   void backward(int64_t r, int64_t, const Softmax<A> *stats, const A *grad, bool per_row) {
     find(r);
-    if (!row_.live) return zero(r);
+    if (row_.live == 0) return zero(r);
     load(r);
     if (rows_.spread == kTargets) mass_ = kernels_.mass(u_, rows_.classes);
     store(r, *stats, mass_, grad[per_row ? r : 0], nullptr);
   }
 
 private:
+  bool counts(int64_t label) const { return label != rows_.classes; }
   DType row_type() const { return direct_ ? type_ : kArithmetic<A>; }
-  double logit(int64_t c) const { return c < 0 ? 0 : read(z_at_, row_type(), c); }
+  double logit(int64_t c) const { return counts(c) ? read(z_at_, row_type(), c) : 0; }
 
   void find(int64_t r) {
     sample_ = rows_.sample(rows_.inner == 1 ? r : r / rows_.inner);
-    row_ = sample_.row(r - sample_.first);
+    row_ = rows_.row(sample_, r - sample_.first);
   }
 
   void load(int64_t r) {
@@ -88,7 +92,7 @@ private:
   void load_targets(int64_t r) {
     const double eps = rows_.args.label_smoothing;
     // One with a coefficient of exactly 0 is absent: what it holds must not leak, nor is it read.
-    const LossSample<A> &s = sample_;
+    const LossSample &s = sample_;
     const int64_t partner = s.partner + r - s.first;
     const A *a = s.own != 0 ? target(*rows_.target, r, t_) : nullptr;
     const A *b = s.other != 0 ? target(*rows_.target_b, partner, b_) : nullptr;
@@ -116,15 +120,15 @@ private:
     const double share = upstream * row_.spread;
     // The labels' entries are read before they may be overwritten.
     const auto entry = [&](int64_t y, double hot) {
-      if (y < 0) return 0.0;
+      if (!counts(y)) return 0.0;
       const A e = std::exp(static_cast<A>(logit(y)) - s.max);
       return label_entry<double>(scale, e, share, u_ ? u_[y] : 1, upstream, hot);
     };
     const double own = entry(row_.y_own, row_.hot_own), other = entry(row_.y_other, row_.hot_other);
     kernels_.gradient[row_type()](to, z_at_, u_, exps, rows_.classes, s.max, scale, share,
                                   direct_ && out_->stream);
-    if (row_.y_own >= 0) write(to, row_type(), row_.y_own, own);
-    if (row_.y_other >= 0) write(to, row_type(), row_.y_other, other);
+    if (counts(row_.y_own)) write(to, row_type(), row_.y_own, own);
+    if (counts(row_.y_other)) write(to, row_type(), row_.y_other, other);
     if (direct_) return;
     if (cap_ != 0) kernels_.uncap(gradient_.data(), z_.data(), rows_.classes, cap_);
     scatter(kernels_, dst, type_, out_->view.class_stride, gradient_.data(), rows_.classes);
@@ -148,8 +152,8 @@ private:
   double cap_;
   bool direct_;
   std::vector<A> z_, gradient_, exps_, t_, b_, u_scratch_;
-  LossSample<A> sample_{};
-  LossRow row_;
+  LossSample sample_{};
+  RowCoefficients<double, int64_t> row_{};
   const void *z_at_ = nullptr;
   const A *u_ = nullptr; // as Spread says; null where that is the same for all classes
   double mass_ = 0;      // the sum of u

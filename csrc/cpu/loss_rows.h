@@ -61,28 +61,11 @@ namespace {
 #include "cpu/loss_formulas.inc"
 }
 
-// With u as Spread says,
-//   loss = hot_own*(lse - z[y_own]) + hot_other*(lse - z[y_other])
-//        + spread*sum_c u_c*(lse - z_c) + z_coef*lse^2.
-// Probabilities: u_c = weight_c*((1-eps)*(own*a_c + other*b_c) + eps/C), and no label counts.
-struct LossRow {
-  int64_t y_own = -1, y_other = -1; // -1: no such label counts; they are never the same
-  double hot_own = 0, hot_other = 0, spread = 0, z_coef = 0;
-  bool live = true; // false: adds 0, zero gradient, whatever its logits hold
-};
-
-// What the rows of one sample share. It refers to no LossRows, so that a loop over rows keeps it in
-// registers whatever it writes.
-template <class A> struct LossSample {
-  double own, other;         // coefficients of the two terms
-  double hot_own, hot_other; // of a label with a weight of 1
-  double spread_own, spread_other, z_own, z_other;
+// What the rows of one sample share.
+struct LossSample {
+  double own, other;            // the coefficients of its two terms, λ and 1-λ
   int64_t first, partner;       // its first row, and its partner's
   const int64_t *mine, *theirs; // labels; null where targets are probabilities
-  int64_t ignore_index;
-  const A *weight; // or null
-
-  LossRow row(int64_t r) const; // r counts from the first
 };
 
 // The max of a row and the log of the sum of its exponentials: what a backward starts from.
@@ -92,7 +75,9 @@ template <class A> struct Softmax {
 
 template <class A> struct LossRows {
   explicit LossRows(const LossArgs &a);
-  LossSample<A> sample(int64_t b) const;
+  LossSample sample(int64_t b) const;
+  // Of row r of the sample, counted from its first. The label that counts for nothing is `classes`.
+  RowCoefficients<double, int64_t> row(const LossSample &sample, int64_t r) const;
 
   const LossArgs &args;
   int64_t batch, classes, inner = 1, count;
@@ -101,20 +86,21 @@ template <class A> struct LossRows {
   bool labels, mean, per_row;
   Spread spread = kNone;
   const int64_t *y = nullptr, *y_b = nullptr, *perm = nullptr;
-  std::vector<A> weight; // empty: none
+  std::vector<A> weight; // with a 0 behind the last, of no label; empty: none
   Lam lam;
-  // What the two terms and the z-loss are multiplied by under "mean"; 1 otherwise.
-  double own_scale = 1, other_scale = 1, z_scale = 1;
+  LossScales<double> scales;
   bool undefined = false; // a mean over nothing that counts: NaN
 
   const A *weights() const { return weight.empty() ? nullptr : weight.data(); }
 
 private:
   void read_labels();
-  LossSample<A> coefficients(int64_t b) const;
-  LossSample<A> same_{}; // the coefficients of all samples, where λ is one for all
   void check_labels(const char *name, const int64_t *labels) const;
-  void find_divisors();
+  // What the two terms and the z-loss are multiplied by under "mean".
+  struct Means {
+    double own = 1, other = 1, z = 1;
+  };
+  Means label_means();
 };
 
 template <class A>
@@ -129,20 +115,24 @@ LossRows<A>::LossRows(const LossArgs &a)
     check_permutation(perm, batch);
   }
   if (a.weight) {
-    weight.resize(classes);
+    weight.resize(classes + 1);
     row_kernels().loss<A>().widen[dtype_of(a.weight->scalar_type())](
         weight.data(), a.weight->const_data_ptr(), classes);
   }
-  if (!labels) {
+  if (labels) {
+    read_labels();
+    const Means means = mean ? label_means() : Means{};
+    const double eps = a.label_smoothing, each = eps / classes;
+    scales = {(1 - eps) * means.own, (1 - eps) * means.other, each * means.own, each * means.other,
+              a.z_loss * means.z};
+  } else {
     spread = kTargets;
     target.emplace(a.target);
     target_b.emplace(a.target_b ? *a.target_b : a.target);
-    own_scale = other_scale = z_scale = mean ? 1.0 / count : 1.0;
+    const double each = mean ? 1.0 / count : 1.0; // λ is in the targets
+    scales = {0, 0, each, 0, a.z_loss * each};
     undefined = mean && count == 0;
-  } else {
-    read_labels();
   }
-  if (!lam.per_sample) same_ = coefficients(0);
 }
 
 template <class A> void LossRows<A>::read_labels() {
@@ -152,7 +142,6 @@ template <class A> void LossRows<A>::read_labels() {
   if (a.target_b) y_b = static_cast<const int64_t *>(a.target_b->const_data_ptr());
   check_labels("target", y);
   if (y_b) check_labels("target_b", y_b);
-  if (mean) find_divisors();
 }
 
 template <class A> void LossRows<A>::check_labels(const char *name, const int64_t *label) const {
@@ -164,7 +153,7 @@ template <class A> void LossRows<A>::check_labels(const char *name, const int64_
     check_label(name, label[r], classes, args.ignore_index);
 }
 
-template <class A> void LossRows<A>::find_divisors() {
+template <class A> typename LossRows<A>::Means LossRows<A>::label_means() {
   double own_div = 0, other_div = 0, joint_div = 0, z_div = 0;
   struct Divisor {
     double weight, count; // of the labels that count, and how many these are
@@ -195,40 +184,15 @@ template <class A> void LossRows<A>::find_divisors() {
     add(lam.own(0), lam.other(0), own, y_b ? divisor(y_b, count) : own);
   }
   const auto invert = [](double d) { return d == 0 ? 0 : 1 / d; };
-  own_scale = invert(own_div);
-  other_scale = invert(other_div);
-  z_scale = invert(z_div);
   // A term with a zero coefficient is absent, its divisor too.
   undefined = lam.per_sample ? joint_div == 0
                              : (own_div == 0 && (count == 0 || lam.own(0) != 0)) ||
                                    (other_div == 0 && (count == 0 || lam.other(0) != 0));
+  return {invert(own_div), invert(other_div), invert(z_div)};
 }
 
-template <class A> LossSample<A> LossRows<A>::coefficients(int64_t b) const {
-  LossSample<A> s{};
-  const double eps = args.label_smoothing, each = eps / classes, z = args.z_loss * z_scale;
-  s.own = lam.own(b);
-  s.other = lam.other(b);
-  s.ignore_index = args.ignore_index;
-  s.weight = weights();
-  if (!labels) {
-    s.spread_own = own_scale;
-    s.z_own = z;
-    return s;
-  }
-  s.hot_own = (1 - eps) * s.own * own_scale;
-  s.hot_other = (1 - eps) * s.other * other_scale;
-  s.spread_own = each * s.own * own_scale;
-  s.spread_other = each * s.other * other_scale;
-  s.z_own = s.own * z;
-  s.z_other = s.other * z;
-  return s;
-}
-
-template <class A> LossSample<A> LossRows<A>::sample(int64_t b) const {
-  LossSample<A> s = lam.per_sample ? coefficients(b) : same_;
-  s.first = b * inner;
-  s.partner = (perm ? perm[b] : b) * inner;
+template <class A> LossSample LossRows<A>::sample(int64_t b) const {
+  LossSample s{lam.own(b), lam.other(b), b * inner, (perm ? perm[b] : b) * inner, nullptr, nullptr};
   if (labels) {
     s.mine = y + s.first;
     s.theirs = y_b ? y_b + s.first : y + s.partner;
@@ -236,28 +200,14 @@ template <class A> LossSample<A> LossRows<A>::sample(int64_t b) const {
   return s;
 }
 
-template <class A> LossRow LossSample<A>::row(int64_t r) const {
-  LossRow row;
-  if (!mine) {
-    row.spread = spread_own;
-    row.z_coef = z_own;
-    return row;
-  }
-  // Without branches: which label is ignored, or the partner's too, no predictor knows.
-  const int64_t y = mine[r], y_b = theirs[r];
-  const bool has_own = (y != ignore_index) & (own != 0);
-  const bool has_other = (y_b != ignore_index) & (other != 0);
-  const bool same = has_own & has_other & (y == y_b); // then the masses add
-  const double mass = has_own ? hot_own * (weight ? weight[y] : 1.0) : 0;
-  const double mass_b = has_other ? hot_other * (weight ? weight[y_b] : 1.0) : 0;
-  row.live = has_own | has_other;
-  row.y_own = has_own ? y : -1;
-  row.y_other = has_other && !same ? y_b : -1;
-  row.hot_own = mass + (same ? mass_b : 0);
-  row.hot_other = same ? 0 : mass_b;
-  row.spread = (has_own ? spread_own : 0) + (has_other ? spread_other : 0);
-  row.z_coef = (has_own ? z_own : 0) + (has_other ? z_other : 0);
-  return row;
+template <class A>
+RowCoefficients<double, int64_t> LossRows<A>::row(const LossSample &s, int64_t r) const {
+  if (!labels) return {classes, classes, 0, 0, scales.spread_own, scales.z, 1};
+  const auto counted = [&](int64_t y) { return y == args.ignore_index ? classes : y; };
+  const int64_t y = counted(s.mine[r]), y_b = counted(s.theirs[r]);
+  const A *w = weights();
+  return row_coefficients<double, int64_t>(scales, s.own, s.other, y, y_b, classes, w ? w[y] : 1.0,
+                                           w ? w[y_b] : 1.0);
 }
 
 } // namespace mmix
