@@ -157,7 +157,7 @@ def facts() -> dict[str, object]:
 def sources() -> list[str]:
     # Relative, as setuptools wants them. CppExtension passes .cu files to nvcc, and needs for it
     # neither a GPU nor a CUDA build of torch.
-    folders = ["csrc", "csrc/cpu", "csrc/cuda"] if TOOLKIT else ["csrc", "csrc/cpu"]
+    folders = ["csrc", "csrc/cpu", "csrc/cpu/simd", *(["csrc/cuda"] if TOOLKIT else [])]
     return sorted(
         name
         for folder in folders

@@ -20,8 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from mmix_fast import triton_launch as launch
-from mmix_fast import triton_loss_launch as loss_launch
+from mmix_fast.triton import launch, loss_launch
 
 from .sass import THREADS, Kernel, accesses_of, run_tool
 

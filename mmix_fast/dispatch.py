@@ -91,7 +91,7 @@ def _triton_missing() -> tuple[str, ...]:
     global _triton_error
     if not _triton_error:
         try:
-            from . import triton_backend  # noqa: F401
+            from .triton import backend  # noqa: F401
         except Exception as error:  # not installed, or broken in whatever way
             _triton_error = f"triton cannot be imported ({error}); pip install triton"
     if _triton_error:

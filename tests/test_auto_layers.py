@@ -8,7 +8,7 @@ from models import MLP, Encoder, PreActBlock, PreActResNet18
 from torch import nn
 
 import mmix_fast as m
-from mmix_fast.inplace import may_overwrite
+from mmix_fast.manifold.inplace import may_overwrite
 
 
 class LeNet(nn.Module):

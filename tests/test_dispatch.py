@@ -194,42 +194,69 @@ ORDER = [
     "validation_targets",
     "reference",
     "ops",
-    "triton_kernels",
-    "triton_cycles",
-    "triton_cutmix",
-    "triton_loss_rows",
-    "triton_loss_kernels",
-    "triton_launch",
-    "triton_loss_launch",
-    "triton_backend",
+    "triton",
+    "triton.kernels",
+    "triton.cycles",
+    "triton.cutmix",
+    "triton.loss_rows",
+    "triton.loss_kernels",
+    "triton.launch",
+    "triton.loss_launch",
+    "triton.backend",
     "dispatch",
     "autograd",
     "accuracy",
     "functional",
     "cutmix",
     "sampling",
-    "nested",
-    "messages",
-    "layers",
-    "batch",
-    "inplace",
-    "draws",
-    "forwards",
-    "traces",
-    "hooks",
-    "mixing",
+    "manifold.nested",
+    "manifold.messages",
+    "manifold.layers",
+    "manifold.batch",
+    "manifold.inplace",
+    "manifold.draws",
+    "manifold.forwards",
+    "manifold.traces",
+    "manifold.hooks",
+    "manifold.mixing",
+    "manifold.mixup",
     "manifold",
-    "__init__",
+    "",  # mmix_fast itself
     "info",
+    "integrations",
+    "integrations.mixup_cifar10",
+    "integrations.timm",
+    "integrations.torchvision",
+    "integrations.transformers",
+    "integrations.lightning",
 ]
 
 
+def module_name(file):
+    parts = file.relative_to(Path(m.__file__).parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported(file):
+    """The modules of mmix_fast that a file of it imports, by relative imports."""
+    package = module_name(file.parent / "__init__.py").split(".")
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("mmix_fast") for alias in node.names), file
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if not node.level:
+            assert not node.module.startswith("mmix_fast"), file
+            continue
+        base = [*package[: len(package) + 1 - node.level], *(node.module or "").split(".")]
+        for alias in node.names:
+            names = [".".join(filter(None, path)) for path in ([*base, alias.name], base)]
+            yield names[0] if names[0] in ORDER else names[1]
+
+
 def test_imports_go_one_way():
-    package = Path(m.__file__).parent
-    assert {file.stem for file in package.glob("*.py")} == set(ORDER)
+    files = {module_name(file): file for file in Path(m.__file__).parent.rglob("*.py")}
+    assert files.keys() == set(ORDER)
     for at, name in enumerate(ORDER):
-        for node in ast.walk(ast.parse((package / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                names = [n if n in ORDER else "__init__" for n in names]
-                assert all(n in ORDER[:at] for n in names), f"{name} imports {names}"
+        for other in imported(files[name]):
+            assert other in ORDER[:at], f"{name} imports {other}"

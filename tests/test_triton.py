@@ -217,11 +217,11 @@ def test_a_missing_or_broken_triton_is_a_reason():
 
 def test_launches_read_no_value_on_the_host(monkeypatch):
     """On meta tensors, which have no values: the ops as a GPU would run them, kernels left out."""
-    from mmix_fast import triton_backend as ops
-    from mmix_fast import triton_launch
+    from mmix_fast.triton import backend as ops
+    from mmix_fast.triton import launch
 
     ran = []
-    monkeypatch.setattr(triton_launch.Launch, "run", lambda one: ran.append(one))
+    monkeypatch.setattr(launch.Launch, "run", lambda one: ran.append(one))
     monkeypatch.setattr(ops, "INTERPRETED", type("No", (), {"value": True}))
     for batch in (128, 5000):
         x, lam = aot.meta(batch, 10), aot.meta()
@@ -233,9 +233,9 @@ def test_launches_read_no_value_on_the_host(monkeypatch):
         ops.cutmix_(images, aot.meta(128, dtype=torch.int64), box, lam)
         for reduction in ("mean", "none"):
             inputs = (y, p, None, lam, None, -100, reduction, 0.1, 0.1, 30.0)
-            loss, stats, gradient = ops.cross_entropy(x, *inputs, True)
+            loss, stats, gradient = ops.cross_entropy(x, *inputs, 1.0)
             ops.cross_entropy_rescale_(gradient, loss, stats, x, *inputs)
             ops.cross_entropy_backward_(loss, stats, x, *inputs)
     assert len(ran) > 20
-    one = [launch for launch in ran if launch.kernel.fn.__name__ == "batch_kernel"]
+    one = [each for each in ran if each.kernel.fn.__name__ == "batch_kernel"]
     assert len(one) == 1 and ran.index(one[0]) == 2  # mix_batch_ of a slab is one launch

@@ -3,8 +3,8 @@
 //   rows or tiles           logits read once, statistics, losses, and the gradient in the same pass
 //   total                   the sum of the blocks' losses
 #include "cuda/cross_entropy_plan.h"
+#include "cuda/kernels/cross_entropy_mean.cuh"
 #include "cuda/launch.h"
-#include "kernels/cross_entropy_mean.cuh"
 #include <optional>
 #include <string>
 #include <tuple>

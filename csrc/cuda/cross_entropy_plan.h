@@ -1,8 +1,8 @@
 // How the rows of a loss are shared out: which kernel, how many lanes to a row and rows to a block.
 // No torch, no device: numbers in, numbers out.
 #pragma once
-#include "kernels/cross_entropy_rows.cuh"
-#include "kernels/cross_entropy_tiles.cuh"
+#include "cuda/kernels/cross_entropy_rows.cuh"
+#include "cuda/kernels/cross_entropy_tiles.cuh"
 #include <algorithm>
 
 namespace mmix {

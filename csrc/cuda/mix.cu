@@ -1,8 +1,8 @@
 // mix, mix_, mix_targets, mix_batch_ and cutmix_ on CUDA tensors. Nothing here reads a value on the
 // host.
+#include "cuda/kernels/cutmix.cuh"
 #include "cuda/launch.h"
 #include "cuda/mix_plan.h"
-#include "kernels/cutmix.cuh"
 #include <optional>
 #include <vector>
 

@@ -1,7 +1,7 @@
 // How a mix is launched: which kernel, how wide its tiles are, how many blocks. The only place that
 // decides it; everything here is a function of shapes and of the device.
 #pragma once
-#include "kernels/mix.cuh"
+#include "cuda/kernels/mix.cuh"
 #include <algorithm>
 #include <bit>
 #include <cstddef>

@@ -1,4 +1,5 @@
-// CUDA C++ on the CPU: g++ compiles csrc/kernels/*.cuh and csrc/cuda/*.cu unchanged against this.
+// CUDA C++ on the CPU: g++ compiles csrc/cuda/kernels/*.cuh and csrc/cuda/*.cu unchanged against
+// this.
 //
 // How it is used
 //   shims/ comes first on the include path: <cuda_runtime.h>, <cuda_fp16.h> and <cuda_bf16.h> then
@@ -15,8 +16,8 @@
 //     module.set_device(sms, shared)    what cudaDeviceGetAttribute tells the launch heuristics
 //
 // What kernels must do
-//   Reach global memory only by the functions of csrc/kernels/memory.cuh. Kernels are given false
-//   pointers: a direct access is a segmentation fault. Each access is checked for bounds, for
+//   Reach global memory only by the functions of csrc/cuda/kernels/memory.cuh. Kernels are given
+//   false pointers: a direct access is a segmentation fault. Each access is checked for bounds, for
 //   alignment, for writing to a const tensor, and for races between blocks (the same element
 //   touched by two blocks of one launch, one of them writing, without an atomic).
 //   Dynamic shared memory comes from dynamic_shared<T>() of memory.cuh: it starts as NaN in every
@@ -52,7 +53,7 @@
 #define __syncwarp(...) emu::sync_warp(emu::mask_or_all(__VA_ARGS__), __FILE__, __LINE__)
 #define __threadfence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
-// The hooks of csrc/kernels/memory.cuh and csrc/cuda/launch.h.
+// The hooks of csrc/cuda/kernels/memory.cuh and csrc/cuda/launch.h.
 #define MMIX_GLOBAL_READ(p) emu::global((p), emu::Access::kRead)
 #define MMIX_GLOBAL_WRITE(p) emu::global((p), emu::Access::kWrite)
 #define MMIX_DYNAMIC_SHARED(T) reinterpret_cast<T *>(emu::dynamic_shared())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import DTYPES
 
-KERNELS = emulation.ROOT / "csrc/kernels"
+KERNELS = emulation.ROOT / "csrc/cuda/kernels"
 CHECKS = (mixing_checks, cross_entropy_checks)  # run_all(emulator, dtype) -> all came right
 
 

@@ -45,7 +45,7 @@ def test_no_kernel_has_a_race(checks):
 
 @pytest.mark.deep
 def test_a_missing_barrier_is_a_race():
-    lines = (emulation.ROOT / "csrc/kernels/mix.cuh").read_text().splitlines()
+    lines = (emulation.ROOT / "csrc/cuda/kernels/mix.cuh").read_text().splitlines()
     line = 1 + next(i for i, text in enumerate(lines) if "__syncthreads();" in text)
     done = run("mixing_checks", "mix.cuh", line)
     assert done.returncode == 66 and "data race" in done.stderr

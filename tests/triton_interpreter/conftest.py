@@ -7,14 +7,14 @@ import pytest
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
 else:
-    importlib.import_module("mmix_fast.triton_backend")  # registers the ops
+    importlib.import_module("mmix_fast.triton.backend")  # registers the ops
 
 
 @pytest.fixture(autouse=True)
 def record(monkeypatch):
     import recorder
 
-    from mmix_fast.triton_launch import Launch
+    from mmix_fast.triton.launch import Launch
 
     run = Launch.run
 
@@ -26,15 +26,15 @@ def record(monkeypatch):
 
 
 LARGE = {
-    "triton_launch.SLAB_ROWS": 3,
-    "triton_launch.KNOWN_ROWS": 2,
-    "triton_launch.WALK_ROWS": 4,
-    "triton_launch.COUNT_BLOCK": 4,
-    "triton_loss_launch.PARTIAL_SUMS": 2,
-    "triton_loss_launch.WHOLE_CLASSES": {4: 4, 8: 4},
-    "triton_loss_launch.CHUNK_BYTES": 32,
-    "triton_loss_launch.LINE_ROWS": 2,
-    "triton_loss_launch.TILE_BYTES": 64,
+    "triton.launch.SLAB_ROWS": 3,
+    "triton.launch.KNOWN_ROWS": 2,
+    "triton.launch.WALK_ROWS": 4,
+    "triton.launch.COUNT_BLOCK": 4,
+    "triton.loss_launch.PARTIAL_SUMS": 2,
+    "triton.loss_launch.WHOLE_CLASSES": {4: 4, 8: 4},
+    "triton.loss_launch.CHUNK_BYTES": 32,
+    "triton.loss_launch.LINE_ROWS": 2,
+    "triton.loss_launch.TILE_BYTES": 64,
 }
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from cases import DTYPES, TOLERANCE
 
-from mmix_fast import reference, triton_launch, triton_loss_launch
+from mmix_fast import reference
+from mmix_fast.triton import launch, loss_launch
 from mmix_fast.validation import compute_dtype
 
 OPS = torch.ops.mmix_fast_triton
@@ -125,9 +126,9 @@ def test_strange_layouts(size):
 
 
 def test_many_rows_have_the_divisor_of_all(monkeypatch):
-    monkeypatch.setattr(triton_launch, "KNOWN_ROWS", 8)
-    monkeypatch.setattr(triton_launch, "COUNT_BLOCK", 8)
-    monkeypatch.setattr(triton_loss_launch, "PARTIAL_SUMS", 4)
+    monkeypatch.setattr(launch, "KNOWN_ROWS", 8)
+    monkeypatch.setattr(launch, "COUNT_BLOCK", 8)
+    monkeypatch.setattr(loss_launch, "PARTIAL_SUMS", 4)
     z, y, perm = torch.randn(101, 3), torch.randint(-1, 3, (101,)), torch.randperm(101)
     w, lam = torch.rand(3), torch.tensor(0.3)
     inputs = (y, perm, None, lam, w, -1, "mean", 0.0, 0.1, 0.0)

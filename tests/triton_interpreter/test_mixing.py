@@ -4,7 +4,8 @@ import pytest
 import torch
 from cases import DTYPES, LAYOUTS, PERMS, expected_mix
 
-from mmix_fast import reference, triton_launch
+from mmix_fast import reference
+from mmix_fast.triton import launch
 from mmix_fast.validation import compute_dtype
 
 TRITON, CPP = torch.ops.mmix_fast_triton, torch.ops.mmix_fast
@@ -91,8 +92,8 @@ def test_a_bad_index_poisons_its_row_alone(size, name, dtype):
 
 @pytest.mark.parametrize("batch", [70, 130])
 def test_the_walk_with_many_tiles(monkeypatch, batch):
-    monkeypatch.setattr(triton_launch, "SLAB_ROWS", 8)
-    monkeypatch.setattr(triton_launch, "WALK_ROWS", 16)
+    monkeypatch.setattr(launch, "SLAB_ROWS", 8)
+    monkeypatch.setattr(launch, "WALK_ROWS", 16)
     for name in ("roll", "two_cycles", "random"):
         make_perm = PERMS[name]
         x, perm, lam = torch.randn(batch, 3), make_perm(batch), torch.rand(batch)

@@ -6,19 +6,14 @@ from cases import DTYPES
 from recorder import RAN
 
 import mmix_fast as m
-from mmix_fast import (
-    triton_backend,
-    triton_cutmix,
-    triton_cycles,
-    triton_kernels,
-    triton_loss_kernels,
-)
+from mmix_fast.triton import backend as registered
+from mmix_fast.triton import cutmix, cycles, kernels, loss_kernels
 
 OPS = torch.ops.mmix_fast_triton
 
 
 def test_the_schemas_of_the_extension():
-    for schema in triton_backend.SCHEMAS:
+    for schema in registered.SCHEMAS:
         name = schema.partition("(")[0]
         mine, theirs = getattr(OPS, name).default, getattr(torch.ops.mmix_fast, name).default
         assert str(mine._schema).partition("::")[2] == str(theirs._schema).partition("::")[2]
@@ -69,11 +64,11 @@ def test_compiles_whole_for_any_lam(backend):
 
 
 def test_zz_every_kernel_ran_on_every_dtype():
-    modules = (triton_kernels, triton_cutmix, triton_cycles, triton_loss_kernels)
-    kernels = {n for module in modules for n in vars(module) if n.endswith("_kernel")}
+    modules = (kernels, cutmix, cycles, loss_kernels)
+    every = {n for module in modules for n in vars(module) if n.endswith("_kernel")}
     if len({name for name, _ in RAN}) < 2:
         pytest.skip("run with the other tests of this folder")
-    assert {name for name, _ in RAN} == kernels
-    for name in kernels - {"uses_kernel", "order_kernel"}:  # these see indices alone
+    assert {name for name, _ in RAN} == every
+    for name in every - {"uses_kernel", "order_kernel"}:  # these see indices alone
         wanted = set(DTYPES) if name != "divisors_kernel" else {torch.float32, torch.float64}
         assert {dtype for n, dtype in RAN if n == name} == wanted, name

@@ -1,0 +1,232 @@
+// One mixed cross-entropy as numbers and device pointers, and the coefficients with which one row
+// of it is linear: loss = sum_c t_c*(lse - z_c) + z_coef*lse^2, t = spread (dense) + hot (two
+// labels).
+#pragma once
+#include "cuda/kernels/memory.cuh"
+#include <cmath>
+#include <type_traits>
+
+#define MMIX_DEVICE __device__ __forceinline__
+#ifdef MMIX_EMULATED
+#define __grid_constant__
+#endif
+
+namespace mmix {
+
+// 16 bytes from global into shared memory, for the calling thread alone, after wait_for_loads().
+template <class T> MMIX_DEVICE void load_async(T *shared, const T *global) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+#else
+  *reinterpret_cast<Vec<T> *>(shared) = load_vec(global);
+#endif
+}
+MMIX_DEVICE void wait_for_loads() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// Division by a number that the host knows, without the long code of a 64-bit division.
+struct Divisor {
+  uint64_t n = 1, inverse = ~uint64_t{0}; // floor((2^64 - 1) / n)
+  MMIX_DEVICE int64_t quotient(int64_t x) const {
+    const uint64_t q = __umul64hi(x, inverse); // right, or one too small
+    return static_cast<int64_t>(q + (x - q * n >= n));
+  }
+};
+
+inline Divisor divisor(int64_t n) { // an empty tensor is never divided
+  const uint64_t by = n > 0 ? static_cast<uint64_t>(n) : 1;
+  return {by, ~uint64_t{0} / by};
+}
+
+// Where the rows of a (B, C, d1, ...) tensor are, in elements: every dimension but the classes,
+// innermost first, neighbours merged where memory allows.
+struct RowLayout {
+  static constexpr int kMaxDims = 8;
+  Divisor size[kMaxDims];
+  int64_t stride[kMaxDims], class_stride;
+  int dims;
+  MMIX_DEVICE int64_t offset(int64_t r) const {
+    int64_t at = 0;
+#pragma unroll 1 // a dynamic index into kernel parameters is cheap
+    for (int d = 0; d + 1 < dims; ++d) {
+      const int64_t rest = size[d].quotient(r);
+      at += (r - rest * static_cast<int64_t>(size[d].n)) * stride[d];
+      r = rest;
+    }
+    return at + r * stride[dims - 1];
+  }
+};
+
+// Floats whose dtype is known at run time only: float targets and class weights.
+struct Values {
+  enum Type { kHalf, kBFloat16, kFloat, kDouble };
+  const void *data; // null: there are none
+  Type type;
+  RowLayout at;
+  // f(typed pointer): asked once for a whole row, so that no loop over classes asks.
+  template <class F> MMIX_DEVICE void typed(F f) const {
+    switch (type) {
+    case kHalf:
+      return f(static_cast<const __half *>(data));
+    case kBFloat16:
+      return f(static_cast<const __nv_bfloat16 *>(data));
+    case kFloat:
+      return f(static_cast<const float *>(data));
+    default:
+      return f(static_cast<const double *>(data));
+    }
+  }
+  template <class Real> MMIX_DEVICE Real value(int64_t i) const {
+    Real v = 0;
+    typed([&](const auto *p) { v = static_cast<Real>(widen(load(p + i))); });
+    return v;
+  }
+};
+
+// What the spread of t is made of, in this order: weight*(base + own*target + other*target_b).
+enum Term { kTarget, kTargetB, kWeight, kTerms };
+
+struct LossProblem {
+  int64_t rows, inner, batch; // rows = batch*inner
+  Divisor by_inner;
+  int classes;
+  bool dense; // the spread differs from class to class: float targets, or weights and smoothing
+  int64_t ignore_index;
+  double smoothing, even_share;            // label smoothing, and what it gives each class of it
+  double z_loss, softcap, inverse_softcap; // softcap 0: none
+  const void *logits;
+  RowLayout logits_at;
+  void *gradient; // null: not asked for; may be the logits
+  RowLayout gradient_at;
+  const int64_t *labels, *labels_b, *perm; // labels null: float targets; labels_b or perm
+  Values terms[kTerms];                    // without a weight: ones
+  const void *lam; // in the arithmetic's dtype, as upstream, stats and loss are
+  int64_t lam_stride;
+  bool lam_per_sample;
+  const double *scales;           // what "mean" divides by, see MeanScales; null: constant_scale
+  double constant_scale;          // 1, or 1/rows
+  const void *upstream;           // d(result)/d(loss), one or one a row; null: 1
+  bool upstream_per_row, rescale; // rescale: rows whose upstream is 1 are right already
+  void *stats;                    // (rows, 2): max and log of the sum of exponentials
+  bool from_stats;
+  void *loss;      // one a row, or null where they are summed:
+  double *partial; // one sum a block; both null in a backward
+};
+
+// The inverse divisors of the mean, and what is added to the loss: NaN for a mean over nothing.
+struct MeanScales {
+  enum { kOwn, kOther, kZLoss, kAdded, kCount };
+};
+
+template <class Real> struct LossRow {
+  Real hot_own, hot_other, base, z_coef;
+  Real coef[kTerms];  // of the terms; 0: absent, and not read
+  int y_own, y_other; // -1: no such label counts
+  int64_t at[kTerms]; // where the row begins in each of them
+  bool live, keep;    // not live: adds 0, gradient 0; keep: its gradient is right already
+  MMIX_DEVICE bool has_label_in(int first, int count) const {
+    const unsigned n = static_cast<unsigned>(count); // a label of -1 is in no range
+    return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
+  }
+  // The sum of t over the classes, where its dense part is the same for all of them.
+  MMIX_DEVICE Real mass(int classes) const { return hot_own + hot_other + base * Real(classes); }
+};
+
+// The labels of row r. A bad perm entry or label makes the row bad, and no address of it.
+struct LabelPair {
+  int64_t own, other;
+  bool own_counts, other_counts, bad;
+};
+
+MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
+  if (!a.perm) return r;
+  const int64_t b = a.by_inner.quotient(r), p = load(a.perm + b);
+  const bool inside = p >= 0 && p < a.batch;
+  bad |= !inside;
+  return r + (inside ? p - b : 0) * a.inner;
+}
+
+MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
+  LabelPair pair;
+  pair.bad = false;
+  const int64_t partner = partner_row(a, r, pair.bad);
+  const auto check = [&](int64_t y, int64_t &label, bool &counts) {
+    counts = y != a.ignore_index;
+    const bool inside = y >= 0 && y < a.classes;
+    pair.bad |= counts && !inside;
+    counts &= inside;
+    label = inside ? y : 0;
+  };
+  check(load(a.labels + r), pair.own, pair.own_counts);
+  check(load((a.labels_b ? a.labels_b : a.labels) + partner), pair.other, pair.other_counts);
+  return pair;
+}
+
+template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c) {
+  return a.terms[kWeight].data ? a.terms[kWeight].template value<Real>(c) : Real(1);
+}
+
+template <class Real> MMIX_DEVICE Real lam_of(const LossProblem &a, int64_t r) {
+  return load(static_cast<const Real *>(a.lam) + a.by_inner.quotient(r) * a.lam_stride);
+}
+
+template <class Real> MMIX_DEVICE Real upstream_of(const LossProblem &a, int64_t r) {
+  return a.upstream ? load(static_cast<const Real *>(a.upstream) + (a.upstream_per_row ? r : 0))
+                    : Real(1);
+}
+
+template <class Real> MMIX_DEVICE Real scale_of(const LossProblem &a, int which) {
+  return Real(a.scales ? load(a.scales + which) : a.constant_scale);
+}
+
+// The upstream gradient scales every coefficient, so that one rounding is left.
+template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r) {
+  LossRow<Real> row{};
+  row.y_own = row.y_other = -1;
+  if (r >= a.rows) return row; // the last block's spare rows
+  const Real own = lam_of<Real>(a, r), other = Real(1) - own, g = upstream_of<Real>(a, r);
+  const Real keep = Real(1 - a.smoothing), even = Real(a.even_share);
+  Real counted = 0;
+  bool bad = false;
+  if (a.labels) {
+    const LabelPair pair = label_pair(a, r);
+    bad = pair.bad;
+    if (pair.own_counts && own != 0) {
+      const Real c = g * own * scale_of<Real>(a, MeanScales::kOwn);
+      row.y_own = int(pair.own);
+      row.hot_own = keep * c * weight_of<Real>(a, pair.own);
+      row.base = even * c;
+      counted = own;
+    }
+    if (pair.other_counts && other != 0) {
+      const Real c = g * other * scale_of<Real>(a, MeanScales::kOther);
+      row.y_other = int(pair.other);
+      row.hot_other = keep * c * weight_of<Real>(a, pair.other);
+      row.base += even * c;
+      counted += other;
+    }
+  } else {
+    const int64_t partner = partner_row(a, r, bad);
+    const Real c = g * Real(a.constant_scale);
+    row.coef[kTarget] = keep * own * c;
+    row.coef[kTargetB] = keep * other * c;
+    row.base = even * c;
+    row.at[kTarget] = a.terms[kTarget].at.offset(r);
+    row.at[kTargetB] = a.terms[kTargetB].at.offset(partner);
+    counted = 1;
+  }
+  row.coef[kWeight] = 1;
+  row.live = bad || a.labels == nullptr || row.y_own >= 0 || row.y_other >= 0;
+  row.keep = a.rescale && g == 1;
+  if (a.z_loss != 0)
+    row.z_coef = g * counted * Real(a.z_loss) * scale_of<Real>(a, MeanScales::kZLoss);
+  // NaN here makes NaN of the loss and of every entry of the gradient.
+  if (bad) row.z_coef = Real(NAN);
+  return row;
+}
+
+} // namespace mmix

@@ -1,0 +1,260 @@
+// Rows of classes kept on chip: a group of lanes, from a warp to a cluster of blocks, owns a row,
+// reads it once into shared memory, and writes its gradient from there. Each lane comes back to
+// the logits that it brought itself, so that no barrier stands between; the spread of t, where it
+// is dense, is brought by all lanes together (see cross_entropy_spread.cuh). A row longer than the
+// group's share of shared memory is read in segments, twice but for the last, which is still held
+// when the sums are known.
+#pragma once
+#include "cuda/kernels/cross_entropy_sums.cuh"
+
+namespace mmix {
+
+constexpr int kRowThreads = 1024; // one block of them to an SM may take 64 registers a thread
+
+// How a launch divides rows: `lanes` threads of a block to a row, a power of two of warps, or all
+// threads of `cluster` blocks; each holds `depth` pieces of each of the row's segments.
+struct RowsPlan {
+  int lanes, cluster, depth, segments;
+};
+
+// One lane's part of a row. Packed: pieces are 16 bytes of neighbouring classes, from the first
+// aligned address on; the few classes before and after go one to a lane, into `edge`. Not packed,
+// for any stride or alignment: a piece is one class. Neighbouring lanes have neighbouring pieces.
+template <class T, bool kPacked, bool kGeneral> struct RowPart {
+  using Real = Acc<T>;
+  static constexpr int kWidth = kPacked ? Vec<T>::kCount : 1;
+  // exp in float64 makes long code of a class: there, a loop.
+  static constexpr int kUnroll = sizeof(T) == 8 ? 1 : kWidth;
+  struct alignas(kWidth * sizeof(T)) Piece {
+    T at[kWidth];
+  };
+  struct alignas(kWidth == 1 ? sizeof(Real) : 16) Spread {
+    Real at[kWidth];
+  };
+
+  const LossProblem &a;
+  const RowsPlan &plan;
+  const T *z;
+  Piece *held;    // this lane's pieces, blockDim.x apart
+  Spread *spread; // of the pieces of this block's lanes, in the order of their classes
+  int lane, lanes, head = 0, pieces = 0, edge_class = -1;
+  T edge[1];
+  Real edge_spread[1];
+
+  MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared)
+      : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)), held(shared + threadIdx.x),
+        spread(reinterpret_cast<Spread *>(shared + blockDim.x * plan.depth) +
+               threadIdx.x / plan.lanes * plan.lanes * plan.depth),
+        lane(blockIdx.x % plan.cluster * plan.lanes + threadIdx.x % plan.lanes),
+        lanes(plan.lanes * plan.cluster) {
+    if (r >= a.rows) return; // the last block's spare rows
+    z += a.logits_at.offset(r);
+    pieces = a.classes;
+    if constexpr (kPacked) {
+      head = min(a.classes, (kWidth - misalignment(z)) % kWidth);
+      pieces = (a.classes - head) / kWidth;
+      const int tail = a.classes - head - pieces * kWidth;
+      if (lane < head + tail) {
+        edge_class = lane < head ? lane : a.classes - tail + lane - head;
+        edge[0] = load(z + edge_class);
+      }
+    }
+  }
+
+  // f(its first class, slot, spread) for this lane's pieces of a segment
+  template <class F> MMIX_DEVICE void each_piece(int segment, F f) const {
+    int piece = segment * plan.depth * lanes + lane;
+    Piece *slot = held;
+    const Spread *t = spread + threadIdx.x % plan.lanes;
+    for (int k = 0; k < plan.depth && piece < pieces; ++k) {
+      f(head + piece * kWidth, slot, t);
+      piece += lanes;
+      slot += blockDim.x;
+      t += plan.lanes;
+    }
+  }
+
+  // f(first class, values, their spread) for the pieces, and the edge with the first segment
+  template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
+    each_piece(segment, [&](int first, Piece *slot, const Spread *t) {
+      if constexpr (kUnroll == 1) {
+        const auto of = [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; };
+        f(first, slot->at, of);
+      } else { // one access to shared memory for all
+        Piece piece = *slot;
+        Spread some;
+        if (kGeneral && a.dense)
+          some = *t;
+        else
+          for (Real &one : some.at) one = row.base;
+        f(first, piece.at, [&](int e) { return some.at[e]; });
+      }
+    });
+    if (kPacked && segment == 0 && edge_class >= 0)
+      f(edge_class, edge, [&](int) { return edge_spread[0]; });
+  }
+
+  MMIX_DEVICE Real logit(T z) const { return kGeneral ? capped(a, widen(z)) : widen(z); }
+
+  MMIX_DEVICE void read(int segment) const {
+    each_piece(segment, [&](int first, Piece *slot, const Spread *) {
+      if constexpr (kPacked)
+        load_async(slot->at, z + first);
+      else
+        slot->at[0] = load(z + first * a.logits_at.class_stride);
+    });
+  }
+
+  // The spread of a segment, all lanes of the row together. Every thread of the block calls it.
+  MMIX_DEVICE void read_spread(int segment, const LossRow<Real> &row) {
+    if (!kGeneral || !a.dense) return;
+    // Where blocks share the row, each has runs of it, else all of the segment.
+    const int runs = plan.cluster == 1 ? 1 : plan.depth;
+    const int run_pieces = plan.cluster == 1 ? plan.depth * plan.lanes : plan.lanes;
+    const Team team{static_cast<int>(threadIdx.x % plan.lanes), plan.lanes};
+    each_term(a, [&](int term) {
+      for (int k = 0; k < runs; ++k) {
+        const int piece = segment * plan.depth * lanes + k * lanes + lane - team.lane;
+        spread_term(a, row, term, head + piece * kWidth, min(run_pieces, pieces - piece) * kWidth,
+                    spread[k * run_pieces].at, team);
+      }
+    });
+  }
+  // For the whole row; when rows[] is complete.
+  MMIX_DEVICE void read_edge_spread(const LossRow<Real> &row) {
+    edge_spread[0] = row.base;
+    if (kGeneral && a.dense && edge_class >= 0) edge_spread[0] = mmix::spread(a, row, edge_class);
+  }
+
+  MMIX_DEVICE RowSums<Real> sums(int segment, const LossRow<Real> &row) {
+    RowSums<Real> s;
+    each(segment, row, [&](int, auto &v, auto) {
+#pragma unroll kUnroll
+      for (const T &one : v) s.max = max_of(s.max, logit(one));
+    });
+    const Real pivot = pivot_of(s.max);
+    Real shifted_sum = 0;
+    int seen = 0;
+    each(segment, row, [&](int first, auto &v, auto t) {
+      constexpr int N = sizeof(v) / sizeof(T); // kWidth, or 1 at the edge
+#pragma unroll kUnroll
+      for (int e = 0; e < N; ++e) {
+        const Real shifted = logit(v[e]) - pivot;
+        s.exp_sum += exp_of(shifted);
+        if (kGeneral)
+          s.add_term(t(e), shifted);
+        else
+          shifted_sum += shifted;
+      }
+      seen += N;
+      if (!row.has_label_in(first, N)) return;
+#pragma unroll kUnroll
+      for (int e = 0; e < N; ++e) {
+        if (first + e == row.y_own) s.add_term(row.hot_own, logit(v[e]) - pivot);
+        if (first + e == row.y_other) s.add_term(row.hot_other, logit(v[e]) - pivot);
+      }
+    });
+    if (!kGeneral && row.base != 0) {
+      s.mass += row.base * Real(seen);
+      s.dot += row.base * shifted_sum;
+    }
+    return s;
+  }
+
+  template <bool kLabelled, int N, class F>
+  MMIX_DEVICE void differentiate(int first, T (&v)[N], F t, const LossRow<Real> &row,
+                                 const RowGradient<Real> &gradient_of) const {
+#pragma unroll kUnroll
+    for (int e = 0; e < N; ++e) {
+      const Real at = logit(v[e]);
+      Real g = gradient_of(at, t(e));
+      if (kLabelled && first + e == row.y_own) g -= row.hot_own;
+      if (kLabelled && first + e == row.y_other) g -= row.hot_other;
+      if (kGeneral) g = through_cap(a, g, at);
+      v[e] = narrow<T>(g);
+    }
+  }
+
+  // The gradient takes the logits' place on chip, then goes out to `gradient`, where its row
+  // begins.
+  MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
+                                  const RowGradient<Real> &gradient_of, T *gradient) {
+    each(segment, row, [&](int first, auto &v, auto t) {
+      constexpr int N = sizeof(v) / sizeof(T);
+      if (!row.live) {
+        for (T &one : v) one = narrow<T>(0);
+      } else if (kUnroll == 1 || row.has_label_in(first, N)) {
+        differentiate<true>(first, v, t, row, gradient_of);
+      } else {
+        differentiate<false>(first, v, t, row, gradient_of);
+      }
+      if constexpr (N == Vec<T>::kCount)
+        store_vec(gradient + first, reinterpret_cast<const Vec<T> &>(v));
+      else
+        store(gradient + first * a.gradient_at.class_stride, v[0]);
+    });
+  }
+};
+
+// Shared memory: what the block's rows have in common, and each lane's pieces.
+template <class Real>
+constexpr size_t kRowsOverhead =
+    sizeof(double) * 32 + sizeof(LossRow<Real>) * 32 + sizeof(RowSums<Real>) * 33;
+inline size_t piece_bytes(size_t element, bool packed, bool dense) {
+  const size_t classes = packed ? 16 / element : 1, real = element == 8 ? 8 : 4;
+  return classes * (element + (dense ? real : 0));
+}
+
+template <class T, bool kPacked, bool kGeneral>
+__global__ void __launch_bounds__(kRowThreads, 1)
+    cross_entropy_rows(const __grid_constant__ LossProblem a, const RowsPlan plan) {
+  using Real = Acc<T>;
+  using Part = RowPart<T, kPacked, kGeneral>;
+  if (nothing_to_rescale<Real>(a)) return;
+  static_assert(sizeof(LossRow<Real>) * 32 % 16 == 0 && sizeof(RowSums<Real>) % 16 == 0);
+  double *losses = dynamic_shared<double>();
+  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
+  RowSums<Real> *warps = reinterpret_cast<RowSums<Real> *>(rows + 32);
+  const int group = threadIdx.x / plan.lanes, groups = blockDim.x / plan.lanes;
+  const int64_t first = static_cast<int64_t>(blockIdx.x / plan.cluster) * groups, r = first + group;
+  Part part(a, plan, r, reinterpret_cast<typename Part::Piece *>(warps + 33));
+  part.read(0); // in flight while the labels are looked up
+  for (int i = threadIdx.x; i < groups; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
+  __syncthreads(); // rows[] is complete
+  const LossRow<Real> &row = rows[group];
+  part.read_edge_spread(row);
+
+  // All segments for the sums, then all for the gradient, from the one held on backwards: in one
+  // loop, so that the long code that brings a segment is there once. The mass of a dense spread is
+  // a sum over the classes, in a backward too.
+  const bool dense = kGeneral && a.dense;
+  int held = 0;
+  RowSums<Real> sums; // then, in the same registers, what the gradient follows from
+  T *gradient = static_cast<T *>(a.gradient);
+#pragma unroll 1
+  for (bool summing = dense || !a.from_stats;; summing = false) {
+    if (!summing) {
+      RowResult<Real> result(sums);
+      write_block_loss(a, finish_row(a, r, part.lane == 0, row, result), losses);
+      if (!gradient) return;
+      const RowGradient<Real> of(row, result, dense ? sums.mass : row.mass(a.classes));
+      sums = {of.max, of.log2_sum, of.p, 0};
+      if (r < a.rows) gradient += a.gradient_at.offset(r);
+    }
+#pragma unroll 1
+    for (int n = 0; n < plan.segments; ++n) {
+      if (n > 0) part.read(held = summing ? n : (held == 0 ? plan.segments : held) - 1);
+      if (n > 0 || summing) part.read_spread(held, row);
+      wait_for_loads();
+      if (summing)
+        sums = merge(sums, part.sums(held, row));
+      else if (!row.keep)
+        part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
+    }
+    if (!summing) return;
+    sums = merge_warps(sums, plan.lanes, warps);
+    sums = merge_blocks(sums, plan.cluster, warps + 32);
+  }
+}
+
+} // namespace mmix

@@ -1,0 +1,179 @@
+// Short rows, of any layout: a block brings a tile of rows into shared memory (and the spread of t
+// beside it, where that is dense), a few lanes of a warp own each row there, and the gradient takes
+// the logits' place before the tile is written out.
+// So memory is read and written in order even where a row has 10 classes, or classes lie far apart.
+#pragma once
+#include "cuda/kernels/cross_entropy_sums.cuh"
+
+namespace mmix {
+
+constexpr int kTileThreads = 256;
+
+// How a tile lies in a tensor. kFlat: rows without gaps, so that the tile is one piece of memory.
+// kRowsNear: neighbouring rows are nearer than neighbouring classes, as in (B, C, d1, ...).
+enum class TileOrder { kFlat, kClassesNear, kRowsNear };
+
+__host__ MMIX_DEVICE TileOrder tile_order(const RowLayout &at, int classes) {
+  if (at.class_stride != 1)
+    return at.stride[0] < at.class_stride ? TileOrder::kRowsNear : TileOrder::kClassesNear;
+  return at.dims == 1 && at.stride[0] == classes ? TileOrder::kFlat : TileOrder::kClassesNear;
+}
+
+struct TilesPlan {
+  int lanes, rows; // lanes*rows threads; powers of two
+  int pitch;       // from row to row in shared memory; `classes` where a tile is kFlat
+  TileOrder logits, gradient;
+};
+
+// Copies a tile between global and shared memory; row i, class c is at shared[i*pitch + c].
+// kOut: to global memory.
+template <bool kOut, class T>
+MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, T *shared,
+                           int64_t first, int rows, int classes, const TilesPlan &plan) {
+  const auto copy = [&](int64_t at, int i) {
+    if (kOut)
+      store(global + at, shared[i]);
+    else
+      shared[i] = load(global + at);
+  };
+  const int threads = blockDim.x, tid = threadIdx.x;
+  if (order == TileOrder::kFlat) {
+    constexpr int kWidth = Vec<T>::kCount;
+    const int count = rows * classes;
+    global += first * classes;
+    // Shared memory is as far from alignment as the logits are, not always the gradient.
+    const bool packed = misalignment(global) == misalignment(shared);
+    const int head = packed ? min(count, (kWidth - misalignment(global)) % kWidth) : count;
+    const int packs = (count - head) / kWidth, tail = head + packs * kWidth;
+    for (int i = tid; i < head; i += threads) copy(i, i);
+    for (int k = tid; k < packs; k += threads) {
+      auto *vec = reinterpret_cast<Vec<T> *>(shared + head) + k;
+      if (kOut)
+        store_vec(global + head + k * kWidth, *vec);
+      else
+        *vec = load_vec(global + head + k * kWidth);
+    }
+    for (int i = tail + tid; i < count; i += threads) copy(i, i);
+    return;
+  }
+  const bool rows_near = order == TileOrder::kRowsNear;
+  const int i = rows_near ? tid % plan.rows : tid / plan.lanes;
+  if (i >= rows) return;
+  const int64_t row_at = layout.offset(first + i);
+  for (int c = rows_near ? tid / plan.rows : tid % plan.lanes; c < classes; c += plan.lanes)
+    copy(row_at + c * layout.class_stride, i * plan.pitch + c);
+}
+
+// Lanes to a row that read it in as few accesses as can be: one for each vector, or for each class
+// of its two ends.
+MMIX_DEVICE int lanes_for(int classes, int width) {
+  const int most = max(classes / width, 2 * (width - 1));
+  int lanes = 1;
+  while (lanes < 32 && lanes < most) lanes *= 2;
+  return lanes;
+}
+
+// The spread of a tile's rows. Every thread of the block calls it.
+template <class Real>
+MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, int count, Real *t,
+                             const TilesPlan &plan) {
+  each_term(a, [&](int term) {
+    const Values &values = a.terms[term];
+    const int tid = threadIdx.x, threads = blockDim.x;
+    int i = tid % plan.rows, step = plan.rows; // rows side by side: one to a thread
+    Team team{tid / plan.rows, plan.lanes};
+    if (tile_order(values.at, a.classes) != TileOrder::kRowsNear) {
+      int width = 1; // of an access, in classes
+      values.typed([&](const auto *p) {
+        if (wide(p, a.classes)) width = Vec<std::remove_cvref_t<decltype(*p)>>::kCount;
+      });
+      const int lanes = lanes_for(a.classes, width);
+      i = tid / lanes, step = threads / lanes;
+      team = {tid % lanes, lanes};
+    }
+#pragma unroll 1
+    for (; i < count; i += step)
+      spread_term(a, rows[i], term, 0, a.classes, t + i * plan.pitch, team);
+  });
+}
+
+// Shared memory: the block's losses, its rows, the spread where it is dense, the logits.
+template <class Real> __host__ MMIX_DEVICE size_t tile_rows_bytes(const TilesPlan &plan) {
+  static_assert(sizeof(LossRow<Real>) * 2 % 16 == 0); // there are 2 rows at least
+  return sizeof(double) * 32 + plan.rows * sizeof(LossRow<Real>);
+}
+template <class Real>
+__host__ MMIX_DEVICE size_t tile_spread_bytes(const TilesPlan &plan, bool dense) {
+  return dense ? (plan.rows * plan.pitch * sizeof(Real) + 15) / 16 * 16 : 0;
+}
+
+template <class T, bool kGeneral>
+__global__ void __launch_bounds__(kTileThreads, 4)
+    cross_entropy_tiles(const __grid_constant__ LossProblem a, const TilesPlan plan) {
+  using Real = Acc<T>;
+  if (nothing_to_rescale<Real>(a)) return;
+  double *losses = dynamic_shared<double>();
+  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
+  T *logits = const_cast<T *>(static_cast<const T *>(a.logits));
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * plan.rows;
+  const int count = a.rows - first < plan.rows ? static_cast<int>(a.rows - first) : plan.rows;
+  const int ahead = plan.logits == TileOrder::kFlat ? misalignment(logits + first * a.classes) : 0;
+  Real *t = reinterpret_cast<Real *>(rows + plan.rows);
+  const bool dense = kGeneral && a.dense;
+  T *tile =
+      reinterpret_cast<T *>(reinterpret_cast<char *>(t) + tile_spread_bytes<Real>(plan, dense)) +
+      ahead;
+  copy_tile<false>(logits, a.logits_at, plan.logits, tile, first, count, a.classes, plan);
+  for (int i = threadIdx.x; i < plan.rows; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
+  __syncthreads(); // tile and rows[] are complete
+  if (dense) read_spread(a, rows, count, t, plan);
+
+  const int index = threadIdx.x / plan.lanes, lane = threadIdx.x % plan.lanes;
+  const int classes = index < count ? a.classes : 0;
+  const LossRow<Real> &row = rows[index];
+  T *z = tile + index * plan.pitch;
+  t += index * plan.pitch;
+  const auto spread = [&](int c) { return dense ? t[c] : row.base; };
+  const auto logit = [&](int c) { return kGeneral ? capped(a, widen(z[c])) : widen(z[c]); };
+  RowSums<Real> sums;
+  for (int c = lane; c < classes; c += plan.lanes) sums.max = max_of(sums.max, logit(c));
+  const Real pivot = pivot_of(sums.max);
+  Real shifted_sum = 0, seen = 0;
+  for (int c = lane; c < classes; c += plan.lanes) {
+    const Real shifted = logit(c) - pivot;
+    sums.exp_sum += exp_of(shifted);
+    if (kGeneral)
+      sums.add_term(spread(c), shifted);
+    else
+      shifted_sum += shifted, seen += 1;
+  }
+  if (!kGeneral && row.base != 0) {
+    sums.mass += row.base * seen;
+    sums.dot += row.base * shifted_sum;
+  }
+  if (row.y_own >= 0 && row.y_own % plan.lanes == lane)
+    sums.add_term(row.hot_own, logit(row.y_own) - pivot);
+  if (row.y_other >= 0 && row.y_other % plan.lanes == lane)
+    sums.add_term(row.hot_other, logit(row.y_other) - pivot);
+  sums = merge_lanes(sums, plan.lanes);
+  RowResult<Real> result(sums);
+  const Real loss = finish_row(a, first + index, lane == 0, row, result);
+
+  if (a.gradient) {
+    const RowGradient<Real> gradient_of(row, result, dense ? sums.mass : row.mass(a.classes));
+    for (int c = lane; c < classes; c += plan.lanes) {
+      const Real at = logit(c);
+      Real g = gradient_of(at, spread(c));
+      if (c == row.y_own) g -= row.hot_own;
+      if (c == row.y_other) g -= row.hot_other;
+      if (kGeneral) g = through_cap(a, g, at);
+      z[c] = narrow<T>(row.live ? g : Real(0));
+    }
+    __syncthreads(); // the gradients of the tile are complete
+    copy_tile<true>(static_cast<T *>(a.gradient), a.gradient_at, plan.gradient, tile, first, count,
+                    a.classes, plan);
+  }
+  write_block_loss(a, loss, losses);
+}
+
+} // namespace mmix

@@ -1,0 +1,279 @@
+// out[i] = own[i]*x[i] + other[i]*x[next[i]] for every column of a batch, in place or not.
+// Columns are independent, so a block takes some columns of all rows. Three ways:
+//   slab     every row's part is held in shared memory, then all mixed rows are written. For a
+//            batch that fits.
+//   walk     warps walk along next, holding two rows; in place, a row is overwritten only after the
+//            walk has read its successor. For any batch.
+//   strided  a walk by one thread for each column, for samples that are not made of runs.
+// The first two read and write each element once.
+#pragma once
+#include "cuda/kernels/columns.cuh"
+#include "cuda/kernels/pairing.cuh"
+#include "cuda/kernels/targets.cuh"
+#include "cuda/kernels/tile.cuh"
+
+namespace mmix {
+
+constexpr int kSlabThreads = 1024; // at most
+constexpr int kWalkWarps = 16;     // of a block
+constexpr int kCutRows = 32;       // at most; their heads are saved by the block
+constexpr unsigned kAll = 0xffffffffu;
+
+template <class T> struct MixArgs {
+  const T *x;
+  T *out; // may be x
+  int batch;
+  int64_t x_row, out_row; // strides of the batch dimension
+  Columns columns;
+  int width, pitch, lanes; // of a tile: columns, elements of shared memory, threads for each row
+  const int64_t *perm;
+  bool adjoint;
+  LamRef lam;
+  unsigned blocks; // of this part of the grid; the rest works on targets
+  Cut cut;
+  const int *next, *start; // tables in global memory, where they do not fit in a block's; or null
+
+  __device__ bool in_place() const { return x == out; }
+};
+
+// The coefficients of a row: y = own*x[row] + other*x[partner].
+template <class T> struct Weights {
+  using A = Acc<T>;
+  const MixArgs<T> &a;
+  const A lam0;
+  __device__ explicit Weights(const MixArgs<T> &a_) : a(a_), lam0(a_.lam.template own<A>(0)) {}
+  __device__ A lam(int row) const { return a.lam.stride ? a.lam.template own<A>(row) : lam0; }
+  __device__ Coefficients<A> operator()(int row, int partner) const {
+    const A own = lam(row);
+    return {own, plus(A(1), -(a.adjoint ? lam(partner) : own))};
+  }
+  __device__ bool covers(int) const { return true; } // every row is mixed in every column
+  // One λ of 1 for all rows: in place, no good row changes.
+  __device__ bool still() const { return a.in_place() && a.lam.stride == 0 && lam0 == 1; }
+};
+
+template <class T> struct Shelf { // where the current tile of a block lies
+  const MixArgs<T> &a;
+  TilePlace at;
+  __device__ Shelf(const MixArgs<T> &a_, int64_t index) : a(a_), at(a_.columns, a_.width, index) {}
+  __device__ Tile<T> tile(int row, T *shared) const {
+    return {shared, a.x + at.x + row * a.x_row, at.n};
+  }
+  __device__ T *out(int row) const { return a.out + at.out + row * a.out_row; }
+};
+
+// Shared memory: next[batch], then a tile of every row (the claims stand there before).
+template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<T> &a) {
+  int *next = dynamic_shared<int>();
+  T *tiles = reinterpret_cast<T *>(next + round_up(a.batch, 4));
+  build_next(a.perm, a.batch, reinterpret_cast<int *>(tiles), next, a.adjoint);
+
+  const Weights<T> weights(a);
+  const Team team{static_cast<int>(threadIdx.x) % a.lanes, a.lanes};
+  const int first = threadIdx.x / a.lanes, step = blockDim.x / a.lanes;
+  for (int64_t index = blockIdx.x; index < tile_count(a.columns, a.width); index += a.blocks) {
+    const Shelf<T> shelf(a, index);
+    const auto tile = [&](int row) { return shelf.tile(row, tiles + int64_t{row} * a.pitch); };
+    constexpr int kAtOnce = 4; // loads in flight for each thread
+    for (int row = weights.still() ? a.batch : first; row < a.batch; row += kAtOnce * step) {
+      Vec<T> v[kAtOnce];
+      bool some[kAtOnce];
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u)
+        some[u] = row + u * step < a.batch && tile(row + u * step).fetch(team, v[u]);
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        if (some[u]) tile(row + u * step).keep(team, v[u]);
+        if (row + u * step < a.batch) tile(row + u * step).copy_edges(team);
+      }
+    }
+    __syncthreads(); // a row is mixed with one that other threads have loaded
+    for (int row = first; row < a.batch; row += step) {
+      const int partner = next[row];
+      if (partner < 0) {
+        poison_tile(shelf.out(row), shelf.at.n, team);
+        continue;
+      }
+      const auto c = weights(row, partner);
+      if (a.in_place() && c.keep()) continue;
+      mix_tile(shelf.out(row), tile(row).begin(), tile(partner).begin(), shelf.at.n, c, team);
+    }
+    __syncthreads(); // the next loads overwrite rows that other threads may still be mixing
+  }
+}
+
+// What one walking warp holds in shared memory: the head of its walk, and two rows in turn.
+constexpr int kWalkTiles = 3;
+
+// From row `first`, whose tile `head` holds, along next: to a bad row, to a cut row (whose head
+// some warp has saved in `heads`), or round to `first`.
+template <class T>
+__device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &weights,
+                                     const int *next, int first, T *head, T *heads, T *turns,
+                                     Team team) {
+  const MixArgs<T> &a = shelf.a;
+  const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
+  Tile<T> own = shelf.tile(first, head), other = own;
+  int row = first, partner = load(next + row);
+  // The row after next is loaded while a row is mixed; for float64 there are not enough registers.
+  constexpr bool kAhead = sizeof(T) < 8;
+  Vec<T> v;
+  bool some = kAhead && !ends(partner) && shelf.tile(partner, turns).fetch(team, v);
+  for (int turn = 0;; turn ^= 1) {
+    if (partner < 0) {
+      poison_tile(shelf.out(row), shelf.at.n, team);
+      return;
+    }
+    const bool last = ends(partner);
+    if (last) {
+      other =
+          shelf.tile(partner, partner == first ? head : heads + partner / a.cut.step() * a.pitch);
+    } else {
+      other = shelf.tile(partner, turns + turn * a.pitch);
+      if (!kAhead) some = other.fetch(team, v);
+      if (some) other.keep(team, v);
+      other.copy_edges(team);
+    }
+    const int after = last ? kBad : load(next + partner);
+    if (kAhead && !ends(after)) some = shelf.tile(after, turns).fetch(team, v);
+    __syncwarp(); // the row is mixed with elements that other lanes have loaded
+    const auto c = weights(row, partner);
+    if (!a.in_place() || !c.keep())
+      mix_tile(shelf.out(row), own.begin(), other.begin(), shelf.at.n, c, team);
+    __syncwarp(); // the next load goes where other lanes may still be reading
+    if (last) return;
+    own = other;
+    row = partner;
+    partner = after;
+  }
+}
+
+// Shared memory: next[batch] and start[batch] unless they are in global memory, the heads of the
+// cut rows, and kWalkTiles tiles for each warp.
+template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<T> &a) {
+  int *tables = dynamic_shared<int>();
+  const int *next = a.next, *start = a.start;
+  T *heads = reinterpret_cast<T *>(tables);
+  if (next == nullptr) {
+    int *starts = tables + round_up(a.batch, 4);
+    heads = reinterpret_cast<T *>(starts + round_up(a.batch, 4));
+    build_next(a.perm, a.batch, starts, tables, a.adjoint);
+    mark_starts(a.perm, a.batch, tables, starts, a.adjoint, a.cut, block_share());
+    next = tables;
+    start = starts;
+  }
+  const Weights<T> weights(a);
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const Team team{static_cast<int>(threadIdx.x % 32), 32};
+  const int pitch = a.pitch, cuts = a.cut.count(a.batch);
+  T *own_head = heads + (cuts + kWalkTiles * warp) * pitch, *turns = own_head + pitch;
+  for (int64_t index = blockIdx.x; index < tile_count(a.columns, a.width); index += a.blocks) {
+    const Shelf<T> shelf(a, index);
+    if (weights.still()) {
+      for (int row = warp; row < a.batch; row += warps)
+        if (load(next + row) < 0) poison_tile(shelf.out(row), shelf.at.n, team);
+      continue;
+    }
+    for (int k = warp; k < cuts; k += warps)
+      shelf.tile(k * a.cut.step(), heads + k * pitch).copy(team);
+    __syncthreads(); // a walk ends with a head that another warp saved, and may overwrite its row
+    for (int k = warp; k < cuts; k += warps)
+      walk(shelf, weights, next, k * a.cut.step(), heads + k * pitch, heads, turns, team);
+    for (int base = warp * 32; base < a.batch; base += warps * 32) {
+      const int mine = base + team.lane;
+      unsigned found = __ballot_sync(kAll, mine < a.batch && load(start + mine) != 0);
+      for (; found; found &= found - 1) {
+        const int first = base + __ffs(static_cast<int>(found)) - 1;
+        if (load(next + first) < 0) {
+          poison_tile(shelf.out(first), shelf.at.n, team);
+          continue;
+        }
+        shelf.tile(first, own_head).copy(team);
+        walk(shelf, weights, next, first, own_head, heads, turns, team);
+      }
+    }
+    __syncthreads(); // the next tile's heads overwrite those that other warps may still be reading
+  }
+}
+
+// Shared memory: next[batch] and start[batch] unless they are in global memory. The only cut row is
+// row 0, whose first value every walk may need. `of_column(column)` gives the weights there, whose
+// rows may be covered or not: what is not covered is not written, and read only as a partner.
+template <class T, class OfColumn>
+__device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a, const OfColumn &of_column) {
+  int *tables = dynamic_shared<int>();
+  const int *next = a.next, *start = a.start;
+  if (next == nullptr) {
+    int *starts = tables + round_up(a.batch, 4);
+    build_next(a.perm, a.batch, starts, tables, a.adjoint);
+    mark_starts(a.perm, a.batch, tables, starts, a.adjoint, a.cut, block_share());
+    __syncthreads(); // every thread reads all starts
+    next = tables;
+    start = starts;
+  }
+  for (int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+       column < a.columns.run * a.columns.runs; column += int64_t{a.blocks} * blockDim.x) {
+    const auto weights = of_column(column);
+    const Offsets o = run_offsets(a.columns, column / a.columns.run);
+    const int64_t in_run = column % a.columns.run;
+    const auto at = [&](int row) { return a.x + o.x + in_run + row * a.x_row; };
+    const T zeroth = load(at(0));
+    for (int first = 0; first < a.batch; ++first) {
+      if (first != 0 && load(start + first) == 0) continue;
+      const T head = first == 0 ? zeroth : load(at(first));
+      T own = head;
+      bool known = true; // own holds the row's value
+      for (int row = first;;) {
+        const int partner = load(next + row);
+        const bool last = partner < 0 || partner == first || partner == 0;
+        const bool covered = weights.covers(row);
+        T other{};
+        if (covered) {
+          T *out = a.out + o.out + in_run + row * a.out_row;
+          if (partner < 0) {
+            store(out, not_a_number<T>());
+          } else {
+            other = partner == first ? head : partner == 0 ? zeroth : load(at(partner));
+            const auto c = weights(row, partner);
+            if (!a.in_place() || !c.keep()) store(out, c(known ? own : load(at(row)), other));
+          }
+        }
+        if (last) break;
+        own = other;
+        known = covered;
+        row = partner;
+      }
+    }
+  }
+}
+
+// The tables of a batch that is too large for shared memory; user starts as kNobody.
+__global__ void claim_rows_kernel(const int64_t *perm, int batch, int *user, int *next) {
+  claim_rows(perm, batch, user, next, grid_share());
+}
+__global__ void link_rows_kernel(int batch, const int *user, int *next, bool adjoint) {
+  link_rows(batch, user, next, adjoint, grid_share());
+}
+__global__ void mark_starts_kernel(const int64_t *perm, int batch, const int *next,
+                                   int *user_then_start, bool adjoint, Cut cut) {
+  mark_starts(perm, batch, next, user_then_start, adjoint, cut, grid_share());
+}
+
+// With kTargets the last blocks of the grid write the mixed targets, in float32 arithmetic: one
+// launch for a whole batch.
+template <class T, bool kTargets>
+__global__ void __launch_bounds__(kSlabThreads) mix_slab(const MixArgs<T> a, const TargetArgs t) {
+  static_assert(!kTargets || sizeof(T) < 8, "with float64 too there are not enough registers");
+  if (!kTargets || blockIdx.x < a.blocks) return mix_slab_block(a);
+  if constexpr (kTargets) targets_block<float>(t, blockIdx.x - a.blocks, gridDim.x - a.blocks);
+}
+template <class T>
+__global__ void __launch_bounds__(kWalkWarps * 32, 2) mix_walk(const MixArgs<T> a) {
+  mix_walk_block(a);
+}
+template <class T> __global__ void __launch_bounds__(256, 4) mix_strided(const MixArgs<T> a) {
+  const Weights<T> weights(a);
+  mix_strided_block(a, [&](int64_t) { return weights; });
+}
+
+} // namespace mmix

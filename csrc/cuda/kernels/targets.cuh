@@ -1,0 +1,163 @@
+// Soft targets, written once: lam*q(y) + (1-lam)*q(y[perm]) as (B, C, inner), contiguous.
+// The dtypes of target and result are told at run time: this part of a launch is small, and one
+// kernel can then serve every pair of dtypes beside the activations. A is the arithmetic's dtype.
+#pragma once
+#include "cuda/kernels/pairing.cuh"
+#include "cuda/kernels/tile.cuh"
+
+namespace mmix {
+
+enum Kind { kHalf, kBFloat16, kFloat, kDouble, kLabels };
+
+struct TargetArgs {
+  const void *target; // labels (B, inner) or probabilities (B, C, inner)
+  void *out;
+  Kind kind, out_kind;
+  int batch;
+  int64_t classes, inner;
+  const int64_t *perm;
+  LamRef lam;
+  double keep, base, hot; // of smoothing: q = keep*t + base; hot for the label's own class
+  int64_t ignore_index;
+  const int *next; // in global memory, where it does not fit in a block's; or null
+};
+
+// Elements of a line that one warp writes at a time: its share of the work.
+constexpr int kTargetPiece = 2048;
+
+// A row's (C, inner) targets as lines of contiguous elements in which one of class and position
+// stands still: all classes where inner is 1, else the positions of one class.
+struct Lines {
+  int64_t length, per_row, pieces; // pieces of a line
+  __host__ __device__ explicit Lines(const TargetArgs &a)
+      : length(a.inner == 1 ? a.classes : a.inner), per_row(a.inner == 1 ? 1 : a.classes),
+        pieces((length + kTargetPiece - 1) / kTargetPiece) {}
+};
+
+template <class A> __device__ __forceinline__ A read(const void *p, Kind kind, int64_t i) {
+  switch (kind) {
+  case kHalf:
+    return static_cast<A>(widen(load(static_cast<const __half *>(p) + i)));
+  case kBFloat16:
+    return static_cast<A>(widen(load(static_cast<const __nv_bfloat16 *>(p) + i)));
+  case kFloat:
+    return static_cast<A>(load(static_cast<const float *>(p) + i));
+  default: // float64, which is never read into a narrower arithmetic
+    if constexpr (sizeof(A) == 8) return load(static_cast<const double *>(p) + i);
+    return 0;
+  }
+}
+
+// The target of one row, smoothed but not mixed, along one line: q(k) of its k-th element.
+template <class A> struct SoftLabels {
+  static constexpr int kIgnored = -1, kOutOfRange = -2;
+  const TargetArgs &a;
+  const int64_t *label; // of element k in a line of positions; of all elements in a line of classes
+  int first;            // the class of element 0
+  bool along;           // the line runs along classes
+  int y;
+  __device__ SoftLabels(const TargetArgs &a_, int64_t row, int64_t line, int64_t from)
+      : a(a_), label(static_cast<const int64_t *>(a_.target) + row * a_.inner),
+        first(static_cast<int>(a_.inner == 1 ? from : line)), along(a_.inner == 1) {
+    if (along)
+      y = read_label(0);
+    else
+      label += from;
+  }
+  __device__ int read_label(int k) const {
+    const int64_t v = load(label + k);
+    return v == a.ignore_index       ? kIgnored
+           : v < 0 || v >= a.classes ? kOutOfRange
+                                     : static_cast<int>(v);
+  }
+  __device__ A operator()(int k) const { // NaN for a label out of range
+    const int mine = along ? y : read_label(k);
+    if (mine == first + (along ? k : 0)) return static_cast<A>(a.hot);
+    if (mine >= 0) return static_cast<A>(a.base);
+    return mine == kIgnored ? A(0) : widen(not_a_number<A>());
+  }
+};
+template <class A> struct SoftProbabilities {
+  const TargetArgs &a;
+  int64_t at;
+  __device__ SoftProbabilities(const TargetArgs &a_, int64_t row, int64_t line, int64_t from)
+      : a(a_), at((row * a_.classes + line) * a_.inner + from) {}
+  __device__ A operator()(int k) const {
+    return plus(times(static_cast<A>(a.keep), read<A>(a.target, a.kind, at + k)),
+                static_cast<A>(a.base));
+  }
+};
+
+template <class Out, class A, template <class> class Soft>
+__device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int partner, int64_t line,
+                                            int64_t from, int n, Team t) {
+  Out *out = static_cast<Out *>(a.out) + (row * a.classes + line) * a.inner + from;
+  if (partner < 0) return poison_tile(out, n, t);
+  const Soft<A> mine(a, row, line, from), theirs(a, partner, line, from);
+  const A own = a.lam.template own<A>(row);
+  const Coefficients<A> mixed{own, plus(A(1), -own)};
+  const auto element = [&](int k) {
+    return narrow<Out>(static_cast<Acc<Out>>(mixed.forward(mine(k), theirs(k))));
+  };
+  if constexpr (sizeof(A) >
+                2 * sizeof(Out)) { // eight float64 sums at a time would spill; it is rare
+#pragma unroll 1
+    for (int e = t.lane; e < n; e += t.lanes) store(out + e, element(e));
+    return;
+  }
+  const Split<Out> s(out, n);
+#pragma unroll 1 // registers are dearer here than loads in flight
+  for (int k = t.lane; k < s.vectors; k += t.lanes) {
+    const int at = s.head + k * Vec<Out>::kCount;
+    Vec<Out> v;
+#pragma unroll
+    for (int i = 0; i < Vec<Out>::kCount; ++i) v.at[i] = element(at + i);
+    store_vec(out + at, v);
+  }
+#pragma unroll 1
+  for (int e = t.lane; e < s.edges(); e += t.lanes) store(out + s.edge(e), element(s.edge(e)));
+}
+
+template <class A, template <class> class Soft, class... Where>
+__device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
+  if constexpr (sizeof(A) == 8) {
+    if (a.out_kind == kDouble) write_piece<double, A, Soft>(a, where...);
+  }
+  if (a.out_kind == kHalf) write_piece<__half, A, Soft>(a, where...);
+  if (a.out_kind == kBFloat16) write_piece<__nv_bfloat16, A, Soft>(a, where...);
+  if (a.out_kind == kFloat) write_piece<float, A, Soft>(a, where...);
+}
+
+// Shared memory: next[batch] and as much scratch, unless next is in global memory.
+template <class A>
+__device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned block,
+                                              unsigned blocks) {
+  const int *next = a.next;
+  if (next == nullptr) {
+    int *tables = dynamic_shared<int>();
+    build_next(a.perm, a.batch, tables + a.batch, tables, false);
+    next = tables;
+  }
+  const Lines lines(a);
+  const Team team{static_cast<int>(threadIdx.x % 32), 32};
+  const int64_t per_row = lines.per_row * lines.pieces;
+  const int64_t warps = int64_t{blocks} * (blockDim.x / 32);
+#pragma unroll 1
+  for (int64_t unit = int64_t{block} * (blockDim.x / 32) + threadIdx.x / 32;
+       unit < a.batch * per_row; unit += warps) {
+    const int row = static_cast<int>(unit / per_row), partner = load(next + row);
+    const int64_t line = unit % per_row / lines.pieces;
+    const int64_t from = unit % lines.pieces * kTargetPiece;
+    const int n = static_cast<int>(min(lines.length - from, static_cast<int64_t>(kTargetPiece)));
+    if (a.kind == kLabels)
+      write_as<A, SoftLabels>(a, row, partner, line, from, n, team);
+    else
+      write_as<A, SoftProbabilities>(a, row, partner, line, from, n, team);
+  }
+}
+
+template <class A> __global__ void __launch_bounds__(256, 4) mix_targets(const TargetArgs a) {
+  targets_block<A>(a, blockIdx.x, gridDim.x);
+}
+
+} // namespace mmix

@@ -1,0 +1,1 @@
+"""The Triton backend. dispatch.py imports its modules at their first use: they import triton."""

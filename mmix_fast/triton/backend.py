@@ -1,0 +1,189 @@
+"""The Triton backend: the ops of csrc/ops.cpp in a torch.ops namespace of their own.
+
+Imported at its first use, by dispatch.py. Needs no compiled extension. With TRITON_INTERPRET=1 in
+the environment before the import, the kernels run on CPU tensors, which is how they are tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..ops import register_fakes
+from ..validation import compute_dtype
+from . import launch, loss_launch
+from .kernels import INTERPRETED
+
+NAMESPACE = "mmix_fast_triton"
+_TARGET_ARGS = (
+    "Tensor target, Tensor perm, Tensor lam, int num_classes, float label_smoothing, "
+    "int ignore_index, ScalarType dtype"
+)
+_LOSS_ARGS = (
+    "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "
+    "str reduction, float label_smoothing, float z_loss, float softcap"
+)
+SCHEMAS = (  # those of csrc/ops.cpp, which may not be there; a test compares
+    "mix(Tensor x, Tensor perm, Tensor lam, int dim, bool adjoint) -> Tensor",
+    "mix_(Tensor(a!) x, Tensor perm, Tensor lam, int dim) -> ()",
+    f"mix_targets({_TARGET_ARGS}) -> Tensor",
+    f"mix_batch_(Tensor(a!) x, {_TARGET_ARGS}) -> Tensor",
+    "cutmix_(Tensor(a!) x, Tensor perm, Tensor box, Tensor lam) -> ()",
+    f"cross_entropy(Tensor logits, {_LOSS_ARGS}, float? upstream) -> "
+    "(Tensor loss, Tensor stats, Tensor gradient)",
+    f"cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, {_LOSS_ARGS}) -> Tensor",
+    f"cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, {_LOSS_ARGS}) -> ()",
+    "cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
+    f"{_LOSS_ARGS}) -> ()",
+)
+
+
+def _run(launches: list[launch.Launch], t: Tensor) -> None:
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.accelerator.device_index(None if INTERPRETED.value else t.device.index):
+        for one in launches:
+            one.run()
+
+
+def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel():
+        if launch.columns(x, out, dim) is None:
+            x = torch.empty_like(x).copy_(x)  # samples with holes in them: made dense, as out is
+        _run(launch.mix(x, out, perm, lam, dim, adjoint), x)
+    return out
+
+
+def mix_(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> None:
+    if x.numel() == 0:
+        return
+    if launch.columns(x, x, dim) is None:
+        x.copy_(mix(x, perm, lam, dim, False))
+    else:
+        _run(launch.mix_inplace(x, perm, lam, dim), x)
+
+
+def _soft_like(target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    inner = target.shape[1:] if target.dtype == torch.int64 else target.shape[2:]
+    return target.new_empty((target.shape[0], num_classes, *inner), dtype=dtype)
+
+
+def mix_targets(
+    target: Tensor,
+    perm: Tensor,
+    lam: Tensor,
+    num_classes: int,
+    label_smoothing: float,
+    ignore_index: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    out = _soft_like(target, num_classes, dtype)
+    if out.numel():
+        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index), out)
+    return out
+
+
+def mix_batch_(
+    x: Tensor,
+    target: Tensor,
+    perm: Tensor,
+    lam: Tensor,
+    num_classes: int,
+    label_smoothing: float,
+    ignore_index: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    out = _soft_like(target, num_classes, dtype)
+    if x.numel() == 0 or out.numel() == 0 or launch.columns(x, x, 0) is None:
+        out = mix_targets(target, perm, lam, num_classes, label_smoothing, ignore_index, dtype)
+        mix_(x, perm, lam, 0)
+    else:
+        _run(launch.batch(x, target, out, perm, lam, label_smoothing, ignore_index), x)
+    return out
+
+
+def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> None:
+    if x.numel() == 0:
+        return
+    launches = launch.cutmix(x, perm, box, lam)
+    if launches is None:
+        reference.cutmix_(x, perm, box, lam)
+    else:
+        _run(launches, x)
+
+
+def _collapsed(t: Tensor) -> Tensor:
+    """t itself where its inner dimensions make one stride, else a contiguous copy."""
+    return t if loss_launch.row_strides(t) is not None else t.contiguous()
+
+
+def _inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    target, perm, target_b, *rest = inputs
+    if target.dtype != torch.int64:
+        target = _collapsed(target)
+        target_b = None if target_b is None else _collapsed(target_b)
+    return (target, perm, target_b, *rest)
+
+
+def cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *inputs, upstream = args
+    with_gradient, reduction = upstream == 1, inputs[6]
+    shape = logits.shape[:1] + logits.shape[2:]
+    acc = compute_dtype(logits.dtype)
+    losses = logits.new_empty(shape, dtype=acc)
+    stats = logits.new_empty((shape.numel(), 2), dtype=acc)
+    gradient = torch.empty_like(logits) if with_gradient else logits.new_empty(0)
+    if shape.numel() == 0:
+        if reduction != "none":
+            losses = logits.new_full((), float("nan") if reduction == "mean" else 0, dtype=acc)
+        return losses, stats, gradient
+    buffer = _collapsed(gradient) if with_gradient else None
+    launches = loss_launch.loss(
+        _collapsed(logits), _inputs(tuple(inputs)), stats=stats, losses=losses, out=buffer
+    )
+    _run(launches, logits)
+    if buffer is not None and buffer is not gradient:
+        gradient.copy_(buffer)
+    return losses if reduction == "none" else losses.sum(), stats, gradient
+
+
+def _gradient(
+    out: Tensor, grad: Tensor, stats: Tensor, logits: Tensor, inputs: Any, rescale: bool = False
+) -> None:
+    if logits.numel() == 0:
+        return
+    buffer = _collapsed(out)
+    launches = loss_launch.loss(
+        _collapsed(logits), _inputs(inputs), stats=stats, out=buffer, grad=grad, rescale=rescale
+    )
+    _run(launches, logits)
+    if buffer is not out:
+        out.copy_(buffer)
+
+
+def cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
+    out = torch.empty_like(logits)
+    _gradient(out, grad, stats, logits, inputs)
+    return out
+
+
+def cross_entropy_backward_(grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any) -> None:
+    _gradient(logits, grad, stats, logits, inputs)
+
+
+def cross_entropy_rescale_(
+    gradient: Tensor, grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any
+) -> None:
+    _gradient(gradient, grad, stats, logits, inputs, rescale=True)
+
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+for _schema in SCHEMAS:
+    _library.define(_schema)
+    _name = _schema.partition("(")[0]
+    for _key in ("CPU",) if INTERPRETED.value else ("CUDA", "XPU"):
+        _library.impl(_name, globals()[_name], _key)
+register_fakes(NAMESPACE)

@@ -1,0 +1,45 @@
+"""The Triton kernel of cutmix_: mix_kernel's slab, in which each row changes inside its own box."""
+# No `from __future__ import annotations`: triton reads the annotations of a kernel's parameters.
+
+import triton
+import triton.language as tl
+
+from .kernels import acc_of, aligned, blend, coefficients, partner_of, tile_columns
+
+
+@triton.jit
+def between(position, first, last):
+    return (first[:, None] <= position[None, :]) & (position[None, :] < last[:, None])
+
+
+@triton.jit
+def cutmix_kernel(
+    x_ptr, perm_ptr, lam_ptr, uses_ptr, box_ptr, B, inner, lam_stride, box_stride,
+    x_outer, x_row, x_col, y_every, height, x_every, width,
+    ALL: tl.constexpr, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    """P >= B rows x W columns of x; column n of a sample is the pixel (n // y_every % height, ...).
+
+    What no box covers is neither written nor, but as a partner, read.
+    """
+    acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
+    inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
+    o, c, in_column = tile_columns(tl.program_id(0), inner, W)
+    k = tl.arange(0, P).to(tl.int64)
+    live = k < B
+    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, ALL)
+    a, b = coefficients(k, k, live, good, lam_ptr, lam_stride, acc)
+    column = o * inner + c
+    edges = box_ptr + k * box_stride
+    top, bottom = tl.load(edges, mask=live, other=0), tl.load(edges + 1, mask=live, other=0)
+    left, right = tl.load(edges + 2, mask=live, other=0), tl.load(edges + 3, mask=live, other=0)
+    mask = (live & (b != 0))[:, None] & in_column[None, :]
+    mask = mask & between(column // y_every % height, top, bottom)
+    mask = mask & between(column // x_every % width, left, right)
+    x_cols = (o * x_outer + c * x_col)[None, :]
+    mine_at = x_ptr + (k * x_row)[:, None] + x_cols
+    mine = tl.load(mine_at, mask=mask)
+    theirs = tl.load(x_ptr + (j * x_row)[:, None] + x_cols, mask=mask)
+    mixed = blend(a[:, None], b[:, None], mine, theirs)
+    tl.debug_barrier()  # hazard: as in mix_tile
+    tl.store(mine_at, mixed, mask=mask)

@@ -1,0 +1,264 @@
+"""Every launch setting of the Triton backend, in one place, from metadata alone.
+
+Meta tensors serve as well as real ones: the ahead-of-time checks compile exactly what would run.
+There is no autotuning: nothing is tried out, and a call never launches more than it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from .cutmix import cutmix_kernel
+from .cycles import order_kernel, uses_kernel
+from .kernels import batch_kernel, mix_kernel, targets_kernel, walk_kernel
+
+cdiv, pow2 = triton.cdiv, triton.next_power_of_2
+
+# Up to so many rows one program looks through the whole permutation (or all labels) itself, which
+# saves a launch; 8 KiB of indices from the L2 cache.
+KNOWN_ROWS = 1024
+# Up to so many rows a slab of whole columns fits in the registers of one program.
+SLAB_ROWS = 1024
+# Bytes of a tile that a thread holds: 4 loads of 16 bytes in flight, and 4 of the partners'.
+BYTES_PER_THREAD = 64
+TILE_BYTES = 16384  # out of place: 8 warps
+SLAB_BYTES = 32768  # in place; more where that would leave less than LINE_BYTES of a row
+MAX_SLAB_BYTES = 65536
+# A tile should have so many contiguous bytes of a row, for DRAM's sake, and needs no more than so
+# many: below that more rows in a tile would only leave fewer programs.
+LINE_BYTES, MAX_LINE_BYTES = 256, 2048
+WALK_ROWS = 64
+# Enough programs to fill a GPU twice over, whatever its size; smaller problems take smaller tiles.
+FULL_GPU = 256
+COUNT_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch; ``args`` by parameter name. ``exact``: no fused multiply-add."""
+
+    kernel: Any
+    programs: int
+    args: dict[str, Any]
+    warps: int
+    exact: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        # One stage: software pipelining would move loads across the stores of in-place loops.
+        return {"num_warps": self.warps, "num_stages": 1, "enable_fp_fusion": not self.exact}
+
+    def run(self) -> None:
+        self.kernel[(self.programs,)](**self.args, **self.options)
+
+
+def fits(low: int, value: int, high: int) -> int:
+    return max(low, min(value, high))
+
+
+def warps_for(tile_bytes: int, bytes_per_thread: int = BYTES_PER_THREAD) -> int:
+    return fits(1, tile_bytes // (32 * bytes_per_thread), 16)
+
+
+def vector(itemsize: int, *multiples: int) -> int:
+    """Elements of the widest access, up to 16 bytes, that divides every one of ``multiples``."""
+    width = 16 // itemsize
+    while width > 1 and any(m % width for m in multiples):
+        width //= 2
+    return width
+
+
+def sorted_dims(x: Tensor, out: Tensor, dim: int) -> list[int]:
+    """The dimensions but dim, fastest first: the order in which columns are counted."""
+    dims = [d for d in range(x.ndim) if d != dim and x.shape[d] != 1]
+    return sorted(dims, key=lambda d: (x.stride(d), out.stride(d)))
+
+
+def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, int, int]] | None:
+    """The dimensions but dim as two groups (size, stride in x, in out), fastest first.
+
+    None where it takes more than two: x is not dense within a sample.
+    """
+    groups: list[tuple[int, int, int]] = []
+    for d in sorted_dims(x, out, dim):
+        size, step, out_step = x.shape[d], x.stride(d), out.stride(d)
+        if groups:
+            n, s, t = groups[-1]
+            if (step, out_step) == (n * s, n * t):
+                groups[-1] = (n * size, s, t)
+                continue
+        groups.append((size, step, out_step))
+    if len(groups) > 2:
+        return None
+    return groups + [(1, 1, 1)] * (1 - len(groups)) + [(1, 0, 0)] * (2 - max(len(groups), 1))
+
+
+def uses(perm: Tensor) -> tuple[Tensor | None, int, list[Launch]]:
+    """How often each row is named: (tensor or None, rows a program counts itself, launches)."""
+    batch = perm.shape[0]
+    if batch <= KNOWN_ROWS:
+        return None, max(16, pow2(batch)), []
+    counts = torch.zeros(batch, dtype=torch.int32, device=perm.device)
+    return counts, 0, [uses_launch(perm, counts)]
+
+
+def uses_launch(perm: Tensor, counts: Tensor) -> Launch:
+    batch = perm.shape[0]
+    args = {"perm_ptr": perm, "uses_ptr": counts, "B": batch, "N": COUNT_BLOCK}
+    return Launch(uses_kernel, cdiv(batch, COUNT_BLOCK), args, 4, True)
+
+
+def strides(x: Tensor, out: Tensor, dim: int) -> dict[str, Any] | None:
+    """inner, outer and the strides of x and out as mix_tile takes them."""
+    groups = columns(x, out, dim)
+    if groups is None:
+        return None
+    (inner, x_col, out_col), (outer, x_outer, out_outer) = groups
+    x_row, out_row = x.stride(dim), out.stride(dim)
+    return {
+        "inner": inner,
+        "outer": outer,
+        "x_outer": x_outer,
+        "x_row": x_row,
+        "x_col": x_col,
+        "out_outer": out_outer,
+        "out_row": out_row,
+        "out_col": out_col,
+        "VEC": vector(x.element_size(), inner, x_outer, x_row, out_outer, out_row),
+    }
+
+
+def lam_stride(lam: Tensor) -> int:
+    return lam.stride(0) if lam.ndim else 0
+
+
+def mix(x: Tensor, out: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool) -> list[Launch]:
+    """Out of place; x and out as :func:`columns` can take them, neither empty."""
+    args = strides(x, out, dim)
+    assert args is not None
+    batch, item, outer = x.shape[dim], x.element_size(), args.pop("outer")
+    tile = TILE_BYTES if x.numel() * item >= FULL_GPU * TILE_BYTES else TILE_BYTES // 4
+    width = fits(1, pow2(args["inner"]), MAX_LINE_BYTES // item)
+    rows = fits(1, pow2(batch), tile // (width * item))
+    counts, every, launches = uses(perm)
+    row_tiles = cdiv(batch, rows)
+    args |= {
+        "x_ptr": x, "out_ptr": out, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts,
+        "B": batch, "row_tiles": row_tiles, "lam_stride": lam_stride(lam),
+        "ADJOINT": adjoint, "INPLACE": False, "ALL": every, "P": rows, "W": width,
+    }  # fmt: skip
+    programs = outer * cdiv(args["inner"], width) * row_tiles
+    warps = warps_for(rows * width * item)
+    return [*launches, Launch(mix_kernel, programs, args, warps, True)]
+
+
+def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str, Any], int]:
+    """(programs, arguments, warps) of mix_tile in place."""
+    args = strides(x, x, dim)
+    assert args is not None
+    batch, item, outer = x.shape[dim], x.element_size(), args.pop("outer")
+    rows = pow2(batch)
+    line = fits(min(LINE_BYTES, MAX_SLAB_BYTES // rows), SLAB_BYTES // rows, MAX_LINE_BYTES)
+    width = fits(1, pow2(args["inner"]), max(1, line // item))
+    args |= {
+        "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": None, "B": batch,
+        "lam_stride": lam_stride(lam), "ALL": max(16, rows), "P": rows, "W": width,
+    }  # fmt: skip
+    return outer * cdiv(args["inner"], width), args, warps_for(rows * width * item)
+
+
+def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
+    """The slab where it fits, else cycle order and walk; both move 2 bytes for each byte of x."""
+    batch, item = x.shape[dim], x.element_size()
+    if batch <= SLAB_ROWS:
+        programs, args, warps = slab(x, perm, lam, dim)
+        args |= {"out_ptr": x, "row_tiles": 1, "ADJOINT": False, "INPLACE": True}
+        return [Launch(mix_kernel, programs, args, warps, True)]
+    walk = strides(x, x, dim)
+    assert walk is not None
+    scratch = torch.zeros((6, batch), dtype=torch.int32, device=x.device)  # 24 bytes a row
+    order = {
+        "perm_ptr": perm, "scratch_ptr": scratch, "B": batch,
+        "rounds": (batch - 1).bit_length(), "N": 2 * COUNT_BLOCK,
+    }  # fmt: skip
+    width = fits(1, pow2(walk["inner"]), LINE_BYTES // item)
+    programs = walk.pop("outer") * cdiv(walk["inner"], width)
+    args = {name: v for name, v in walk.items() if not name.startswith("out_")} | {
+        "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "B": batch, "lam_stride": lam_stride(lam),
+        "start_ptr": scratch[0], "order_ptr": scratch[1], "P": WALK_ROWS, "W": width,
+    }  # fmt: skip
+    return [
+        uses_launch(perm, scratch[0]),
+        Launch(order_kernel, 1, order, 16, True),
+        Launch(walk_kernel, programs, args, warps_for(WALK_ROWS * width * item), True),
+    ]
+
+
+def cutmix(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> list[Launch] | None:
+    """None where x is not dense within a sample, or has more than SLAB_ROWS samples."""
+    if x.shape[0] > SLAB_ROWS or columns(x, x, 0) is None:
+        return None
+    programs, args, warps = slab(x, perm, lam, 0)
+    args = {name: v for name, v in args.items() if not name.startswith("out_")} | {
+        "box_ptr": box, "box_stride": 4 if box.ndim == 2 else 0,
+        "y_every": 1, "height": 1, "x_every": 1, "width": 1,
+    }  # fmt: skip
+    every = 1
+    for d in sorted_dims(x, x, 0):
+        if d == x.ndim - 2:
+            args |= {"y_every": every, "height": x.shape[d]}
+        if d == x.ndim - 1:
+            args |= {"x_every": every, "width": x.shape[d]}
+        every *= x.shape[d]
+    return [Launch(cutmix_kernel, programs, args, warps, True)]
+
+
+def soft_tile(
+    target: Tensor, out: Tensor, eps: float, ignore_index: int
+) -> tuple[int, dict[str, Any], int]:
+    """(programs, arguments, warps) of targets_tile."""
+    batch, classes = out.shape[:2]
+    sample = out.numel() // batch
+    width = min(pow2(sample), COUNT_BLOCK)
+    rows = fits(1, pow2(batch), 2 * COUNT_BLOCK // width)
+    row_tiles = cdiv(batch, rows)
+    args = {
+        "target_ptr": target, "soft_ptr": out, "C": classes, "soft_inner": sample // classes,
+        "sample": sample, "soft_row_tiles": row_tiles, "ignore_index": ignore_index,
+        "keep": 1.0 - eps, "hot": 1.0 - eps + eps / classes, "base": eps / classes,
+        "LABELS": target.dtype == torch.int64,
+        "WIDE": torch.float64 in (target.dtype, out.dtype), "TP": rows, "TW": width,
+    }  # fmt: skip
+    return row_tiles * cdiv(sample, width), args, 4
+
+
+def targets(
+    target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
+) -> list[Launch]:
+    programs, args, warps = soft_tile(target, out, eps, ignore_index)
+    counts, every, launches = uses(perm)
+    args |= {
+        "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts, "B": out.shape[0],
+        "lam_stride": lam_stride(lam), "ALL": every,
+    }  # fmt: skip
+    return [*launches, Launch(targets_kernel, programs, args, warps, True)]
+
+
+def batch(
+    x: Tensor, target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
+) -> list[Launch]:
+    """mix_inplace along dimension 0, and targets: one launch where the slab serves."""
+    if x.shape[0] > SLAB_ROWS:
+        soft = targets(target, out, perm, lam, eps, ignore_index)
+        return soft + mix_inplace(x, perm, lam, 0)
+    programs, args, warps = slab(x, perm, lam, 0)
+    soft_programs, soft_args, soft_warps = soft_tile(target, out, eps, ignore_index)
+    args = {name: v for name, v in args.items() if not name.startswith("out_")}
+    args |= soft_args | {"mix_programs": programs}
+    total, warps = programs + soft_programs, max(warps, soft_warps)
+    return [Launch(batch_kernel, total, args, warps, True)]

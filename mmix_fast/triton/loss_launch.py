@@ -1,0 +1,123 @@
+"""The launch settings of the mixed cross-entropy, from metadata alone, as launch.py's."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import launch as common
+from .launch import Launch, cdiv, fits, pow2
+from .loss_kernels import divisors_kernel, loss_kernel
+
+# A row is kept in registers up to so many classes, by the bytes of the arithmetic's dtype; half as
+# many where the targets are as long as the logits, or weigh every class, and are kept too.
+WHOLE_CLASSES = {4: 32768, 8: 8192}
+# Classes a step of the online softmax, for rows larger than that; half where targets are kept too,
+# as fewer threads to a block may each have more than 128 registers.
+CHUNK_BYTES = 32768
+TILE_BYTES = 16384
+MIN_TILE_BYTES = 4096  # smaller problems take smaller tiles, down to this
+BYTES_PER_THREAD = 64
+LINE_ROWS = 32  # of rows side by side, so many make a line of memory
+PARTIAL_SUMS = 128  # of the divisors of the mean; every program of the loss adds them up
+
+
+def row_strides(t: Tensor) -> tuple[int, int, int] | None:
+    """(sample, row, class) strides of (B, C, d1, ...); None where d1, ... do not collapse."""
+    inner = [d for d in range(2, t.ndim) if t.shape[d] != 1]
+    if not inner:
+        return 0, t.stride(0), t.stride(1)
+    for d, after in pairwise(inner):
+        if t.stride(d) != t.stride(after) * t.shape[after]:
+            return None
+    return t.stride(0), t.stride(inner[-1]), t.stride(1)
+
+
+def tile(n: int, outer: int, classes: int, acc: int, beside: bool, dense: bool) -> tuple[int, int]:
+    """(rows, classes) of the tile of one program; ``acc``: bytes of the arithmetic's dtype."""
+    every = max(pow2(classes), 2)
+    elements = TILE_BYTES // acc
+    if beside:
+        rows = min(pow2(n), LINE_ROWS)
+        step = min(every, elements // rows)
+        return fits(rows, elements // step, pow2(n)), step
+    whole = every <= WHOLE_CLASSES[acc] // (1 + dense)
+    step = every if whole else min(every, CHUNK_BYTES // (1 + dense) // acc)
+    while elements * acc > MIN_TILE_BYTES and outer * cdiv(n * step, elements) < common.FULL_GPU:
+        elements //= 2
+    return fits(1, elements // step, pow2(n)), step
+
+
+def loss(
+    logits: Tensor,
+    inputs: tuple[Any, ...],
+    *,
+    stats: Tensor,
+    losses: Tensor | None = None,
+    out: Tensor | None = None,
+    grad: Tensor | None = None,
+    rescale: bool = False,
+) -> list[Launch]:
+    """``inputs``: the op's arguments from target on. A forward where ``losses`` is given, and the
+    gradient where ``out`` is."""
+    target, perm, target_b, lam, weight, ignore_index, reduction, eps, z_loss, softcap = inputs
+    samples, classes = logits.shape[:2]
+    inner = math.prod(logits.shape[2:])
+    rows, acc = samples * inner, stats.element_size()
+    n, outer = (inner, samples) if inner > 1 else (samples, 1)
+    labels, mean = target.dtype == torch.int64, reduction == "mean"
+    z, g = row_strides(logits), row_strides(logits if out is None else out)
+    assert z is not None and g is not None
+    beside = z[2] != 1 and n > 1
+    block, step = tile(
+        n, outer, classes, acc, beside, not labels or bool(eps and weight is not None)
+    )
+    along = n if beside else classes
+
+    def vector(t: Tensor, *strides: tuple[int, int, int]) -> int:
+        """What 16-byte accesses need to divide: the strides across, and the length along them."""
+        if any(s[1 if beside else 2] != 1 for s in strides):
+            return 1
+        across = (s[i] for s in strides for i in ((0, 2) if beside else (0, 1)))
+        return common.vector(t.element_size(), along, *across)
+
+    counts, every, launches = common.uses(perm) if perm is not None else (None, 0, [])
+    args = {
+        "target_ptr": target, "target_b_ptr": target_b, "perm_ptr": perm, "lam_ptr": lam,
+        "weight_ptr": weight, "uses_ptr": counts, "B": samples, "C": classes, "rows": rows,
+        "lam_stride": common.lam_stride(lam), "ignore_index": ignore_index, "ALL": every,
+    }  # fmt: skip
+    sums, known = None, 0
+    if mean and labels and rows <= common.KNOWN_ROWS:
+        known = max(16, pow2(rows))
+    elif mean and labels:
+        sums = stats.new_empty((4, PARTIAL_SUMS))
+        own = {"sums_ptr": sums, "inner": inner, "N": common.COUNT_BLOCK, "SUMS": PARTIAL_SUMS}
+        launches.append(Launch(divisors_kernel, PARTIAL_SUMS, args | own, 4, False))
+    strides = {"z": z, "g": g, "t": (0, 0, 0), "tb": (0, 0, 0)}
+    args |= {"T_VEC": 1, "TB_VEC": 1}
+    if not labels:
+        partner = target if target_b is None else target_b
+        strides |= {"t": row_strides(target), "tb": row_strides(partner)}  # type: ignore[dict-item]
+        args["target_b_ptr"] = partner
+        args |= {"T_VEC": vector(target, strides["t"]), "TB_VEC": vector(partner, strides["tb"])}
+    for name, (by_sample, by_row, by_class) in strides.items():
+        args |= {f"{name}_outer": by_sample, f"{name}_row": by_row, f"{name}_class": by_class}
+    row_tiles = cdiv(n, block)
+    args |= {
+        "logits_ptr": logits, "out_ptr": out, "loss_ptr": losses, "stats_ptr": stats,
+        "grad_ptr": grad, "sums_ptr": sums, "n": n, "row_tiles": row_tiles,
+        "grad_stride": int(reduction == "none"), "keep": 1.0 - eps, "base": eps / classes,
+        "z_loss": z_loss, "softcap": softcap, "mean_scale": 1 / rows if mean else 1.0,
+        "LABELS": labels, "SPATIAL": inner > 1, "BESIDE": beside, "PER_SAMPLE": lam.ndim == 1,
+        "MEAN": mean, "SMOOTH": eps != 0, "Z_LOSS": z_loss != 0, "CAPPED": softcap != 0,
+        "FORWARD": losses is not None, "GRADIENT": out is not None, "RESCALE": rescale,
+        "N": known, "VEC": vector(logits, z, g), "ALONG": common.vector(2, along),
+        "R": block, "K": step, "WHOLE": step >= classes, "SUMS": PARTIAL_SUMS,
+    }  # fmt: skip
+    warps = common.warps_for(block * step * acc, BYTES_PER_THREAD)
+    return [*launches, Launch(loss_kernel, outer * row_tiles, args, warps, False)]
