@@ -1,6 +1,10 @@
 import contextlib
 import os
 
+# OpenMP's threads wait for each other, and for what else runs on their cores, asleep and not in a
+# loop: the thousands of short parallel regions of the tests take a third of the time. Before torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import emulation
 import pytest
 import torch
