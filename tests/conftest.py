@@ -39,6 +39,11 @@ def backend(request, monkeypatch):
         yield request.param
 
 
+def pytest_collection_modifyitems(items):
+    """The longest begin first: last, one would keep a worker of pytest-xdist, the others idle."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
