@@ -61,8 +61,12 @@ install-all:
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks demo
 
+# So many tests run at once, each in threads of its own. A worker without tests takes half of another's.
+JOBS   ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not deep"
+	$(PYTEST) -m "not deep"
 
 # The libraries that mmix_fast/integrations stands in for. torch is named too, so that pip can only
 # refuse, never replace it by a CUDA build of several GB.
@@ -73,7 +77,7 @@ $(WITH_PEERS): tests/integrations/requirements.txt | $(STAMP)
 
 # pytest exits with 5 where no test is marked deep.
 test-deep: $(WITH_PEERS)
-	$(BIN)/python -m pytest -q -m deep || [ $$? -eq 5 ]
+	$(PYTEST) -m deep || [ $$? -eq 5 ]
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

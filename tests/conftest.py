@@ -1,6 +1,10 @@
 import contextlib
 import os
 
+# OpenMP's threads wait for each other, and for what else runs on their cores, asleep and not in a
+# loop: the thousands of short parallel regions of the tests take a third of the time. Before torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import emulation
 import pytest
 import torch
@@ -33,6 +37,11 @@ def backend(request, monkeypatch):
     device = torch.device("cuda") if on_gpu else contextlib.nullcontext()
     with mmix_fast.use_backend(request.param), device:
         yield request.param
+
+
+def pytest_collection_modifyitems(items):
+    """The longest begin first: last, one would keep a worker of pytest-xdist, the others idle."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -182,7 +182,9 @@ def test_missing_extension_says_what_to_do():
 
 
 def test_import_is_quick():
-    code = "import torch, time; t = time.time(); import mmix_fast; print(time.time() - t)"
+    # Time of the CPU, of child processes too: other tests run beside this one.
+    used = "sum(os.times()[:4])"
+    code = f"import os, torch; t = {used}; import mmix_fast; print({used} - t)"
     assert min(float(run(code).stdout) for _ in range(3)) < 0.15
 
 

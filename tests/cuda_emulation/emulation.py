@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import subprocess
@@ -53,10 +54,19 @@ def _units(directory: Path) -> list[str]:
 
 
 def _load(name: str, engine: str, *extra: str) -> Any:
-    from torch.utils import cpp_extension
-
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
     directory = build_directory(name)
+    with open(directory / "own_lock", "w") as lock:
+        # pytest-xdist's workers take turns: the first builds. Unlike torch's lock, a file that the
+        # next build would wait for, this one goes with its process, however that ends.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (directory / "lock").unlink(missing_ok=True)
+        return _build(name, engine, directory, *extra)
+
+
+def _build(name: str, engine: str, directory: Path, *extra: str) -> Any:
+    from torch.utils import cpp_extension
+
     own = [str(HERE / f) for f in ("bind.cpp", "launch.cpp", "memory.cpp", engine)]
     return cpp_extension.load(
         name,
