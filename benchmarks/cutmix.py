@@ -23,8 +23,8 @@ from .problem import OURS, Goal, Maker, Problem, Rival, by_threads
 Box = tuple[int, int, int, int]
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-PASTED = (64, 3, 32, 32)  # images of CIFAR
-BATCH = (128, 3, 32, 32)
+BATCH = (128, 3, 32, 32)  # images of CIFAR
+PASTED = ((64, 3, 32, 32), BATCH)
 CLASSES = 1000
 SEED = 4  # of its boxes, timm's is nearly half of the image and torchvision's nearly a third
 ORIGINAL = "original"
@@ -99,7 +99,7 @@ def batch(package: str, shape: tuple[int, ...], device: str) -> Problem:
 
 
 def makers(device: str) -> list[Maker]:
-    found: list[Maker] = [partial(paste, PASTED, device)]
+    found: list[Maker] = [partial(paste, shape, device) for shape in PASTED]
     found += [
         partial(batch, package, BATCH, device)
         for package in PAIRS

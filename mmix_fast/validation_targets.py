@@ -103,8 +103,11 @@ def check_loss(
     if (perm is None) == (target_b is None):
         came = "neither" if perm is None else "both"
         raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
+    same = target_b is target
     target = check_loss_target("target", target, logits)
-    if target_b is not None:
+    if same:
+        target_b = target
+    elif target_b is not None:
         target_b = check_loss_target("target_b", target_b, logits)
         if target.is_floating_point() != target_b.is_floating_point():
             kind = what(target)
