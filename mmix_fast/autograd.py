@@ -14,7 +14,7 @@ from .ops import kernel
 from .tracing import batched, functionalized, functorch_active, readable, transformed
 
 
-def _recorded(requires_grad: bool) -> bool:
+def needs_autograd(requires_grad: bool) -> bool:
     """Whether autograd must see the call: a Function costs 6 us, so only then."""
     return (requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling()
 
@@ -121,7 +121,7 @@ def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace
         if not adjoint and functionalized():  # where a Function has no rule
             return reference.mix(x, perm, lam, dim=dim)
         return MixTransformFn.apply(x, perm, lam, dim, adjoint, namespace)
-    if not _recorded(x.requires_grad or lam.requires_grad):
+    if not needs_autograd(x.requires_grad or lam.requires_grad):
         return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
     return _record(MixFn, x, perm, lam, dim, adjoint, namespace)
 
@@ -160,7 +160,7 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) 
     if torch.compiler.is_compiling():
         # AOTAutograd and inductor remove the copies.
         return x.copy_(mix(x, perm, lam, dim, False, namespace))
-    if not _recorded(x.requires_grad or lam.requires_grad):
+    if not needs_autograd(x.requires_grad or lam.requires_grad):
         kernel(namespace, "mix_")(x, perm, lam, dim)
         torch.autograd.graph.increment_version(x)  # x may be saved by an operation of other tensors
         return x
@@ -195,14 +195,14 @@ class LossCall(NamedTuple):
     inplace: bool  # the gradient takes the logits' storage
 
 
-Rest = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
+LossTensors = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
 
 
-def cross_entropy(logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
+def cross_entropy(logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
     """Not under a transform, which plain PyTorch serves."""
-    if _recorded(logits.requires_grad):
-        return _record(CrossEntropyFn, logits, rest, call)
-    return kernel(call.namespace, "cross_entropy")(logits, *rest, *call.options, None)[0]
+    if needs_autograd(logits.requires_grad):
+        return _record(CrossEntropyFn, logits, tensors, call)
+    return kernel(call.namespace, "cross_entropy")(logits, *tensors, *call.options, None)[0]
 
 
 # The last upstream gradient of each kind of loss, and whether the one before was the same: a
@@ -225,7 +225,7 @@ class CrossEntropyFn(Function):
     # One forward instead of setup_context, which costs 30 us a call. The tensors that get no
     # gradient come in a tuple: as arguments of their own they cost 2 us.
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
         reduction = call.options[1]
         kind = upstream = None
         # In place the gradient must wait: the logits are still in use.
@@ -233,9 +233,9 @@ class CrossEntropyFn(Function):
             kind = logits.shape[1], logits.dtype, reduction, logits.is_cpu
             upstream = _expected_upstream(kind)
         loss, stats, gradient = kernel(call.namespace, "cross_entropy")(
-            logits, *rest, *call.options, upstream
+            logits, *tensors, *call.options, upstream
         )
-        ctx.save_for_backward(stats, logits, *rest)
+        ctx.save_for_backward(stats, logits, *tensors)
         written = upstream is not None and gradient.shape == logits.shape
         ctx.call, ctx.gradient = call, gradient if written else None
         ctx.kind, ctx.upstream = kind, upstream
@@ -256,12 +256,12 @@ class CrossEntropyFn(Function):
             _upstreams[ctx.kind] = upstream, upstream == last
             if ready and upstream == ctx.upstream:
                 return gradient, None, None
-        stats, logits, *rest = ctx.saved_tensors
+        stats, logits, *tensors = ctx.saved_tensors
         if mapped:
-            return _reference_gradient(grad, logits, rest, ctx.call), None, None
+            return _reference_gradient(grad, logits, tensors, ctx.call), None, None
         if ready and ctx.upstream == 1:
             kernel(ctx.call.namespace, "cross_entropy_rescale_")(
-                gradient, grad.contiguous(), stats, logits, *rest, *ctx.call.options
+                gradient, grad.contiguous(), stats, logits, *tensors, *ctx.call.options
             )
             return gradient, None, None
         if ctx.call.inplace:
@@ -270,22 +270,24 @@ class CrossEntropyFn(Function):
                     "inplace_backward=True overwrites the logits and so allows one backward; "
                     "call mixed_cross_entropy with inplace_backward=False"
                 )
-            out = _gradient_inplace(grad, stats, logits, rest, ctx.call)
+            out = _gradient_inplace(grad, stats, logits, tensors, ctx.call)
             ctx.overwritten = True
             return out, None, None
         if again:
-            return CrossEntropyGradFn.apply(grad, stats, logits, rest, ctx.call), None, None
-        return _gradient(grad, stats, logits, rest, ctx.call), None, None
+            return CrossEntropyGradFn.apply(grad, stats, logits, tensors, ctx.call), None, None
+        return _gradient(grad, stats, logits, tensors, ctx.call), None, None
 
 
-def _gradient(grad: Tensor, stats: Tensor, logits: Tensor, rest: Rest, call: LossCall) -> Tensor:
+def _gradient(
+    grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
+) -> Tensor:
     return kernel(call.namespace, "cross_entropy_backward")(
-        grad.contiguous(), stats, logits, *rest, *call.options
+        grad.contiguous(), stats, logits, *tensors, *call.options
     )
 
 
 def _gradient_inplace(
-    grad: Tensor, stats: Tensor, logits: Tensor, rest: Rest, call: LossCall
+    grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
 ) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError(
@@ -294,7 +296,7 @@ def _gradient_inplace(
         )
     out = logits.detach()  # shares storage and version counter
     kernel(call.namespace, "cross_entropy_backward_")(
-        grad.contiguous(), stats, out, *rest, *call.options
+        grad.contiguous(), stats, out, *tensors, *call.options
     )
     # Whoever saved the logits, a second backward included, must notice.
     torch.autograd.graph.increment_version(logits)
@@ -306,25 +308,25 @@ class CrossEntropyGradFn(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, rest: Rest, call: LossCall
+        ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
     ) -> Tensor:
-        ctx.save_for_backward(grad, logits, *rest)
+        ctx.save_for_backward(grad, logits, *tensors)
         ctx.call = call
-        return _gradient(grad, stats, logits, rest, call)
+        return _gradient(grad, stats, logits, tensors, call)
 
     @staticmethod
     def backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
-        grad, logits, *rest = ctx.saved_tensors
-        pull = torch.func.vjp(lambda g, z: _reference_gradient(g, z, rest, ctx.call), grad, logits)[
-            1
-        ]
+        grad, logits, *tensors = ctx.saved_tensors
+        pull = torch.func.vjp(
+            lambda g, z: _reference_gradient(g, z, tensors, ctx.call), grad, logits
+        )[1]
         grad_g, grad_z = pull(grad_grad)
         return grad_g, None, grad_z, None, None
 
 
-def _reference_gradient(grad: Tensor, logits: Tensor, rest: Any, call: LossCall) -> Tensor:
+def _reference_gradient(grad: Tensor, logits: Tensor, tensors: Any, call: LossCall) -> Tensor:
     """By plain PyTorch: differentiable any number of times, and under any transform."""
-    target, perm, target_b, lam, weight = rest
+    target, perm, target_b, lam, weight = tensors
     ignore_index, reduction, label_smoothing, z_loss, softcap = call.options
 
     def loss(z: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def cutmix_(
     """
     v.check_tensor(x)
     if x.ndim < 3:
-        raise ValueError(f"x must have shape (B, ..., H, W), got {v.what(x)}")
+        raise ValueError(f"x must have shape (B, ..., H, W), got {v.describe(x)}")
     v.check_perm(perm, x.shape[0], x.device)
     lam = v.check_lam(lam, x.shape[0], x.device)
     as_bytes = x.dtype not in v.FLOATS
@@ -111,28 +111,28 @@ def _check_paste(x: Tensor, lam: float | Tensor) -> None:
     if isinstance(lam, Tensor) or lam != 0:  # a tensor's value is not looked at
         raise TypeError(
             "x must be float16, bfloat16, float32 or float64 for a lam other than the number 0, "
-            f"got {v.what(x)}"
+            f"got {v.describe(x)}"
         )
     if x.element_size() not in BYTES:
-        raise TypeError(f"x must have 1, 2, 4 or 8 bytes an element, got {v.what(x)}")
+        raise TypeError(f"x must have 1, 2, 4 or 8 bytes an element, got {v.describe(x)}")
 
 
 def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]:
     """The four ints, where they are known to Python, and the box as a tensor."""
     if isinstance(box, Tensor):
         if box.dtype != torch.int64:
-            raise TypeError(f"{_expected(x)}, got {v.what(box)}")
+            raise TypeError(f"{_expected(x)}, got {v.describe(box)}")
         if box.shape not in ((4,), (x.shape[0], 4)):
-            raise ValueError(f"{_expected(x)}, got {v.what(box)}")
+            raise ValueError(f"{_expected(x)}, got {v.describe(box)}")
         if box.device != x.device:
             raise ValueError(f"box must be on {x.device}, got {box.device}")
         return None, box
     if type(box) is not tuple:
         row = getattr(box, "ndim", 0) == 1  # a NumPy array
         if not (row or isinstance(box, Sequence)) or isinstance(box, str):
-            raise TypeError(f"{_expected(x)}, got {v.what(box)}")
+            raise TypeError(f"{_expected(x)}, got {v.describe(box)}")
     if len(box) != 4:
-        raise ValueError(f"{_expected(x)}, got {v.what(box)}")
+        raise ValueError(f"{_expected(x)}, got {v.describe(box)}")
     edges = [v.check_index("each edge of box", edge) for edge in box]
     if torch.compiler.is_compiling():  # torch.tensor would specialise the graph on the numbers
         one = torch.ones((), dtype=torch.int64, device=x.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import functional
 from .accuracy import mixed_accuracy
-from .validation import check_index, check_real, what
+from .validation import check_index, check_real, describe
 
 PAIRINGS = ("random", "flip", "roll", "derangement")
 
@@ -119,7 +119,9 @@ def sample_mix(
         if torch.compiler.is_compiling():
             raise RuntimeError("generator= cannot be used inside a compiled graph; pass None there")
         if not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator or None, got {what(generator)}")
+            raise TypeError(
+                f"generator must be a torch.Generator or None, got {describe(generator)}"
+            )
     if device is not None:
         wanted = torch.device(device)
     else:  # not get_default_device, which Dynamo cannot trace

@@ -25,13 +25,13 @@ class _Short(reprlib.Repr):
         self.maxlevel, self.maxlist, self.maxtuple = 2, 4, 4
 
     def repr_instance(self, x: object, level: int) -> str:
-        return f"<{what(x)}>" if isinstance(x, Tensor) else super().repr_instance(x, level)
+        return f"<{describe(x)}>" if isinstance(x, Tensor) else super().repr_instance(x, level)
 
 
 _short = _Short()
 
 
-def what(value: object) -> str:
+def describe(value: object) -> str:
     """``value`` for the end of a message: on one line, and never a whole array or batch."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
@@ -61,7 +61,7 @@ def check_index(name: str, value: Any) -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise TypeError(f"{name} must be an int, got {what(value)}")
+    raise TypeError(f"{name} must be an int, got {describe(value)}")
 
 
 def check_real(name: str, value: Any, expected: str = "a float") -> float:
@@ -76,7 +76,7 @@ def check_real(name: str, value: Any, expected: str = "a float") -> float:
         _refuse_traced(name, value, "float")
     if type(value) is int or _is_real(value):
         return float(value)
-    raise TypeError(f"{name} must be {expected}, got {what(value)}")
+    raise TypeError(f"{name} must be {expected}, got {describe(value)}")
 
 
 def _refuse_traced(name: str, value: Any, kind: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from .scalars import SYMBOLS, check_real
 from .scalars import check_fraction as check_fraction
 from .scalars import check_index as check_index
-from .scalars import what as what
+from .scalars import describe as describe
 
 # Small calls feel every microsecond of these checks: nothing is built here that is not needed.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -58,14 +58,14 @@ def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Ten
 
 def check_tensor(x: Any, name: str = "x", advice: str = "") -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {what(x)}{advice}")
+        raise TypeError(f"{name} must be a Tensor, got {describe(x)}{advice}")
 
 
 def check_x(x: Any, name: str = "x") -> None:
     if isinstance(x, Tensor) and x.dtype in FLOATS:
         return
     check_tensor(x, name)
-    raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {what(x)}")
+    raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {describe(x)}")
 
 
 def check_logits(logits: Any) -> None:
@@ -79,7 +79,7 @@ def check_logits(logits: Any) -> None:
         check_tensor(logits, "logits", advice)
     check_x(logits, "logits")
     if logits.ndim < 2:
-        raise ValueError(f"logits must have shape (B, C, ...), got {what(logits)}")
+        raise ValueError(f"logits must have shape (B, C, ...), got {describe(logits)}")
 
 
 def check_dim(x: Tensor, dim: int) -> int:
@@ -95,9 +95,9 @@ def check_dim(x: Tensor, dim: int) -> int:
 
 def check_perm(perm: Any, batch: int, device: torch.device) -> None:
     if not isinstance(perm, Tensor) or perm.dtype != torch.int64:
-        raise TypeError(f"perm must be int64 of shape ({batch},), got {what(perm)}")
+        raise TypeError(f"perm must be int64 of shape ({batch},), got {describe(perm)}")
     if perm.shape != (batch,):
-        raise ValueError(f"perm must be int64 of shape ({batch},), got {what(perm)}")
+        raise ValueError(f"perm must be int64 of shape ({batch},), got {describe(perm)}")
     if perm.device != device:
         raise ValueError(f"perm must be on {device}, got {perm.device}")
 
@@ -106,7 +106,7 @@ def check_lam(lam: Any, batch: int, device: torch.device) -> float | Tensor:
     """λ as everything behind this takes it: a Python number, or a tensor () or (batch,)."""
     if isinstance(lam, Tensor):
         if lam.dtype not in FLOATS and not lam.is_floating_point():
-            raise TypeError(f"lam must be a float or a floating tensor, got {what(lam)}")
+            raise TypeError(f"lam must be a float or a floating tensor, got {describe(lam)}")
         if lam.ndim and lam.shape != (batch,):
             lam = _without_ones(lam, batch)
         if lam.device != device and not (lam.ndim == 0 and lam.device.type == "cpu"):
@@ -124,7 +124,7 @@ def _without_ones(lam: Tensor, batch: int) -> Tensor:
         return lam.reshape(())
     raise ValueError(
         f"lam must have shape () or ({batch},), either with any number of 1s after it, "
-        f"got {what(lam)}"
+        f"got {describe(lam)}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .scalars import check_fraction, check_index, check_real, what
+from .scalars import check_fraction, check_index, check_real, describe
 from .validation import FLOATS, check_perm
 
 TARGETS = (torch.int64, *FLOATS)
@@ -30,7 +30,7 @@ def as_target(name: str, target: Any) -> Tensor:
             return target
         if target.dtype in INTEGERS:
             return target.to(torch.int64)
-    raise TypeError(f"{name} must be integer labels or floating, got {what(target)}")
+    raise TypeError(f"{name} must be integer labels or floating, got {describe(target)}")
 
 
 def check_targets(
@@ -53,7 +53,7 @@ def check_targets(
             raise ValueError("num_classes must be given for integer targets, got None")
         return target, num_classes, label_smoothing, ignore_index
     if target.ndim < 2:
-        raise ValueError(f"a float target must have shape (B, C, ...), got {what(target)}")
+        raise ValueError(f"a float target must have shape (B, C, ...), got {describe(target)}")
     if num_classes is not None and num_classes != target.shape[1]:
         raise ValueError(
             f"num_classes must be the target's {target.shape[1]} classes, got {num_classes}"
@@ -63,17 +63,17 @@ def check_targets(
 
 def _check_label_map(target: Tensor) -> None:
     if target.ndim == 0:
-        raise ValueError(f"target must have shape (B,) or (B, d1, ...), got {what(target)}")
+        raise ValueError(f"target must have shape (B,) or (B, d1, ...), got {describe(target)}")
     if target.shape[1:] == (1,):  # a column of labels would give (B, C, 1)
         raise ValueError(
-            f"target must have shape ({target.shape[0]},), got {what(target)}; "
+            f"target must have shape ({target.shape[0]},), got {describe(target)}; "
             "pass target.squeeze(1)"
         )
 
 
 def check_same_batch(target: Tensor, x: Tensor) -> None:
     if target.shape[0] != x.shape[0]:
-        raise ValueError(f"target must have x's batch size {x.shape[0]}, got {what(target)}")
+        raise ValueError(f"target must have x's batch size {x.shape[0]}, got {describe(target)}")
     if target.device != x.device:
         raise ValueError(f"target must be on {x.device}, got {target.device}")
 
@@ -110,8 +110,8 @@ def check_loss(
     elif target_b is not None:
         target_b = check_loss_target("target_b", target_b, logits)
         if target.is_floating_point() != target_b.is_floating_point():
-            kind = what(target)
-            raise TypeError(f"target_b must be of target's kind, {kind}, got {what(target_b)}")
+            kind = describe(target)
+            raise TypeError(f"target_b must be of target's kind, {kind}, got {describe(target_b)}")
     if ignore_index >= 0 and target.is_floating_point():
         raise ValueError(f"ignore_index must be negative with float targets, got {ignore_index}")
     if perm is not None:
@@ -123,9 +123,9 @@ def check_loss(
 
 def _check_weight(weight: Any, logits: Tensor) -> None:
     if not isinstance(weight, Tensor) or weight.dtype not in (logits.dtype, torch.float32):
-        raise TypeError(f"{_weight_wanted(logits)}, got {what(weight)}")
+        raise TypeError(f"{_weight_wanted(logits)}, got {describe(weight)}")
     if weight.shape != logits.shape[1:2]:
-        raise ValueError(f"{_weight_wanted(logits)}, got {what(weight)}")
+        raise ValueError(f"{_weight_wanted(logits)}, got {describe(weight)}")
     if weight.device != logits.device:
         raise ValueError(f"weight must be on {logits.device}, got {weight.device}")
 
@@ -146,7 +146,7 @@ def check_loss_target(name: str, target: Any, logits: Tensor) -> Tensor:
         wanted = f"shape {tuple(expected)}"
         if target.dtype != torch.int64 and target.shape == labels:
             wanted += f", or be integer labels of shape {tuple(labels)}"
-        raise ValueError(f"{name} must have {wanted}, got {what(target)}")
+        raise ValueError(f"{name} must have {wanted}, got {describe(target)}")
     if target.device != logits.device:
         raise ValueError(f"{name} must be on {logits.device}, got {target.device}")
     return target

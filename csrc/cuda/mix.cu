@@ -94,7 +94,7 @@ struct Tables {
          Cut cut)
       : next(torch::stable::new_empty(like, {batch}, ScalarType::Int)),
         start(torch::stable::new_empty(like, {batch}, ScalarType::Int)) {
-    torch::stable::fill_(start, kNobody);
+    torch::stable::fill_(start, kUnclaimed);
     constexpr unsigned kThreads = 256;
     const dim3 grid((batch + kThreads - 1) / kThreads);
     int *links = output<int>(next), *users = output<int>(start);

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .. import cutmix_, mix_, mix_targets, mixed_cross_entropy
 from ..tracing import readable
-from ..validation import check_fraction, what
+from ..validation import check_fraction, describe
 
 # λ of SoftTargetCrossEntropy on the CPU, where a new tensor would cost as much as a small loss.
 _OWN_ALONE = torch.ones((), dtype=torch.float32, device="cpu")
@@ -133,13 +133,13 @@ class Mixup:
             if target.shape != (batch, self.num_classes):
                 raise ValueError(
                     f"target must be dense of shape ({batch}, {self.num_classes}) with "
-                    f"multi_label=True, got {what(target)}"
+                    f"multi_label=True, got {describe(target)}"
                 )
             return target
         if target.numel() != batch:
             raise ValueError(
-                f"target must hold {batch} labels, one for each sample of x, got {what(target)}; "
-                "dense targets need multi_label=True"
+                f"target must hold {batch} labels, one for each sample of x, got "
+                f"{describe(target)}; dense targets need multi_label=True"
             )
         return target.long().reshape(batch)
 
@@ -214,7 +214,7 @@ class Mixup:
     def _box(self, x: Tensor, lam: float) -> tuple[tuple[int, ...], float]:
         """(top, bottom, left, right) and λ by its area."""
         if x.ndim < 3:
-            raise ValueError(f"x must have shape (B, ..., H, W) for CutMix, got {what(x)}")
+            raise ValueError(f"x must have shape (B, ..., H, W) for CutMix, got {describe(x)}")
         height, width = x.shape[-2:]
         if self.cutmix_minmax is not None:
             low, high = self.cutmix_minmax
@@ -236,8 +236,8 @@ class Mixup:
 def _check_blendable(x: Tensor) -> None:
     if not x.is_floating_point():
         raise TypeError(
-            f"x must be floating to be blended by Mixup, got {what(x)}; give x.float(), or paste "
-            "alone: Mixup(mixup_alpha=0, cutmix_alpha=1)"
+            f"x must be floating to be blended by Mixup, got {describe(x)}; give x.float(), or "
+            "paste alone: Mixup(mixup_alpha=0, cutmix_alpha=1)"
         )
 
 
@@ -249,7 +249,7 @@ def _broadcast(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     except RuntimeError:
         pass
     raise ValueError(
-        f"target must hold probabilities of shape {tuple(x.shape)}, got {what(target)}; labels "
+        f"target must hold probabilities of shape {tuple(x.shape)}, got {describe(target)}; labels "
         "belong to mmix_fast.mixed_cross_entropy or nn.CrossEntropyLoss"
     )
 

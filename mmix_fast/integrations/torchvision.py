@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2._utils import query_size
 
 from .. import cutmix_, mix, mix_targets
-from ..validation import what
+from ..validation import describe
 
 
 class _Fused:
@@ -69,8 +69,9 @@ class MixUp(_Fused, v2.MixUp):
     def _pair(self, images: Tensor, perm: Tensor, params: dict[str, Any]) -> Tensor:
         if not images.is_floating_point():
             raise TypeError(
-                f"MixUp needs floating images, got {what(images)}; put v2.ToDtype(torch.float32, "
-                "scale=True) before it, or use CutMix, which takes images of any dtype"
+                f"MixUp needs floating images, got {describe(images)}; put "
+                "v2.ToDtype(torch.float32, scale=True) before it, or use CutMix, which takes "
+                "images of any dtype"
             )
         return mix(images, perm, params["lam"])
 

@@ -28,7 +28,7 @@ from transformers.utils.generic import find_labels
 
 from .. import mixed_cross_entropy
 from ..manifold import ManifoldMixup
-from ..validation import what
+from ..validation import describe
 
 # In the names of transformers' own classes. The first four choose their loss by
 # config.problem_type; the others always have cross-entropy with class indices.
@@ -138,7 +138,7 @@ class MixupTrainer(Trainer):
         options = {"label_smoothing": self.args.label_smoothing_factor, **self._loss_options}
         rows = logits.shape[:-1]
         if logits.shape[-1] == 1:  # its cross-entropy is 0 whatever the model does
-            raise TypeError(f"logits must be of two classes or more, got {what(logits)}")
+            raise TypeError(f"logits must be of two classes or more, got {describe(logits)}")
         if not labels.is_floating_point() and labels.numel() == rows.numel():
             labels = labels.reshape(rows)  # (B, 1), as transformers flattens them
         # Classes come last there: (B, length, C).
@@ -148,7 +148,7 @@ class MixupTrainer(Trainer):
         if labels.shape != logits.shape:
             raise ValueError(
                 f"labels of multi-label classification must have the logits' shape "
-                f"{tuple(logits.shape)}, got {what(labels)}"
+                f"{tuple(logits.shape)}, got {describe(labels)}"
             )
         mix, target = self.mixup.mix, labels.to(torch.promote_types(logits.dtype, torch.float32))
         if mix is not None:
@@ -225,7 +225,7 @@ def _is_multi_label(task: str | None, config: Any, labels: Tensor) -> bool:
     indices = not labels.is_floating_point() and labels.dtype != torch.bool
     if task in BY_TOKEN:
         if not indices:
-            raise TypeError(f"labels of {task} must be class indices, got {what(labels)}")
+            raise TypeError(f"labels of {task} must be class indices, got {describe(labels)}")
         return False
     if problem is not None:
         return problem == "multi_label_classification"
@@ -234,7 +234,7 @@ def _is_multi_label(task: str | None, config: Any, labels: Tensor) -> bool:
             raise TypeError(
                 "labels must be class indices, or config.problem_type must say 'multi_label_"
                 "classification' or, for probabilities, 'single_label_classification', got "
-                f"{what(labels)}"
+                f"{describe(labels)}"
             )
     elif config is not None:  # as the model's own loss does; pipelines of the saved model read it
         config.problem_type = f"{'single' if indices else 'multi'}_label_classification"

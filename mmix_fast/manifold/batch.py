@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sampling import Mix
-from ..validation import what
+from ..validation import describe
 from . import messages, nested
 from .layers import first_embedding
 
@@ -29,7 +29,7 @@ def size_and_device(
         raise TypeError(messages.integers(first, first_embedding(root)))
     if not -first.ndim <= dim < first.ndim:
         raise ValueError(
-            f"the model's first tensor must have its batch at dim={dim}, got {what(first)}"
+            f"the model's first tensor must have its batch at dim={dim}, got {describe(first)}"
         )
     return first.shape[dim], first.device
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from ..validation import what
+from ..validation import describe
 
 AUTO_DEPTH = 2  # the paper's CIFAR set {0, 1, 2}: the input and the ends of the first two stages
 _WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and torch.compile
@@ -24,7 +24,7 @@ def bare(name: str) -> str:
 def resolve(model: nn.Module, layers: Iterable[str]) -> list[tuple[str, nn.Module]]:
     """Each name, as given, with its module; exact names win over such that differ in wrappers."""
     if isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise TypeError(f"layers must be a list of names or 'auto', got {what(layers)}")
+        raise TypeError(f"layers must be a list of names or 'auto', got {describe(layers)}")
     exact = dict(model.named_modules(remove_duplicate=False))
     stripped: dict[str, list[nn.Module]] = defaultdict(list)
     for name, module in exact.items():
@@ -32,7 +32,7 @@ def resolve(model: nn.Module, layers: Iterable[str]) -> list[tuple[str, nn.Modul
     found: list[tuple[str, nn.Module]] = []
     for name in layers:
         if not isinstance(name, str):
-            raise TypeError(f"layers must hold names of modules, got {what(name)}")
+            raise TypeError(f"layers must hold names of modules, got {describe(name)}")
         if name in exact:
             module = exact[name]
         elif len(candidates := set(stripped[bare(name)])) == 1:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..validation import what
+from ..validation import describe
 from . import nested
 
 TRACED = (
@@ -90,13 +90,13 @@ def integers(first: Tensor, embedding: str | None) -> str:
         cure = "convert it to float before the model, or mix at a hidden layer"
     else:
         cure = f"mix at the embedding instead: layers=[{embedding!r}]"
-    return f"the input must be floating to be mixed (layer ''), got {what(first)}; {cure}"
+    return f"the input must be floating to be mixed (layer ''), got {describe(first)}; {cure}"
 
 
 def listed(first: Tensor) -> str:
     return (
         "the model must get a batch as one tensor to be mixed, got a list or tuple that holds "
-        f"{what(first)} and may be a batch of samples; stack them, or pass tensors of a whole "
+        f"{describe(first)} and may be a batch of samples; stack them, or pass tensors of a whole "
         "batch as arguments of their own, or in a dict"
     )
 
@@ -110,14 +110,14 @@ def unreachable(name: str, kind: str) -> str:
 
 def misplaced(name: str, odd: Tensor, batch: int, dim: int) -> str:
     return (
-        f"the layer {name!r} must give its batch of {batch} at dim={dim}, got {what(odd)}, which "
-        f"seems to have it at dim={1 - dim} (the state of a recurrent layer has); mix at another "
-        "layer, or at the recurrent layer itself"
+        f"the layer {name!r} must give its batch of {batch} at dim={dim}, got {describe(odd)}, "
+        f"which seems to have it at dim={1 - dim} (the state of a recurrent layer has); mix at "
+        "another layer, or at the recurrent layer itself"
     )
 
 
 def no_batch(name: str, value: Any, batch: int, dim: int) -> str:
-    shapes = "; ".join(what(t) for t in nested.tensors(value)) or "no tensor"
+    shapes = "; ".join(describe(t) for t in nested.tensors(value)) or "no tensor"
     return (
         f"the layer {name!r} must give a floating tensor with the batch size {batch} at dim={dim}, "
         f"got {shapes}"

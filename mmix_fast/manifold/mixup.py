@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sampling import Mix, check_alpha, check_pairing, sample_mix
-from ..validation import check_fraction, check_index, check_logits, what
+from ..validation import check_fraction, check_index, check_logits, describe
 from . import layers as layer_choice
 from . import messages
 from .batch import Layer
@@ -86,12 +86,14 @@ class ManifoldMixup:
         generator: torch.Generator | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be an nn.Module, got {what(model)}")
+            raise TypeError(f"model must be an nn.Module, got {describe(model)}")
         if not isinstance(inplace, bool) and inplace != "auto":
             raise ValueError(f"inplace must be True, False or 'auto', got {inplace!r}")
         check_pairing(pairing)
         if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator or None, got {what(generator)}")
+            raise TypeError(
+                f"generator must be a torch.Generator or None, got {describe(generator)}"
+            )
         while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner  # a compiled module calls this one, inside the graph
         if layers == "auto":
@@ -197,6 +199,6 @@ class ManifoldMixup:
         if logits.shape[:1] != draw.mix.perm.shape:
             raise ValueError(
                 f"logits must have the batch size {draw.mix.perm.shape[0]} of the forward that "
-                f"made them, got {what(logits)}"
+                f"made them, got {describe(logits)}"
             )
         return draw.mix.to(logits.device)

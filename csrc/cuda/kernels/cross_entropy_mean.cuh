@@ -58,7 +58,7 @@ MMIX_DEVICE void write_scales(const LossProblem &a, const MeanSums &sums, double
 template <class Real>
 __global__ void __launch_bounds__(kMeanThreads)
     cross_entropy_divisors(const __grid_constant__ LossProblem a, double *out) {
-  if (nothing_to_rescale<Real>(a)) return;
+  if (rescale_is_noop<Real>(a)) return;
   MeanSums sums;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; r < a.rows;

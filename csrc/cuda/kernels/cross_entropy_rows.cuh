@@ -111,12 +111,12 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     // Where blocks share the row, each has runs of it, else all of the segment.
     const int runs = plan.cluster == 1 ? 1 : plan.depth;
     const int run_pieces = plan.cluster == 1 ? plan.depth * plan.lanes : plan.lanes;
-    const Team team{static_cast<int>(threadIdx.x % plan.lanes), plan.lanes};
+    const ThreadGroup group{static_cast<int>(threadIdx.x % plan.lanes), plan.lanes};
     each_term(a, [&](int term) {
       for (int k = 0; k < runs; ++k) {
-        const int piece = segment * plan.depth * lanes + k * lanes + lane - team.lane;
+        const int piece = segment * plan.depth * lanes + k * lanes + lane - group.lane;
         spread_term(a, row, term, head + piece * kWidth, min(run_pieces, pieces - piece) * kWidth,
-                    spread[k * run_pieces].at, team);
+                    spread[k * run_pieces].at, group);
       }
     });
   }
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     cross_entropy_rows(const __grid_constant__ LossProblem a, const RowsPlan plan) {
   using Real = Acc<T>;
   using Part = RowPart<T, kPacked, kGeneral>;
-  if (nothing_to_rescale<Real>(a)) return;
+  if (rescale_is_noop<Real>(a)) return;
   static_assert(sizeof(LossRow<Real>) * 32 % 16 == 0 && sizeof(RowSums<Real>) % 16 == 0);
   double *losses = dynamic_shared<double>();
   LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);

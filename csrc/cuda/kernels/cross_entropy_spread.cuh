@@ -51,10 +51,10 @@ template <class V> MMIX_DEVICE bool wide(const V *p, int n) {
 // One term of a row, for its n classes from `first` on: t[0..n) in shared memory.
 template <class Real>
 MMIX_DEVICE void spread_term(const LossProblem &a, const LossRow<Real> &row, int term, int first,
-                             int n, Real *t, Team team) {
+                             int n, Real *t, ThreadGroup group) {
   const TermStep<Real> step(a, row, term);
   if (step.coef == 0) { // absent
-    for (int c = team.lane; c < n && step.first; c += team.lanes) t[c] = step.base;
+    for (int c = group.lane; c < n && step.first; c += group.lanes) t[c] = step.base;
     return;
   }
   const Values &values = a.terms[term];
@@ -65,16 +65,16 @@ MMIX_DEVICE void spread_term(const LossProblem &a, const LossRow<Real> &row, int
     if (stride == 1 && wide(p, n)) {
       const Split<V> s(p, n);
 #pragma unroll 2 // loads in flight
-      for (int k = team.lane; k < s.vectors; k += team.lanes) {
+      for (int k = group.lane; k < s.vectors; k += group.lanes) {
         const int c = s.head + k * Vec<V>::kCount;
         take(t + c, load_vec(p + c).at, step);
       }
 #pragma unroll 1 // a few elements at most
-      for (int e = team.lane; e < s.edges(); e += team.lanes)
+      for (int e = group.lane; e < s.edges(); e += group.lanes)
         t[s.edge(e)] = step(t[s.edge(e)], static_cast<Real>(widen(load(p + s.edge(e)))));
     } else {
 #pragma unroll 1
-      for (int c = team.lane; c < n; c += team.lanes)
+      for (int c = group.lane; c < n; c += group.lanes)
         t[c] = step(t[c], static_cast<Real>(widen(load(p + c * stride))));
     }
   });

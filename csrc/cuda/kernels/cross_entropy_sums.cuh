@@ -157,7 +157,7 @@ MMIX_DEVICE void write_block_loss(const LossProblem &a, double loss, double *war
 }
 
 // A gradient made for an upstream of 1 is right already where upstream is 1.
-template <class Real> MMIX_DEVICE bool nothing_to_rescale(const LossProblem &a) {
+template <class Real> MMIX_DEVICE bool rescale_is_noop(const LossProblem &a) {
   return a.rescale && !a.upstream_per_row && upstream_of<Real>(a, 0) == 1;
 }
 

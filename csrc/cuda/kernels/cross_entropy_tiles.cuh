@@ -81,7 +81,7 @@ MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, in
     const Values &values = a.terms[term];
     const int tid = threadIdx.x, threads = blockDim.x;
     int i = tid % plan.rows, step = plan.rows; // rows side by side: one to a thread
-    Team team{tid / plan.rows, plan.lanes};
+    ThreadGroup group{tid / plan.rows, plan.lanes};
     if (tile_order(values.at, a.classes) != TileOrder::kRowsNear) {
       int width = 1; // of an access, in classes
       values.typed([&](const auto *p) {
@@ -89,11 +89,11 @@ MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, in
       });
       const int lanes = lanes_for(a.classes, width);
       i = tid / lanes, step = threads / lanes;
-      team = {tid % lanes, lanes};
+      group = {tid % lanes, lanes};
     }
 #pragma unroll 1
     for (; i < count; i += step)
-      spread_term(a, rows[i], term, 0, a.classes, t + i * plan.pitch, team);
+      spread_term(a, rows[i], term, 0, a.classes, t + i * plan.pitch, group);
   });
 }
 
@@ -111,7 +111,7 @@ template <class T, bool kGeneral>
 __global__ void __launch_bounds__(kTileThreads, 4)
     cross_entropy_tiles(const __grid_constant__ LossProblem a, const TilesPlan plan) {
   using Real = Acc<T>;
-  if (nothing_to_rescale<Real>(a)) return;
+  if (rescale_is_noop<Real>(a)) return;
   double *losses = dynamic_shared<double>();
   LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
   T *logits = const_cast<T *>(static_cast<const T *>(a.logits));

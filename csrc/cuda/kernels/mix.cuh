@@ -52,10 +52,11 @@ template <class T> struct Weights {
   __device__ bool still() const { return a.in_place() && a.lam.stride == 0 && lam0 == 1; }
 };
 
-template <class T> struct Shelf { // where the current tile of a block lies
+template <class T> struct TileView { // where the current tile of a block lies
   const MixArgs<T> &a;
   TilePlace at;
-  __device__ Shelf(const MixArgs<T> &a_, int64_t index) : a(a_), at(a_.columns, a_.width, index) {}
+  __device__ TileView(const MixArgs<T> &a_, int64_t index)
+      : a(a_), at(a_.columns, a_.width, index) {}
   __device__ Tile<T> tile(int row, T *shared) const {
     return {shared, a.x + at.x + row * a.x_row, at.n};
   }
@@ -69,34 +70,34 @@ template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<
   build_next(a.perm, a.batch, reinterpret_cast<int *>(tiles), next, a.adjoint);
 
   const Weights<T> weights(a);
-  const Team team{static_cast<int>(threadIdx.x) % a.lanes, a.lanes};
+  const ThreadGroup group{static_cast<int>(threadIdx.x) % a.lanes, a.lanes};
   const int first = threadIdx.x / a.lanes, step = blockDim.x / a.lanes;
   for (int64_t index = blockIdx.x; index < tile_count(a.columns, a.width); index += a.blocks) {
-    const Shelf<T> shelf(a, index);
-    const auto tile = [&](int row) { return shelf.tile(row, tiles + int64_t{row} * a.pitch); };
+    const TileView<T> view(a, index);
+    const auto tile = [&](int row) { return view.tile(row, tiles + int64_t{row} * a.pitch); };
     constexpr int kAtOnce = 4; // loads in flight for each thread
     for (int row = weights.still() ? a.batch : first; row < a.batch; row += kAtOnce * step) {
       Vec<T> v[kAtOnce];
       bool some[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u)
-        some[u] = row + u * step < a.batch && tile(row + u * step).fetch(team, v[u]);
+        some[u] = row + u * step < a.batch && tile(row + u * step).fetch(group, v[u]);
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
-        if (some[u]) tile(row + u * step).keep(team, v[u]);
-        if (row + u * step < a.batch) tile(row + u * step).copy_edges(team);
+        if (some[u]) tile(row + u * step).keep(group, v[u]);
+        if (row + u * step < a.batch) tile(row + u * step).copy_edges(group);
       }
     }
     __syncthreads(); // a row is mixed with one that other threads have loaded
     for (int row = first; row < a.batch; row += step) {
       const int partner = next[row];
       if (partner < 0) {
-        poison_tile(shelf.out(row), shelf.at.n, team);
+        poison_tile(view.out(row), view.at.n, group);
         continue;
       }
       const auto c = weights(row, partner);
       if (a.in_place() && c.keep()) continue;
-      mix_tile(shelf.out(row), tile(row).begin(), tile(partner).begin(), shelf.at.n, c, team);
+      mix_tile(view.out(row), tile(row).begin(), tile(partner).begin(), view.at.n, c, group);
     }
     __syncthreads(); // the next loads overwrite rows that other threads may still be mixing
   }
@@ -108,38 +109,38 @@ constexpr int kWalkTiles = 3;
 // From row `first`, whose tile `head` holds, along next: to a bad row, to a cut row (whose head
 // some warp has saved in `heads`), or round to `first`.
 template <class T>
-__device__ __forceinline__ void walk(const Shelf<T> &shelf, const Weights<T> &weights,
+__device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &weights,
                                      const int *next, int first, T *head, T *heads, T *turns,
-                                     Team team) {
-  const MixArgs<T> &a = shelf.a;
+                                     ThreadGroup group) {
+  const MixArgs<T> &a = view.a;
   const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
-  Tile<T> own = shelf.tile(first, head), other = own;
+  Tile<T> own = view.tile(first, head), other = own;
   int row = first, partner = load(next + row);
   // The row after next is loaded while a row is mixed; for float64 there are not enough registers.
   constexpr bool kAhead = sizeof(T) < 8;
   Vec<T> v;
-  bool some = kAhead && !ends(partner) && shelf.tile(partner, turns).fetch(team, v);
+  bool some = kAhead && !ends(partner) && view.tile(partner, turns).fetch(group, v);
   for (int turn = 0;; turn ^= 1) {
     if (partner < 0) {
-      poison_tile(shelf.out(row), shelf.at.n, team);
+      poison_tile(view.out(row), view.at.n, group);
       return;
     }
     const bool last = ends(partner);
     if (last) {
       other =
-          shelf.tile(partner, partner == first ? head : heads + partner / a.cut.step() * a.pitch);
+          view.tile(partner, partner == first ? head : heads + partner / a.cut.step() * a.pitch);
     } else {
-      other = shelf.tile(partner, turns + turn * a.pitch);
-      if (!kAhead) some = other.fetch(team, v);
-      if (some) other.keep(team, v);
-      other.copy_edges(team);
+      other = view.tile(partner, turns + turn * a.pitch);
+      if (!kAhead) some = other.fetch(group, v);
+      if (some) other.keep(group, v);
+      other.copy_edges(group);
     }
     const int after = last ? kBad : load(next + partner);
-    if (kAhead && !ends(after)) some = shelf.tile(after, turns).fetch(team, v);
+    if (kAhead && !ends(after)) some = view.tile(after, turns).fetch(group, v);
     __syncwarp(); // the row is mixed with elements that other lanes have loaded
     const auto c = weights(row, partner);
     if (!a.in_place() || !c.keep())
-      mix_tile(shelf.out(row), own.begin(), other.begin(), shelf.at.n, c, team);
+      mix_tile(view.out(row), own.begin(), other.begin(), view.at.n, c, group);
     __syncwarp(); // the next load goes where other lanes may still be reading
     if (last) return;
     own = other;
@@ -164,32 +165,32 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
   }
   const Weights<T> weights(a);
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const Team team{static_cast<int>(threadIdx.x % 32), 32};
+  const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
   const int pitch = a.pitch, cuts = a.cut.count(a.batch);
   T *own_head = heads + (cuts + kWalkTiles * warp) * pitch, *turns = own_head + pitch;
   for (int64_t index = blockIdx.x; index < tile_count(a.columns, a.width); index += a.blocks) {
-    const Shelf<T> shelf(a, index);
+    const TileView<T> view(a, index);
     if (weights.still()) {
       for (int row = warp; row < a.batch; row += warps)
-        if (load(next + row) < 0) poison_tile(shelf.out(row), shelf.at.n, team);
+        if (load(next + row) < 0) poison_tile(view.out(row), view.at.n, group);
       continue;
     }
     for (int k = warp; k < cuts; k += warps)
-      shelf.tile(k * a.cut.step(), heads + k * pitch).copy(team);
+      view.tile(k * a.cut.step(), heads + k * pitch).copy(group);
     __syncthreads(); // a walk ends with a head that another warp saved, and may overwrite its row
     for (int k = warp; k < cuts; k += warps)
-      walk(shelf, weights, next, k * a.cut.step(), heads + k * pitch, heads, turns, team);
+      walk(view, weights, next, k * a.cut.step(), heads + k * pitch, heads, turns, group);
     for (int base = warp * 32; base < a.batch; base += warps * 32) {
-      const int mine = base + team.lane;
+      const int mine = base + group.lane;
       unsigned found = __ballot_sync(kAll, mine < a.batch && load(start + mine) != 0);
       for (; found; found &= found - 1) {
         const int first = base + __ffs(static_cast<int>(found)) - 1;
         if (load(next + first) < 0) {
-          poison_tile(shelf.out(first), shelf.at.n, team);
+          poison_tile(view.out(first), view.at.n, group);
           continue;
         }
-        shelf.tile(first, own_head).copy(team);
-        walk(shelf, weights, next, first, own_head, heads, turns, team);
+        view.tile(first, own_head).copy(group);
+        walk(view, weights, next, first, own_head, heads, turns, group);
       }
     }
     __syncthreads(); // the next tile's heads overwrite those that other warps may still be reading
@@ -247,7 +248,7 @@ __device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a, const OfC
   }
 }
 
-// The tables of a batch that is too large for shared memory; user starts as kNobody.
+// The tables of a batch that is too large for shared memory; user starts as kUnclaimed.
 __global__ void claim_rows_kernel(const int64_t *perm, int batch, int *user, int *next) {
   claim_rows(perm, batch, user, next, grid_share());
 }

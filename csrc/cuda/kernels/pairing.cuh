@@ -9,9 +9,9 @@ namespace mmix {
 
 __host__ __device__ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-constexpr int kNobody = -1, kSeveral = -2, kBad = -1;
+constexpr int kUnclaimed = -1, kContested = -2, kBad = -1;
 
-// The rows a thread of a team of `size` threads looks after: rank, rank + size, ...
+// The rows a thread of a group of `size` threads looks after: rank, rank + size, ...
 struct Share {
   int64_t rank, size;
 };
@@ -20,16 +20,17 @@ __device__ __forceinline__ Share grid_share() {
   return {int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x};
 }
 
-// user[j]: the only row whose perm entry is j, or kNobody (as it starts), or kSeveral. Whatever the
-// order of the threads, the outcome is the same. next[i] becomes perm[i], kBad if out of range.
+// user[j]: the only row whose perm entry is j, or kUnclaimed (as it starts), or kContested.
+// Whatever the order of the threads, the outcome is the same. next[i] becomes perm[i], kBad if out
+// of range.
 __device__ __forceinline__ void claim_rows(const int64_t *perm, int batch, int *user, int *next,
                                            Share t) {
   for (int64_t i = t.rank; i < batch; i += t.size) {
     const int64_t j = load(perm + i);
     const bool in_range = j >= 0 && j < batch;
     store(next + i, in_range ? static_cast<int>(j) : kBad);
-    if (in_range && atomicCAS(user + j, kNobody, static_cast<int>(i)) != kNobody)
-      atomicExch(user + j, kSeveral);
+    if (in_range && atomicCAS(user + j, kUnclaimed, static_cast<int>(i)) != kUnclaimed)
+      atomicExch(user + j, kContested);
   }
 }
 
@@ -88,7 +89,7 @@ struct LamRef {
 __device__ __forceinline__ void build_next(const int64_t *perm, int batch, int *user, int *next,
                                            bool adjoint) {
   const Share t = block_share();
-  for (int64_t i = t.rank; i < batch; i += t.size) user[i] = kNobody;
+  for (int64_t i = t.rank; i < batch; i += t.size) user[i] = kUnclaimed;
   __syncthreads(); // a row must not be claimed before it is free
   claim_rows(perm, batch, user, next, t);
   __syncthreads(); // link_rows reads claims of other threads

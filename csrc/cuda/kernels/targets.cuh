@@ -90,7 +90,7 @@ template <class A> struct SoftProbabilities {
 
 template <class Out, class A, template <class> class Soft>
 __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int partner, int64_t line,
-                                            int64_t from, int n, Team t) {
+                                            int64_t from, int n, ThreadGroup t) {
   Out *out = static_cast<Out *>(a.out) + (row * a.classes + line) * a.inner + from;
   if (partner < 0) return poison_tile(out, n, t);
   const Soft<A> mine(a, row, line, from), theirs(a, partner, line, from);
@@ -139,7 +139,7 @@ __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned bloc
     next = tables;
   }
   const Lines lines(a);
-  const Team team{static_cast<int>(threadIdx.x % 32), 32};
+  const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
   const int64_t per_row = lines.per_row * lines.pieces;
   const int64_t warps = int64_t{blocks} * (blockDim.x / 32);
 #pragma unroll 1
@@ -150,9 +150,9 @@ __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned bloc
     const int64_t from = unit % lines.pieces * kTargetPiece;
     const int n = static_cast<int>(min(lines.length - from, static_cast<int64_t>(kTargetPiece)));
     if (a.kind == kLabels)
-      write_as<A, SoftLabels>(a, row, partner, line, from, n, team);
+      write_as<A, SoftLabels>(a, row, partner, line, from, n, group);
     else
-      write_as<A, SoftProbabilities>(a, row, partner, line, from, n, team);
+      write_as<A, SoftProbabilities>(a, row, partner, line, from, n, group);
   }
 }
 

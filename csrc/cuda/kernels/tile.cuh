@@ -1,4 +1,4 @@
-// A tile: some columns of a row, held in shared memory. A team of threads moves it 16 bytes at a
+// A tile: some columns of a row, held in shared memory. A group of threads moves it 16 bytes at a
 // time wherever the row's own alignment allows, and the elements before the first and after the
 // last 16-byte boundary one by one. The copy in shared memory keeps the row's alignment.
 #pragma once
@@ -6,7 +6,7 @@
 
 namespace mmix {
 
-struct Team { // threads of one warp that work on the same row
+struct ThreadGroup { // threads of one warp that work on the same row
   int lane, lanes;
 };
 
@@ -35,22 +35,22 @@ template <class T> struct Tile {
 
   __device__ __forceinline__ T *begin() const { return shared + misalignment(at); }
 
-  // The vector a lane is to copy (a team has a lane for each); false where it has none.
-  __device__ __forceinline__ bool fetch(Team t, Vec<T> &v) const {
+  // The vector a lane is to copy (a group has a lane for each); false where it has none.
+  __device__ __forceinline__ bool fetch(ThreadGroup t, Vec<T> &v) const {
     const Split<T> s(at, n);
     if (t.lane < s.vectors) v = load_vec(at + s.head + t.lane * Vec<T>::kCount);
     return t.lane < s.vectors;
   }
-  __device__ __forceinline__ void keep(Team t, Vec<T> v) const {
+  __device__ __forceinline__ void keep(ThreadGroup t, Vec<T> v) const {
     const Split<T> s(at, n);
     *reinterpret_cast<uint4 *>(begin() + s.head + t.lane * Vec<T>::kCount) = v.raw;
   }
-  __device__ __forceinline__ void copy_edges(Team t) const {
+  __device__ __forceinline__ void copy_edges(ThreadGroup t) const {
     const Split<T> s(at, n);
 #pragma unroll 1 // a few elements at most
     for (int e = t.lane; e < s.edges(); e += t.lanes) begin()[s.edge(e)] = load(at + s.edge(e));
   }
-  __device__ __forceinline__ void copy(Team t) const {
+  __device__ __forceinline__ void copy(ThreadGroup t) const {
     Vec<T> v;
     if (fetch(t, v)) keep(t, v);
     copy_edges(t);
@@ -104,9 +104,9 @@ template <class A> struct Coefficients {
 // out[0..n) = c(own, other), both in shared memory at any alignment.
 template <class T>
 __device__ __forceinline__ void mix_tile(T *out, const T *own, const T *other, int n,
-                                         Coefficients<Acc<T>> c, Team t) {
+                                         Coefficients<Acc<T>> c, ThreadGroup t) {
   const Split<T> s(out, n);
-#pragma unroll 1 // a team has a lane for each vector
+#pragma unroll 1 // a group has a lane for each vector
   for (int k = t.lane; k < s.vectors; k += t.lanes) {
     const int at = s.head + k * Vec<T>::kCount;
     const Vec<T> a = gather(own + at), b = gather(other + at);
@@ -120,7 +120,7 @@ __device__ __forceinline__ void mix_tile(T *out, const T *own, const T *other, i
     store(out + s.edge(e), c(own[s.edge(e)], other[s.edge(e)]));
 }
 
-template <class T> __device__ __forceinline__ void poison_tile(T *out, int n, Team t) {
+template <class T> __device__ __forceinline__ void poison_tile(T *out, int n, ThreadGroup t) {
 #pragma unroll 1 // rare
   for (int i = t.lane; i < n; i += t.lanes) store(out + i, not_a_number<T>());
 }
