@@ -1,9 +1,8 @@
 """mmix_fast: Manifold Mixup (Verma et al., ICML 2019) at the price of one pass over memory."""
 
 from . import reference
-from .cutmix import cutmix_
 from .dispatch import backends, use_backend
-from .functional import mix, mix_, mix_batch_, mix_targets, mixed_cross_entropy
+from .functional import cutmix_, mix, mix_, mix_batch_, mix_targets, mixed_cross_entropy
 from .manifold import ManifoldMixup
 from .sampling import Mix, sample_mix
 from .validation import set_validation

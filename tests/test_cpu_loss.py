@@ -13,7 +13,8 @@ import torch
 from cases import DTYPES, ISAS, TOLERANCE, run
 
 import mmix_fast as m
-from mmix_fast import autograd, ops
+from mmix_fast import ops
+from mmix_fast.autograd import loss as autograd
 
 KINDS = {  # name -> (options, the target's dtype, or None for labels, λ)
     "labels": ({}, None, 0.3),

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
-from . import validation as v
-from .dispatch import select
-from .ops import kernel
-from .tracing import beyond_kernels, explained_writes, readable
+from .. import reference
+from .. import validation as v
+from ..dispatch import select
+from ..ops import kernel
+from ..tracing import beyond_kernels, explained_writes, readable
+from .values import checks_here
 
 # λ of every paste on the CPU: to make it anew costs as much as the paste of a few images.
 _PASTE = torch.zeros((), dtype=torch.float32, device="cpu")
@@ -71,7 +72,7 @@ def cutmix_(
     # As integers, since not every dtype can be indexed; not where autograd must follow x.
     written = x.view(BYTES[x.element_size()]) if as_bytes and not beyond else x
     backend = select(x, beyond, as_bytes)
-    if not backend.checks_values and v.must_check_values(x.device) and readable(perm, box):
+    if checks_here(backend, x, perm, box):
         v.check_permutation_values(perm)
         _check_box_values(box, x)
     acc = v.compute_dtype(x.dtype)

@@ -1,0 +1,175 @@
+"""The mixed cross-entropy under autograd."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import reference
+from ..ops import kernel
+from ..tracing import batched, functorch_active, readable
+from .apply import apply, needs_autograd
+
+
+class LossCall(NamedTuple):
+    """A mixed cross-entropy but for its tensors."""
+
+    options: tuple[Any, ...]  # the op's arguments after weight, in the order of its schema
+    namespace: str
+    inplace: bool  # the gradient takes the logits' storage
+
+
+LossTensors = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
+
+
+def cross_entropy(logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
+    """Not under a transform, which plain PyTorch serves."""
+    if needs_autograd(logits.requires_grad):
+        return apply(CrossEntropyFn, logits, tensors, call)
+    return kernel(call.namespace, "cross_entropy")(logits, *tensors, *call.options, None)[0]
+
+
+# The last upstream gradient of each kind of loss, and whether the one before was the same: a
+# training loop gives the same again and again, be it 1, a share of accumulated batches or a loss
+# scale. Known on the CPU alone.
+_upstreams: dict[tuple[Any, ...], tuple[float, bool]] = {}
+
+
+def _expected_upstream(kind: tuple[Any, ...]) -> float | None:
+    """That for which the forward writes the gradient: the bytes of the logits then move twice.
+
+    None after two different ones: without a gradient in the forward they move three times, with one
+    that is written in vain four times.
+    """
+    last, repeated = _upstreams.get(kind, (1.0, True))
+    return last if repeated else None
+
+
+class CrossEntropyFn(Function):
+    # One forward instead of setup_context, which costs 30 us a call. The tensors that get no
+    # gradient come in a tuple: as arguments of their own they cost 2 us.
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
+        reduction = call.options[1]
+        kind = upstream = None
+        # In place the gradient must wait: the logits are still in use.
+        if not call.inplace and reduction != "none" and not torch.compiler.is_compiling():
+            kind = logits.shape[1], logits.dtype, reduction, logits.is_cpu
+            upstream = _expected_upstream(kind)
+        loss, stats, gradient = kernel(call.namespace, "cross_entropy")(
+            logits, *tensors, *call.options, upstream
+        )
+        ctx.save_for_backward(stats, logits, *tensors)
+        written = upstream is not None and gradient.shape == logits.shape
+        ctx.call, ctx.gradient = call, gradient if written else None
+        ctx.kind, ctx.upstream = kind, upstream
+        ctx.overwritten = False
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        # Handed over once: a second backward makes its own, since the caller may write to this one.
+        gradient, ctx.gradient = ctx.gradient, None
+        mapped = functorch_active() or batched(grad)
+        again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        ready = gradient is not None and not mapped and not again
+        # Read on the CPU only, where no host waits.
+        if ctx.kind is not None and not mapped and grad.is_cpu and readable(grad):
+            upstream = grad.item()
+            last, _ = _upstreams.get(ctx.kind, (1.0, True))
+            _upstreams[ctx.kind] = upstream, upstream == last
+            if ready and upstream == ctx.upstream:
+                return gradient, None, None
+        stats, logits, *tensors = ctx.saved_tensors
+        if mapped:
+            return _reference_gradient(grad, logits, tensors, ctx.call), None, None
+        if ready and ctx.upstream == 1:
+            kernel(ctx.call.namespace, "cross_entropy_rescale_")(
+                gradient, grad.contiguous(), stats, logits, *tensors, *ctx.call.options
+            )
+            return gradient, None, None
+        if ctx.call.inplace:
+            if ctx.overwritten:  # logits that a saved-tensor hook keeps have no version to check
+                raise RuntimeError(
+                    "inplace_backward=True overwrites the logits and so allows one backward; "
+                    "call mixed_cross_entropy with inplace_backward=False"
+                )
+            out = _gradient_inplace(grad, stats, logits, tensors, ctx.call)
+            ctx.overwritten = True
+            return out, None, None
+        if again:
+            return CrossEntropyGradFn.apply(grad, stats, logits, tensors, ctx.call), None, None
+        return _gradient(grad, stats, logits, tensors, ctx.call), None, None
+
+
+def _gradient(
+    grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
+) -> Tensor:
+    return kernel(call.namespace, "cross_entropy_backward")(
+        grad.contiguous(), stats, logits, *tensors, *call.options
+    )
+
+
+def _gradient_inplace(
+    grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
+) -> Tensor:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "inplace_backward=True overwrites the logits and so allows no double backward; "
+            "call mixed_cross_entropy with inplace_backward=False"
+        )
+    out = logits.detach()  # shares storage and version counter
+    kernel(call.namespace, "cross_entropy_backward_")(
+        grad.contiguous(), stats, out, *tensors, *call.options
+    )
+    # Whoever saved the logits, a second backward included, must notice.
+    torch.autograd.graph.increment_version(logits)
+    return out
+
+
+class CrossEntropyGradFn(Function):
+    """The gradient as a function of (grad, logits): its own backward is the reference's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
+    ) -> Tensor:
+        ctx.save_for_backward(grad, logits, *tensors)
+        ctx.call = call
+        return _gradient(grad, stats, logits, tensors, call)
+
+    @staticmethod
+    def backward(ctx: Any, grad_grad: Tensor) -> tuple[Any, ...]:
+        grad, logits, *tensors = ctx.saved_tensors
+        pull = torch.func.vjp(
+            lambda g, z: _reference_gradient(g, z, tensors, ctx.call), grad, logits
+        )[1]
+        grad_g, grad_z = pull(grad_grad)
+        return grad_g, None, grad_z, None, None
+
+
+def _reference_gradient(grad: Tensor, logits: Tensor, tensors: Any, call: LossCall) -> Tensor:
+    """By plain PyTorch: differentiable any number of times, and under any transform."""
+    target, perm, target_b, lam, weight = tensors
+    ignore_index, reduction, label_smoothing, z_loss, softcap = call.options
+
+    def loss(z: Tensor) -> Tensor:
+        return reference.mixed_cross_entropy(
+            z,
+            target,
+            perm,
+            lam,
+            target_b=target_b,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap or None,
+        )
+
+    (gradient,) = torch.func.vjp(loss, logits)[1](grad)
+    return gradient

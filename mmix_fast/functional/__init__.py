@@ -1,0 +1,8 @@
+"""The public ops: check the arguments, let dispatch choose a backend, run it."""
+
+from .cutmix import cutmix_ as cutmix_
+from .loss import mixed_cross_entropy as mixed_cross_entropy
+from .mixing import mix as mix
+from .mixing import mix_ as mix_
+from .targets import mix_batch_ as mix_batch_
+from .targets import mix_targets as mix_targets

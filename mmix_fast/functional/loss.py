@@ -1,0 +1,114 @@
+"""The mixed cross-entropy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .. import validation as v
+from .. import validation_targets as vt
+from ..autograd import loss as autograd
+from ..dispatch import select
+from ..tracing import beyond_kernels
+from .values import checks_here
+
+
+def mixed_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    perm: Tensor | None,
+    lam: float | Tensor,
+    *,
+    target_b: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    inplace_backward: bool = False,
+) -> Tensor:
+    """Cross-entropy against mixed labels, keeping neither softmax nor soft targets.
+
+    Args:
+        logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides. A class at -inf is masked.
+        target: labels ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is, others are
+            converted), or float probabilities of the logits' shape.
+        perm: int64 ``(B,)``, or None where target_b is given.
+        lam: as in :func:`mix`.
+        target_b: the partners' labels (or probabilities) instead of ``target[perm]``.
+        weight: ``(C,)`` class weights, the logits' dtype or float32.
+        ignore_index: a label that counts for nothing.
+        reduction: "mean" | "sum" | "none", PyTorch's meaning. With per-sample λ the mean divides
+            by ``sum_i lam_i*w[y_i]*valid_i + (1-lam_i)*w[y'_i]*valid'_i``.
+        label_smoothing: in [0, 1].
+        z_loss: adds ``z_loss * logsumexp(z)**2`` a row, weighted by λ where a label is ignored.
+        softcap: logits become ``softcap*tanh(z/softcap)`` first; -inf stays -inf.
+        inplace_backward: the gradient takes the logits' own storage (no memory of logits size);
+            any other use of the logits in autograd, a second or a double backward then raises.
+            Nothing can raise where they are only read: after the backward the logits, and what
+            shares their memory (``logits.detach()``), hold the gradient. Take the accuracy before.
+            On a GPU also the faster choice where the gradient of the loss is not 1 (GradScaler):
+            it moves the logits' bytes three times, a gradient of its own four times.
+
+    Returns:
+        The loss: 0-dim, or ``(B, d1, ...)`` for "none"; float32 for half-precision logits.
+
+    Raises:
+        TypeError, ValueError: as in :func:`mix`, or neither or both of perm and target_b given.
+        IndexError: a label outside [0, C-1] that is not ignore_index.
+
+    Equivalent PyTorch:
+        ``lam*F.cross_entropy(z, y, **kw) + (1-lam)*F.cross_entropy(z, y[perm], **kw)``
+    Source: Verma et al., Manifold Mixup, ICML 2019, equation 2; z-loss: PaLM, section 5.
+
+    >>> mixed_cross_entropy(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75)
+    tensor(0.6931)
+    """
+    v.check_logits(logits)
+    target, target_b, ignore_index = vt.check_loss(
+        logits, target, perm, target_b, weight, ignore_index, reduction
+    )
+    label_smoothing = v.check_fraction("label_smoothing", label_smoothing)
+    z_loss, softcap = vt.check_positive(z_loss, softcap)
+    lam = v.check_lam(lam, logits.shape[0], logits.device)
+    labels = not target.is_floating_point()
+    others = beyond_kernels(target=target, target_b=target_b, lam=lam, weight=weight)
+    backend = select(logits, others)
+    if checks_here(backend, logits, perm, target, target_b):
+        if perm is not None:
+            v.check_permutation_values(perm)
+        for name, y in (("target", target), ("target_b", target_b)):
+            if labels and y is not None:
+                v.check_label_values(name, y, logits.shape[1], ignore_index)
+    if not backend.namespace:
+        return reference.mixed_cross_entropy(
+            logits,
+            target,
+            perm,
+            lam,
+            target_b=target_b,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+        )
+    if labels:
+        target = target.contiguous()
+        target_b = None if target_b is None else target_b.contiguous()
+    rest = (
+        target,
+        None if perm is None else perm.contiguous(),
+        target_b,
+        v.as_lam(lam, v.compute_dtype(logits.dtype), logits.device),
+        None if weight is None else weight.contiguous(),
+    )
+    options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
+    # In a compiled graph the buffers are the compiler's own; overlapping memory cannot be reused.
+    inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
+    return autograd.cross_entropy(
+        logits, rest, autograd.LossCall(options, backend.namespace, inplace)
+    )

@@ -1,0 +1,90 @@
+"""Mixing, out of place and in place."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import reference
+from .. import validation as v
+from ..autograd import mix as autograd
+from ..dispatch import select
+from ..tracing import explained_writes, transformed
+from .values import checks_here
+
+
+def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
+    """Mix a batch with a shuffled copy of itself: ``y[i] = lam*x[i] + (1-lam)*x[perm[i]]``.
+
+    λ weights the sample itself (composer and kornia weight the partner). A side whose
+    coefficient is exactly 0 is absent: its inf or NaN does not leak.
+
+    Args:
+        x: float16, bfloat16, float32 or float64, any shape with a batch dimension of size B, any
+            strides. Arithmetic is float32 (float64 for float64), rounded once.
+        perm: int64 ``(B,)``, a permutation of 0..B-1 on x's device.
+        lam: float, 0-dim tensor, or ``(B,)`` tensor of per-sample λ; any value, no unit. Either
+            shape may have 1s after it, whatever ``dim`` is: ``(1,)`` and ``(1, 1)`` are one λ for
+            all, ``(B, 1, 1, 1)`` one for each (at B = 1 too). A NumPy scalar or 0-dim array is a
+            float. Its gradient has lam's own shape and dtype.
+        dim: the batch dimension.
+
+    Returns:
+        A new tensor with the shape, dtype and memory format of x. Differentiable in x and lam.
+
+    Raises:
+        TypeError: wrong type or dtype.
+        ValueError: wrong shape or device, or perm is no permutation.
+        IndexError: dim out of range.
+
+    Equivalent PyTorch: ``lam * x + (1 - lam) * x[perm]``.
+    Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.
+
+    >>> mix(torch.tensor([[0.0], [1.0]]), torch.tensor([1, 0]), 0.75)
+    tensor([[0.2500],
+            [0.7500]])
+    """
+    dim, lam = check_mix(x, perm, lam, dim)
+    backend = select(x)
+    if checks_here(backend, x, perm):
+        v.check_permutation_values(perm)
+    if not backend.namespace:
+        return reference.mix(x, perm, lam, dim=dim)
+    lam_tensor = v.as_lam(lam, v.compute_dtype(x.dtype), x.device)
+    return autograd.mix(x, perm.contiguous(), lam_tensor, dim, False, backend.namespace)
+
+
+def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
+    """:func:`mix`, overwriting x and returning it; only index data is allocated.
+
+    Besides what :func:`mix` raises, RuntimeError, before anything is written, where x is a leaf
+    that requires grad or a view of one, where x overlaps itself in memory (``expand``), or where
+    lam requires grad. x's version is bumped, so a layer that needs its output for backward (ReLU)
+    raises in backward: use :func:`mix` there.
+
+    Equivalent PyTorch: ``x.copy_(lam * x + (1 - lam) * x[perm])``.
+    Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.
+
+    >>> mix_(torch.tensor([[0.0], [1.0]]), torch.tensor([1, 0]), 0.75)
+    tensor([[0.2500],
+            [0.7500]])
+    """
+    dim, lam = check_mix(x, perm, lam, dim)
+    v.check_inplace(x, lam)
+    if transformed():
+        mixed = mix(x.clone(), perm, lam, dim=dim)  # whose backward may need what it reads
+        with explained_writes("mix_"):
+            return x.copy_(mixed)
+    backend = select(x)
+    if checks_here(backend, x, perm):
+        v.check_permutation_values(perm)
+    if not backend.namespace:
+        return reference.mix_(x, perm, lam, dim=dim)
+    lam_tensor = v.as_lam(lam, v.compute_dtype(x.dtype), x.device)
+    return autograd.mix_inplace(x, perm.contiguous(), lam_tensor, dim, backend.namespace)
+
+
+def check_mix(x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> tuple[int, float | Tensor]:
+    v.check_x(x)
+    dim = v.check_dim(x, dim)
+    v.check_perm(perm, x.shape[dim], x.device)
+    return dim, v.check_lam(lam, x.shape[dim], x.device)

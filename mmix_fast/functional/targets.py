@@ -1,0 +1,139 @@
+"""Soft targets, alone and together with a batch mixed in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .. import validation as v
+from .. import validation_targets as vt
+from ..autograd import mix as autograd
+from ..dispatch import select
+from ..ops import kernel
+from ..tracing import beyond_kernels
+from .mixing import check_mix, mix_
+from .values import check_target_values, checks_here
+
+
+def mix_targets(
+    target: Tensor,
+    perm: Tensor,
+    lam: float | Tensor,
+    *,
+    num_classes: int | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Soft targets of a mixed batch: ``lam*q(y) + (1-lam)*q(y[perm])``.
+
+    ``q(y) = (1-eps)*onehot(y) + eps/C`` with eps the label smoothing; an ignored label gives a
+    zero row. Two equal labels add their masses.
+
+    Args:
+        target: labels ``(B,)`` or ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is,
+            others are converted), or float targets ``(B, C, ...)``. ``(B, 1)`` labels are refused.
+        perm, lam: as in :func:`mix`.
+        num_classes: C; needed for labels, never inferred from the data.
+        label_smoothing: eps in [0, 1].
+        ignore_index: the label that contributes nothing.
+        dtype: of the result.
+
+    Returns:
+        ``(B, C)`` or ``(B, C, d1, ...)`` of ``dtype``.
+
+    Raises:
+        TypeError, ValueError: as in :func:`mix`, or num_classes missing or at odds with target.
+        IndexError: a label outside [0, C-1] that is not ignore_index.
+
+    Equivalent PyTorch: ``lam*q + (1-lam)*q[perm]`` with ``q = (1-eps)*F.one_hot(y, C) + eps/C``.
+    Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.
+
+    >>> mix_targets(torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75, num_classes=2)
+    tensor([[0.7500, 0.2500],
+            [0.2500, 0.7500]])
+    """
+    target, classes, label_smoothing, ignore_index = vt.check_targets(
+        target, num_classes, label_smoothing, ignore_index, dtype
+    )
+    v.check_perm(perm, target.shape[0], target.device)
+    lam = v.check_lam(lam, target.shape[0], target.device)
+    backend = select(target, beyond_kernels(target=target, lam=lam))
+    if checks_here(backend, target, perm, target):
+        check_target_values(target, perm, classes, ignore_index)
+    if not backend.namespace:
+        return reference.mix_targets(
+            target,
+            perm,
+            lam,
+            num_classes=classes,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            dtype=dtype,
+        )
+    return kernel(backend.namespace, "mix_targets")(
+        target.contiguous(),
+        perm.contiguous(),
+        v.as_lam(lam, _targets_arithmetic(target, dtype), target.device),
+        classes,
+        label_smoothing,
+        ignore_index,
+        dtype,
+    )
+
+
+def _targets_arithmetic(target: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if torch.float64 in (target.dtype, dtype) else torch.float32
+
+
+def mix_batch_(
+    x: Tensor,
+    target: Tensor,
+    perm: Tensor,
+    lam: float | Tensor,
+    *,
+    num_classes: int | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """:func:`mix_` of x and :func:`mix_targets` of target, nothing written before all checks.
+
+    Args: as of the two; x has its batch first, and target is on its device. Returns
+    ``(x, soft_targets)``. Raises as the two.
+
+    Equivalent PyTorch: ``mix_(x, perm, lam), mix_targets(target, perm, lam, ...)``.
+    Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.
+
+    >>> x, t = mix_batch_(torch.rand(2, 3), torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75,
+    ...                   num_classes=2)
+    """
+    _, lam = check_mix(x, perm, lam, 0)
+    v.check_inplace(x, lam)
+    target, classes, label_smoothing, ignore_index = vt.check_targets(
+        target, num_classes, label_smoothing, ignore_index, dtype
+    )
+    vt.check_same_batch(target, x)
+    backend = select(x, beyond_kernels(target=target, lam=lam))
+    options = (classes, label_smoothing, ignore_index, dtype)
+    if not backend.namespace or torch.compiler.is_compiling():
+        # The targets first: their value checks come before x is touched.
+        soft = mix_targets(
+            target,
+            perm,
+            lam,
+            num_classes=classes,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            dtype=dtype,
+        )
+        return mix_(x, perm, lam), soft
+    if checks_here(backend, x, perm, target):
+        check_target_values(target, perm, classes, ignore_index)
+    # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
+    wide = torch.float64 in (v.compute_dtype(x.dtype), _targets_arithmetic(target, dtype))
+    lam_tensor = v.as_lam(lam, torch.float64 if wide else torch.float32, x.device)
+    return autograd.MixBatchFn.apply(
+        x, perm.contiguous(), lam_tensor, (target.contiguous(), *options), backend.namespace
+    )

@@ -1,0 +1,20 @@
+"""Whether the values of a call's arguments are to be read on the host, and the checks that do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import validation as v
+from ..dispatch import Backend
+from ..tracing import readable
+
+
+def checks_here(backend: Backend, x: Tensor, *read: Tensor | None) -> bool:
+    return not backend.checks_values and v.must_check_values(x.device) and readable(*read)
+
+
+def check_target_values(target: Tensor, perm: Tensor, classes: int, ignore_index: int) -> None:
+    v.check_permutation_values(perm)
+    if target.dtype == torch.int64:
+        v.check_label_values("target", target, classes, ignore_index)
