@@ -14,11 +14,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision_ops import declare_missing
 
 import mmix_fast
 
 from .problem import OURS, Goal, Maker, Problem, Rival, by_threads
+from .torchvision_ops import declare_missing
 
 Box = tuple[int, int, int, int]
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -7,11 +7,11 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from models import PreActResNet18
 from torch import Tensor, nn
 
 import mmix_fast
 
+from .models import PreActResNet18
 from .problem import OURS, Goal, Maker, Op, Problem, Rival
 from .runner import Effort, WrongResult
 from .training import SmallCNN

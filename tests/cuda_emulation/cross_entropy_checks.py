@@ -5,8 +5,8 @@ ThreadSanitizer.
 """
 
 import torch
-from cases import TOLERANCE
 from emulation import NAMESPACE
+from support.cases import TOLERANCE
 
 from mmix_fast import reference
 

@@ -7,7 +7,7 @@ import emulation
 import mixing_checks
 import pytest
 import torch
-from cases import DTYPES
+from support.cases import DTYPES
 
 KERNELS = emulation.ROOT / "csrc/cuda/kernels"
 CHECKS = (mixing_checks, cross_entropy_checks)  # run_all(emulator, dtype) -> all came right

@@ -3,7 +3,6 @@
 import emulation
 import pytest
 import torch
-from cases import DTYPES, TOLERANCE
 from cross_entropy_checks import (
     CALM,
     CLUSTERS,
@@ -17,6 +16,7 @@ from cross_entropy_checks import (
     close,
     truth,
 )
+from support.cases import DTYPES, TOLERANCE
 
 INF, NAN = float("inf"), float("nan")
 

@@ -3,8 +3,8 @@
 import emulation
 import pytest
 import torch
-from cases import DTYPES, TOLERANCE
 from cross_entropy_checks import CALM, CLUSTERS, H100, OPS, SEGMENTS, arguments, close, truth
+from support.cases import DTYPES, TOLERANCE
 
 INF, NAN = float("inf"), float("nan")
 # Tails of every length for vectors of 2, 4 and 8; rows that a warp's lanes cover; tiles and rows.

@@ -3,8 +3,8 @@
 import emulation
 import pytest
 import torch
-from cases import DTYPES, PERMS, expected_mix
 from mixing_checks import H100, OPS, WAYS, check, check_targets, links, noise, same, truth
+from support.cases import DTYPES, PERMS, expected_mix
 
 KERNEL_OF = {"slab": "mix_slab", "walk": "mix_walk", "strided": "mix_strided"}
 

@@ -1,7 +1,8 @@
 """What the tests against the real libraries share."""
 
 import pytest
-from torchvision_ops import declare_missing
+
+from benchmarks.torchvision_ops import declare_missing
 
 declare_missing()  # before any test imports torchvision
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from test_readme import run
+from support.readme import loop
 
 import mmix_fast as m
 
@@ -188,5 +188,5 @@ def test_auto(name):
 
 
 def test_the_loop_of_the_readme():
-    names, code, _ = run("integrations.torchvision", 3)
+    names, code, _ = loop("integrations.torchvision", 3)
     exec(code, names | {"v2": v2})

@@ -10,6 +10,20 @@ else:
     importlib.import_module("mmix_fast.triton.backend")  # registers the ops
 
 
+def pytest_addoption(parser):
+    parser.addoption("--every-kernel", action="store_true", help="fail if one did not run")
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("--every-kernel", default=False):
+        import recorder
+
+        missing = recorder.missing()
+        if missing:
+            print(f"\nnot run: {missing}")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(autouse=True)
 def record(monkeypatch):
     import recorder

@@ -1,5 +1,10 @@
 """What has run in this session: (kernel, dtype of the tensor it works on)."""
 
+import torch
+from support.cases import DTYPES
+
+from mmix_fast.triton import cutmix, cycles, kernels, loss_kernels
+
 RAN = set()
 
 _MAIN = ("logits_ptr", "x_ptr", "soft_ptr", "sums_ptr", "perm_ptr")
@@ -8,3 +13,18 @@ _MAIN = ("logits_ptr", "x_ptr", "soft_ptr", "sums_ptr", "perm_ptr")
 def note(launch):
     tensors = (launch.args.get(name) for name in _MAIN)
     RAN.add((launch.kernel.fn.__name__, next(t for t in tensors if t is not None).dtype))
+
+
+def missing():
+    """The (kernel, dtype) that have not run, of all there are."""
+    modules = (kernels, cutmix, cycles, loss_kernels)
+    every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
+    wanted = set()
+    for name in every:
+        dtypes = DTYPES
+        if name in ("uses_kernel", "order_kernel"):  # these see indices alone
+            dtypes = [torch.int64]
+        elif name == "divisors_kernel":
+            dtypes = [torch.float32, torch.float64]
+        wanted |= {(name, dtype) for dtype in dtypes}
+    return sorted(map(str, wanted - RAN))

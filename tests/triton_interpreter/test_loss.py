@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from cases import DTYPES, TOLERANCE
+from support.cases import DTYPES, TOLERANCE
 
 from mmix_fast import reference
 from mmix_fast.triton import launch, loss_launch

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, PERMS, expected_mix
+from support.cases import DTYPES, LAYOUTS, PERMS, expected_mix
 
 from mmix_fast import reference
 from mmix_fast.triton import launch

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import run
+from support.cases import run
 
 import mmix_fast
 from mmix_fast import info
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PATH = str(ROOT / "setup.py")
 SETUP = """
 import glob, json, runpy, shutil, sys

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from cases import DTYPES, LAYOUTS, PERMS, expected_mix
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.cases import DTYPES, LAYOUTS, PERMS, expected_mix
 
 import mmix_fast as m
 from mmix_fast import dispatch

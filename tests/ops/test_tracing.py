@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-import traced_ops
 from functorch.compile import nop
+from support import traced_ops
+from support.traced_ops import EVERY, LOSSES, PLAIN, served, step
 from torch._functorch.aot_autograd import aot_function
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from traced_ops import EVERY, LOSSES, PLAIN, served, step
 
 import mmix_fast as m
 

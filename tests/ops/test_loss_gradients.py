@@ -2,10 +2,19 @@
 
 import pytest
 import torch
-from cases import DTYPES, TOLERANCE
 from hypothesis import given
 from hypothesis import strategies as st
-from special_lam import FINITE_LAMS, INF, LAMS, NAN, assert_same, combined, draw_lam, property_test
+from support.cases import DTYPES, TOLERANCE
+from support.special_lam import (
+    FINITE_LAMS,
+    INF,
+    LAMS,
+    NAN,
+    assert_same,
+    combined,
+    draw_lam,
+    property_test,
+)
 
 import mmix_fast as m
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-import traced_ops
+from support import traced_ops
+from support.traced_ops import EVERY, IN_PLACE, LOSSES, MIXES, PLAIN, B, C
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
-from traced_ops import EVERY, IN_PLACE, LOSSES, MIXES, PLAIN, B, C
 
 import mmix_fast as m
 

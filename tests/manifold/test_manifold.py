@@ -8,10 +8,10 @@ from collections import Counter, OrderedDict, namedtuple
 import pytest
 import torch
 import torch.nn.functional as F
-from models import MLP, Encoder, PreActResNet18
 from torch import nn
 
 import mmix_fast as m
+from benchmarks.models import MLP, Encoder, PreActResNet18
 
 
 def make(kind):

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 import torch
-from models import MLP, Encoder, PreActBlock, PreActResNet18
 from torch import nn
 
 import mmix_fast as m
+from benchmarks.models import MLP, Encoder, PreActBlock, PreActResNet18
 from mmix_fast.manifold.inplace import may_overwrite
 
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from models import MLP
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mmix_fast as m
+from benchmarks.models import MLP
 
 X, Y = torch.randn(6, 16), torch.tensor([0, 1, 2, 3, 4, 0])
 

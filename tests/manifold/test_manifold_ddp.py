@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from models import MLP
 from torch._dynamo.testing import CompileCounter
 from torch.nn.parallel import DistributedDataParallel
 
 import mmix_fast as m
+from benchmarks.models import MLP
 
 RANKS, STEPS = 2, 6
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import run
+from support.cases import run
 
 import mmix_fast as m
 from mmix_fast import dispatch

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import DTYPES, ISAS, expected_mix, run
-from special_lam import transposed
+from support.cases import DTYPES, ISAS, expected_mix, run
+from support.special_lam import transposed
 
 import mmix_fast as m
 

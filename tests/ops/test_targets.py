@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DTYPES
+from support.cases import DTYPES
 
 import mmix_fast as m
 

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from models import MLP
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import (
 )
 
 import mmix_fast as m
+from benchmarks.models import MLP
 
 X, Y = torch.randn(6, 16), torch.tensor([0, 1, 2, 3, 4, 0])
 

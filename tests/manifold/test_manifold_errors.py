@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from models import MLP, Encoder
 from torch import nn
 
 import mmix_fast as m
+from benchmarks.models import MLP, Encoder
 
 
 class Tree(nn.Module):

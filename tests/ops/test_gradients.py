@@ -6,10 +6,10 @@ drops its own term, the other term keeps its coefficient.
 
 import pytest
 import torch
-from cases import DTYPES
 from hypothesis import given
 from hypothesis import strategies as st
-from special_lam import (
+from support.cases import DTYPES
+from support.special_lam import (
     FINITE_LAMS,
     INF,
     LAMS,

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from models import MLP
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import mmix_fast as m
+from benchmarks.models import MLP
 
 X, Y = torch.randn(6, 16), torch.tensor([0, 1, 2, 3, 4, 0])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import DTYPES, ISAS, TOLERANCE, run
+from support.cases import DTYPES, ISAS, TOLERANCE, run
 
 import mmix_fast as m
 from mmix_fast import ops
@@ -199,6 +199,7 @@ def test_a_masked_row_whose_targets_weigh_nothing_adds_nothing(classes, across):
     assert got[1] == 0 and got.isfinite().all()
 
 
+FOLDERS = Path(__file__).parents[:2]  # of this file, and of what it imports
 BITS = """
 import hashlib, itertools, torch, mmix_fast as m
 torch.set_num_threads({threads})
@@ -219,7 +220,7 @@ for kind, layout in itertools.product(KINDS, ("rows", "rows beside", "images", "
 @pytest.mark.deep
 @pytest.mark.parametrize("isa", [ISAS[0], ISAS[-1]])  # the narrowest vectors, and the widest
 def test_same_bits_on_any_number_of_threads(isa):
-    here = {"ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": str(Path(__file__).parent)}
+    here = {"ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
     one, two = (run(BITS.format(threads=n), **here) for n in (1, 2))
     assert one.returncode == 0, one.stderr
     assert one.stdout == two.stdout and len(one.stdout.split()) == 2 * 2 * 3 * 4 * len(KINDS)

@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DTYPES, TOLERANCE
+from support.cases import DTYPES, TOLERANCE
 
 import mmix_fast as m
 

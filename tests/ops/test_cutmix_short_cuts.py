@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import expected_mix
+from support.cases import expected_mix
 from test_cutmix import any_bits
 
 import mmix_fast as m

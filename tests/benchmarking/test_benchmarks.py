@@ -19,7 +19,7 @@ from benchmarks import check, commands, datafile, options, report, rows, runner,
 from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Goal, Problem, Rival
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EFFORT = runner.Effort(3, 0.0)
 
 

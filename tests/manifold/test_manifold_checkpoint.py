@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from models import MLP, Encoder
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mmix_fast as m
+from benchmarks.models import MLP, Encoder
 
 
 class Checkpointed(nn.Module):

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from models import MLP, Encoder, PreActResNet18
 from test_manifold import make
 from test_manifold_errors import Tree, X
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import mmix_fast as m
+from benchmarks.models import MLP, Encoder, PreActResNet18
 
 HOWS = ("torch.compile", "model.compile", "step")
 

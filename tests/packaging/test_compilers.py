@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import run
+from support.cases import run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = """
 import json, os, runpy, sys
 os.chdir({folder!r})

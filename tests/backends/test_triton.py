@@ -12,16 +12,19 @@ import sys
 
 import pytest
 import torch
-from cases import run
+from support.cases import run
 
 triton = pytest.importorskip("triton")
 from benchmarks import triton_aot as aot  # noqa: E402
 
 FOLDER = "tests/triton_interpreter"
-SHARED = ["tests/test_mix.py", "tests/test_cross_entropy.py", "tests/test_targets.py"]
-SHARED += ["tests/test_errors.py", "tests/test_sampling.py", "tests/test_cutmix.py"]
-SHARED += ["tests/test_arguments.py"]
-SHARED += ["tests/test_gradients.py", "tests/test_loss_gradients.py"]
+SHARED = [
+    f"tests/ops/test_{name}.py"
+    for name in (
+        *("mix", "cross_entropy", "targets", "errors", "sampling", "cutmix", "arguments"),
+        *("gradients", "loss_gradients"),
+    )
+]
 # The folder has the cases of these two grids, fewer for each dtype: here they take ten minutes.
 GRIDS = "test_bits_in_every_layout or test_parity_grid"
 LONG = "gradcheck or test_every_option_at_once or test_arguments"
@@ -42,7 +45,7 @@ def interpret(*args):
 
 @pytest.mark.first
 def test_kernels_in_the_interpreter():
-    interpret(FOLDER)
+    interpret(FOLDER, "--every-kernel")
 
 
 @pytest.mark.first

@@ -1,0 +1,29 @@
+"""The README's training loops run, and change as few lines as they say."""
+
+import pytest
+import torch
+from support.readme import loop
+
+import mmix_fast
+
+
+def test_plain_loop():
+    names, code, before = loop("ManifoldMixup(model", 2)
+    exec(code, names)
+    assert names["mixup"].layers == ("", "1", "3") and names["mixup"].mix is not None
+    assert all(
+        not torch.equal(a, b) for a, b in zip(before, names["model"].parameters(), strict=True)
+    )
+
+
+def test_timm_loop():
+    pytest.importorskip("numpy")
+    names, code, _ = loop("integrations.timm", 3)
+    exec(code, names)
+    assert names["loss"].isfinite() and names["y"].shape == (6, 10)
+
+
+def test_inplace_backward_says_what_reading_the_logits_gives():
+    """Nothing can raise there: only words can tell."""
+    words = mmix_fast.mixed_cross_entropy.__doc__.split("inplace_backward:")[1].split("Returns")[0]
+    assert "read" in words and "hold the gradient" in words

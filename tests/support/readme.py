@@ -1,0 +1,27 @@
+"""The training loops of the README, with what they take for granted."""
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mmix_fast
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def loop(needle, allowed):
+    """The training loop of the README that has `needle`: its names, its code, the parameters."""
+    (code,) = [block for block in BLOCKS if needle in block]
+    assert code.count("# new") <= allowed
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10)
+    )
+    loader = [(torch.randn(6, 3, 8, 8), torch.randint(0, 10, (6,))) for _ in range(4)]
+    names = {"model": model, "loader": loader, "mmix_fast": mmix_fast, "torch": torch, "F": F}
+    names["optimizer"] = torch.optim.SGD(model.parameters(), 0.01)
+    before = [p.clone() for p in model.parameters()]
+    return names, code, before
