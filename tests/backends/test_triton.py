@@ -22,7 +22,7 @@ SHARED = [
     f"tests/ops/test_{name}.py"
     for name in (
         *("mix", "cross_entropy", "targets", "errors", "sampling", "cutmix", "arguments"),
-        *("gradients", "loss_gradients"),
+        *("cross_entropy_backward", "gradients", "loss_gradients"),
     )
 ]
 # The folder has the cases of these two grids, fewer for each dtype: here they take ten minutes.

@@ -1,10 +1,8 @@
 """The benchmark command line: what it refuses, what it measures, what it writes and what not."""
 
-import copy
 import getpass
 import json
 import platform
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,61 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.measuring import problem
 
 import mmix_fast
 from benchmarks import __main__ as cli
-from benchmarks import check, commands, datafile, options, report, rows, runner, step
+from benchmarks import commands, datafile, options, report, rows, runner, step
 from benchmarks.clock import Clock
-from benchmarks.problem import OURS, Goal, Problem, Rival
+from benchmarks.problem import OURS, Rival
 
 ROOT = Path(__file__).parents[2]
-EFFORT = runner.Effort(3, 0.0)
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def problem(op="double", **more):
-    x = torch.randn(64, 256)
-    rivals = {OURS: Rival(lambda x: x + x, x * 2), "eager": Rival(lambda x: x * 2, x * 2)}
-    rivals["plain"] = Rival(lambda x: x + 1)  # no rival: not what is asked for, and not verified
-    more = {"moved": 2 * x.nbytes, "goals": (Goal("eager", 1e-9),), **more}
-    return Problem(op, tuple(x.shape), x.dtype, x.clone, more.pop("rivals", rivals), **more)
-
-
-@pytest.fixture(scope="module")
-def data():
-    """Of one real measurement."""
-    done = runner.run("test", [problem], Clock(), EFFORT)
-    return datafile.content(done, Clock(), None, True)
-
-
-@pytest.fixture
-def files(tmp_path, data, monkeypatch):
-    """A root as the report finds it, with data files of every name."""
-    results = tmp_path / "benchmarks/results"
-    results.mkdir(parents=True)
-    training = {"rows": [{"method": "ERM", "runs": [{"error": 4.0, "nll": 0.1}]}]}
-    for name in ("mix", "cross_entropy", "losses", "scaling", "step"):
-        some = copy.deepcopy(data)
-        for record in [r for r in some["benchmarks"] if r["params"]["cache"] == "warm"]:
-            larger = copy.deepcopy(record)  # a curve has two points
-            larger["group"] += " larger"
-            larger["params"]["shape"][0] *= 2
-            some["benchmarks"].append(larger)
-        datafile.write_json(results / f"{name}.json", some)
-    datafile.write_json(results / "training.json", training)
-    spiral = {"method": "ERM", "confidence": [0, 1, 1, 0], "low_confidence": 0.2}
-    spiral |= {"points": [[0.1, 0.2], [0.3, 0.4]], "labels": [0, 1]}
-    datafile.write_json(results / "paper_spiral.json", {"rows": [spiral]})
-    names = re.findall(r"<!-- end of (\w+) -->", (ROOT / "README.md").read_text())
-    marks = "".join(f"<!-- {n} -->\nstale\n<!-- end of {n} -->\n" for n in names)
-    (tmp_path / "README.md").write_text(marks)
-    return tmp_path
 
 
 def refused(capsys, *words):
@@ -211,103 +163,6 @@ def test_pytest_benchmark_reads_it(tmp_path, data):
     assert done.stdout.count(title) == 2 and "Failed to load" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (lambda d: d.pop("schema"), "is of schema 1"),
-        (lambda d: d.update(schema=datafile.SCHEMA + 1), f"schema {datafile.SCHEMA + 1}"),
-        (lambda d: d["benchmarks"][0].pop("stats"), "lacks 'stats'"),
-        (lambda d: d.update(benchmarks={}), "other JSON"),
-    ],
-)
-def test_report_writes_all_or_nothing(files, data, spoil, said):
-    path = files / "benchmarks/results/step.json"
-    bad = copy.deepcopy(data)
-    spoil(bad)
-    path.write_text(json.dumps(bad))
-    before = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
-    with pytest.raises(datafile.BadFile, match=re.escape(said)):
-        report.main(files)
-    path.write_text(path.read_text()[:-9])
-    with pytest.raises(datafile.BadFile, match="damaged"):
-        report.main(files)
-    before[path] = path.read_bytes()
-    assert before == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
-
-
-def test_the_report_names_the_machine_of_each_file(files):
-    report.main(files)
-    one = (files / "README.md").read_text()
-    assert "\n- mix" not in one
-    other = datafile.read(files / "benchmarks/results/losses.json")
-    other["machine_info"]["capability"] = "AVX9"
-    datafile.write_json(files / "benchmarks/results/losses.json", other)
-    report.main(files)
-    lines = (files / "README.md").read_text().splitlines()
-    assert [line.split(":")[0] for line in lines if line.startswith("- ")] == [
-        "- mix, cross_entropy, step",
-        "- losses",
-    ]
-    assert any(line.startswith("- losses:") and "AVX9" in line for line in lines)
-
-
-def test_report(files, data):
-    report.main(files)
-    readme = (files / "README.md").read_text()
-    (row, _) = rows.rows(data["benchmarks"])
-    assert readme.count("| double | 64x256 |") == 4 and "stale" not in readme
-    ratio = f"{row.rivals['eager']['extra_info']['ratio']:.3g}x ±"
-    assert ratio in readme and "% (goal 1e+09x)" in readme
-    assert "cold" in (files / report.FULL).read_text()
-    for name in ("hero", *report.PICTURES):
-        assert "</svg>" in (files / f"benchmarks/results/{name}.svg").read_text()
-    again = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
-    report.main(files)  # the same data gives the same files
-    assert again == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
-    (files / "README.md").write_text(readme.replace("<!-- small -->", ""))
-    (files / report.FULL).unlink()
-    with pytest.raises(datafile.BadFile, match="<!-- small -->"):
-        report.main(files)
-    assert not (files / report.FULL).exists()
-
-
-def test_committed_files_are_read():
-    for path in datafile.RESULTS.glob("*.json"):
-        if path.stem not in ("training", "sass") and not path.stem.startswith("paper"):
-            datafile.read(path)
-
-
-def ratio(data, new, half):
-    """The data with another ratio of eager, warm."""
-    changed = copy.deepcopy(data)
-    (record,) = [
-        r for r in changed["benchmarks"] if r["name"] == "double float32 64x256 warm [eager]"
-    ]
-    record["extra_info"].update(ratio=new, ratio_q1=new - half, ratio_q3=new + half)
-    return changed
-
-
-def test_check_finds_what_got_slower(data):
-    baseline = ratio(data, 4.0, 0.1)
-    assert check.slower(baseline, baseline) == {}
-    (said,) = check.slower(baseline, ratio(data, 2.0, 0.1)).values()
-    assert "double float32 64x256 warm: eager takes 2 times" in said and "baseline 4" in said
-    assert check.slower(baseline, ratio(data, 3.7, 0.01)) == {}  # less than LEAST
-    assert check.slower(baseline, ratio(data, 2.0, 3.0)) == {}  # within the noise
-    assert check.slower(baseline, ratio(data, 9.0, 0.1)) == {}  # got faster
-    assert check.slower({**baseline, "benchmarks": []}, data) == {}  # a new problem
-
-
-@pytest.mark.parametrize(("runs", "code"), [((2.0, 2.0), 1), ((2.0, 4.0), 0), ((4.0,), 0)])
-def test_check_counts_what_is_slower_twice(monkeypatch, tmp_path, capsys, data, runs, code):
-    datafile.write_json(tmp_path / "baseline.json", ratio(data, 4.0, 0.1))
-    measured = iter([ratio(data, new, 0.1) for new in runs])
-    monkeypatch.setattr(check, "BASELINE", tmp_path / "baseline.json")
-    monkeypatch.setattr(check, "measure", lambda: next(measured))
-    assert cli.main(["check"]) == code
-    assert ("got slower" in capsys.readouterr().out) and next(measured, None) is None
-
-
 def test_every_command_has_a_line_of_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -322,17 +177,6 @@ def test_all_reports_what_it_replaced(monkeypatch, words, written):
     monkeypatch.setattr(report, "main", lambda: done.append("report"))
     assert cli.main(["all", *words]) == 0
     assert done == [*commands.MEASURING, *(["report"] if written else [])]
-
-
-def test_check_needs_no_compiler():
-    names = ("fused", "eager", "compiled")
-    x = torch.ones(2)
-    some = problem(
-        rivals={n: Rival(lambda x: x, x) for n in names},
-        goals=(Goal("eager", 0.1), Goal("compiled", 0.5)),
-    )
-    kept = check.first_rival_only(lambda: some)
-    assert list(kept.rivals) == ["fused", "eager"] and kept.goals == (Goal("eager", 0.1),)
 
 
 def test_the_hand_written_mixup_is_that_of_the_step():

@@ -1,0 +1,52 @@
+"""Measurements of a tiny problem, and the data files of all commands."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from support.measuring import EFFORT, problem
+
+from benchmarks import datafile, runner
+from benchmarks.clock import Clock
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Of one real measurement."""
+    done = runner.run("test", [problem], Clock(), EFFORT)
+    return datafile.content(done, Clock(), None, True)
+
+
+@pytest.fixture
+def files(tmp_path, data, monkeypatch):
+    """A root as the report finds it, with data files of every name."""
+    results = tmp_path / "benchmarks/results"
+    results.mkdir(parents=True)
+    training = {"rows": [{"method": "ERM", "runs": [{"error": 4.0, "nll": 0.1}]}]}
+    for name in ("mix", "cross_entropy", "losses", "scaling", "step"):
+        some = copy.deepcopy(data)
+        for record in [r for r in some["benchmarks"] if r["params"]["cache"] == "warm"]:
+            larger = copy.deepcopy(record)  # a curve has two points
+            larger["group"] += " larger"
+            larger["params"]["shape"][0] *= 2
+            some["benchmarks"].append(larger)
+        datafile.write_json(results / f"{name}.json", some)
+    datafile.write_json(results / "training.json", training)
+    spiral = {"method": "ERM", "confidence": [0, 1, 1, 0], "low_confidence": 0.2}
+    spiral |= {"points": [[0.1, 0.2], [0.3, 0.4]], "labels": [0, 1]}
+    datafile.write_json(results / "paper_spiral.json", {"rows": [spiral]})
+    names = re.findall(r"<!-- end of (\w+) -->", (ROOT / "README.md").read_text())
+    marks = "".join(f"<!-- {n} -->\nstale\n<!-- end of {n} -->\n" for n in names)
+    (tmp_path / "README.md").write_text(marks)
+    return tmp_path

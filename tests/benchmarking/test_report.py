@@ -1,0 +1,121 @@
+"""What is made of data files: the report, and the check against the baseline."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from support.measuring import problem
+
+from benchmarks import __main__ as cli
+from benchmarks import check, datafile, report, rows
+from benchmarks.problem import Goal, Rival
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda d: d.pop("schema"), "is of schema 1"),
+        (lambda d: d.update(schema=datafile.SCHEMA + 1), f"schema {datafile.SCHEMA + 1}"),
+        (lambda d: d["benchmarks"][0].pop("stats"), "lacks 'stats'"),
+        (lambda d: d.update(benchmarks={}), "other JSON"),
+    ],
+)
+def test_report_writes_all_or_nothing(files, data, spoil, said):
+    path = files / "benchmarks/results/step.json"
+    bad = copy.deepcopy(data)
+    spoil(bad)
+    path.write_text(json.dumps(bad))
+    before = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
+    with pytest.raises(datafile.BadFile, match=re.escape(said)):
+        report.main(files)
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(datafile.BadFile, match="damaged"):
+        report.main(files)
+    before[path] = path.read_bytes()
+    assert before == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
+
+
+def test_the_report_names_the_machine_of_each_file(files):
+    report.main(files)
+    one = (files / "README.md").read_text()
+    assert "\n- mix" not in one
+    other = datafile.read(files / "benchmarks/results/losses.json")
+    other["machine_info"]["capability"] = "AVX9"
+    datafile.write_json(files / "benchmarks/results/losses.json", other)
+    report.main(files)
+    lines = (files / "README.md").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("- ")] == [
+        "- mix, cross_entropy, step",
+        "- losses",
+    ]
+    assert any(line.startswith("- losses:") and "AVX9" in line for line in lines)
+
+
+def test_report(files, data):
+    report.main(files)
+    readme = (files / "README.md").read_text()
+    (row, _) = rows.rows(data["benchmarks"])
+    assert readme.count("| double | 64x256 |") == 4 and "stale" not in readme
+    ratio = f"{row.rivals['eager']['extra_info']['ratio']:.3g}x ±"
+    assert ratio in readme and "% (goal 1e+09x)" in readme
+    assert "cold" in (files / report.FULL).read_text()
+    for name in ("hero", *report.PICTURES):
+        assert "</svg>" in (files / f"benchmarks/results/{name}.svg").read_text()
+    again = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
+    report.main(files)  # the same data gives the same files
+    assert again == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
+    (files / "README.md").write_text(readme.replace("<!-- small -->", ""))
+    (files / report.FULL).unlink()
+    with pytest.raises(datafile.BadFile, match="<!-- small -->"):
+        report.main(files)
+    assert not (files / report.FULL).exists()
+
+
+def test_committed_files_are_read():
+    for path in datafile.RESULTS.glob("*.json"):
+        if path.stem not in ("training", "sass") and not path.stem.startswith("paper"):
+            datafile.read(path)
+
+
+def ratio(data, new, half):
+    """The data with another ratio of eager, warm."""
+    changed = copy.deepcopy(data)
+    (record,) = [
+        r for r in changed["benchmarks"] if r["name"] == "double float32 64x256 warm [eager]"
+    ]
+    record["extra_info"].update(ratio=new, ratio_q1=new - half, ratio_q3=new + half)
+    return changed
+
+
+def test_check_finds_what_got_slower(data):
+    baseline = ratio(data, 4.0, 0.1)
+    assert check.slower(baseline, baseline) == {}
+    (said,) = check.slower(baseline, ratio(data, 2.0, 0.1)).values()
+    assert "double float32 64x256 warm: eager takes 2 times" in said and "baseline 4" in said
+    assert check.slower(baseline, ratio(data, 3.7, 0.01)) == {}  # less than LEAST
+    assert check.slower(baseline, ratio(data, 2.0, 3.0)) == {}  # within the noise
+    assert check.slower(baseline, ratio(data, 9.0, 0.1)) == {}  # got faster
+    assert check.slower({**baseline, "benchmarks": []}, data) == {}  # a new problem
+
+
+@pytest.mark.parametrize(("runs", "code"), [((2.0, 2.0), 1), ((2.0, 4.0), 0), ((4.0,), 0)])
+def test_check_counts_what_is_slower_twice(monkeypatch, tmp_path, capsys, data, runs, code):
+    datafile.write_json(tmp_path / "baseline.json", ratio(data, 4.0, 0.1))
+    measured = iter([ratio(data, new, 0.1) for new in runs])
+    monkeypatch.setattr(check, "BASELINE", tmp_path / "baseline.json")
+    monkeypatch.setattr(check, "measure", lambda: next(measured))
+    assert cli.main(["check"]) == code
+    assert ("got slower" in capsys.readouterr().out) and next(measured, None) is None
+
+
+def test_check_needs_no_compiler():
+    names = ("fused", "eager", "compiled")
+    x = torch.ones(2)
+    some = problem(
+        rivals={n: Rival(lambda x: x, x) for n in names},
+        goals=(Goal("eager", 0.1), Goal("compiled", 0.5)),
+    )
+    kept = check.first_rival_only(lambda: some)
+    assert list(kept.rivals) == ["fused", "eager"] and kept.goals == (Goal("eager", 0.1),)
