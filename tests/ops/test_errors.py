@@ -1,4 +1,4 @@
-"""Every message of SPEC section 6, and that nothing is written before a check has failed."""
+"""Every error message, and that nothing is written before a check has failed."""
 
 from collections import namedtuple
 

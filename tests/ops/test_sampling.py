@@ -1,4 +1,4 @@
-"""sample_mix and Mix: SPEC section 3."""
+"""sample_mix and Mix: the draws, and what they are applied to."""
 
 import dataclasses
 
