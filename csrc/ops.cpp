@@ -1,15 +1,12 @@
 // Every schema of the library, and the Python module that holds nothing: importing it loads them.
 // A raw in-place op does not bump the version counter, so these stay private to mmix_fast/.
+#include "loss_args.h"
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
 #ifndef MMIX_NAMESPACE // the emulator of tests/cuda_emulation registers its own copy
 #define MMIX_NAMESPACE mmix_fast
 #endif
-
-#define MMIX_CE_ARGS                                                                               \
-  "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "  \
-  "str reduction, float label_smoothing, float z_loss, float softcap"
 
 STABLE_TORCH_LIBRARY(MMIX_NAMESPACE, m) {
   // out[i] = lam[i]*x[i] + (1-lam[i])*x[perm[i]]; adjoint: lam[i]*x[i] + (1-lam[j])*x[j], perm[j] =
@@ -27,16 +24,16 @@ STABLE_TORCH_LIBRARY(MMIX_NAMESPACE, m) {
   // stats: (rows, 2), the max and the log of the sum of exponentials of each row. gradient: of the
   // loss times `upstream`, written in the same pass. Empty without an upstream, and on a GPU, whose
   // kernels write it there for an upstream of 1 alone.
-  m.def("cross_entropy(Tensor logits, " MMIX_CE_ARGS
+  m.def("cross_entropy(Tensor logits, " MMIX_LOSS_SCHEMA
         ", float? upstream) -> (Tensor loss, Tensor stats, Tensor gradient)");
-  m.def("cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, " MMIX_CE_ARGS
+  m.def("cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, " MMIX_LOSS_SCHEMA
         ") -> Tensor");
-  m.def("cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, " MMIX_CE_ARGS
+  m.def("cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, " MMIX_LOSS_SCHEMA
         ") -> ()");
   // Makes the gradient that cross_entropy wrote right for `grad`: rows whose upstream is exactly 1
   // stay, the others are made anew from the logits.
   m.def("cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor "
-        "logits, " MMIX_CE_ARGS ") -> ()");
+        "logits, " MMIX_LOSS_SCHEMA ") -> ()");
   m.def("cpu_isa() -> str");
 }
 

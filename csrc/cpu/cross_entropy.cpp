@@ -59,20 +59,9 @@ template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F 
   return logits.scalar_type() == ScalarType::Double ? f(double{}) : f(float{});
 }
 
-// The signature of each op is its schema's: MMIX_CE_ARGS of csrc/ops.cpp.
-#define MMIX_CE_PARAMETERS                                                                         \
-  Tensor logits, Tensor target, std::optional<Tensor> perm, std::optional<Tensor> target_b,        \
-      Tensor lam, std::optional<Tensor> weight, int64_t ignore_index, std::string reduction,       \
-      double label_smoothing, double z_loss, double softcap
-#define MMIX_CE_LOSS_ARGS                                                                          \
-  LossArgs {                                                                                       \
-    logits, target, perm, target_b, lam, weight, ignore_index, reduction, label_smoothing, z_loss, \
-        softcap                                                                                    \
-  }
-
-std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_CE_PARAMETERS,
+std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
                                                  std::optional<double> upstream) {
-  const LossArgs args = MMIX_CE_LOSS_ARGS;
+  const LossArgs args = MMIX_LOSS_ARGS;
   return with_arithmetic(logits, [&](auto zero) {
     using A = decltype(zero);
     const LossRows<A> rows(args);
@@ -99,7 +88,7 @@ void gradient_into(const Tensor &out, const Tensor &grad, const Tensor &stats, c
   with_arithmetic(args.logits, [&](auto zero) {
     using A = decltype(zero);
     const A *g = static_cast<const A *>(grad.const_data_ptr());
-    if (unit && args.reduction != "none" && *g == 1) return;
+    if (unit && !args.is_per_row() && *g == 1) return;
     const LossRows<A> rows(args);
     const GradientRows to(out, stream);
     const Softmax<A> *softmax = softmax_of<A>(stats);
@@ -110,18 +99,18 @@ void gradient_into(const Tensor &out, const Tensor &grad, const Tensor &stats, c
   });
 }
 
-Tensor cross_entropy_backward(Tensor grad, Tensor stats, MMIX_CE_PARAMETERS) {
+Tensor cross_entropy_backward(Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
   Tensor out = fresh_like(logits);
-  gradient_into(out, grad, stats, MMIX_CE_LOSS_ARGS, false, streams(out));
+  gradient_into(out, grad, stats, MMIX_LOSS_ARGS, false, streams(out));
   return out;
 }
 
-void cross_entropy_backward_(Tensor grad, Tensor stats, MMIX_CE_PARAMETERS) {
-  gradient_into(logits, grad, stats, MMIX_CE_LOSS_ARGS, false, false);
+void cross_entropy_backward_(Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
+  gradient_into(logits, grad, stats, MMIX_LOSS_ARGS, false, false);
 }
 
-void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, MMIX_CE_PARAMETERS) {
-  gradient_into(gradient, grad, stats, MMIX_CE_LOSS_ARGS, true, streams(gradient));
+void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
+  gradient_into(gradient, grad, stats, MMIX_LOSS_ARGS, true, streams(gradient));
 }
 
 } // namespace

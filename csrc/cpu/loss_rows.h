@@ -3,22 +3,11 @@
 #pragma once
 #include "checks.h"
 #include "cpu/tensors.h"
+#include "loss_args.h"
 #include <cmath>
 #include <limits>
-#include <optional>
-#include <string>
 
 namespace mmix {
-
-struct LossArgs {
-  const Tensor &logits, &target;
-  const std::optional<Tensor> &perm, &target_b;
-  const Tensor &lam;
-  const std::optional<Tensor> &weight;
-  int64_t ignore_index;
-  const std::string &reduction;
-  double label_smoothing, z_loss, softcap;
-};
 
 // A (B, C, d1, ...) tensor as rows of classes; asked once, since each question to a stable Tensor
 // is a call through the ABI.
@@ -106,8 +95,8 @@ private:
 template <class A>
 LossRows<A>::LossRows(const LossArgs &a)
     : args(a), batch(a.logits.size(0)), classes(a.logits.size(1)), logits(a.logits),
-      labels(a.target.scalar_type() == ScalarType::Long), mean(a.reduction == "mean"),
-      per_row(a.reduction == "none"), lam(a.lam, logits.type == kDouble) {
+      labels(a.target.scalar_type() == ScalarType::Long), mean(a.is_mean()),
+      per_row(a.is_per_row()), lam(a.lam, logits.type == kDouble) {
   for (int64_t d = 2; d < a.logits.dim(); ++d) inner *= a.logits.size(d);
   count = batch * inner;
   if (a.perm) {

@@ -5,24 +5,13 @@
 #include "cuda/cross_entropy_plan.h"
 #include "cuda/kernels/cross_entropy_mean.cuh"
 #include "cuda/launch.h"
-#include <optional>
-#include <string>
+#include "loss_args.h"
 #include <tuple>
 
 namespace mmix {
 namespace {
 
 constexpr int64_t kRowsPerDivisorBlock = 8192;
-
-struct LossArgs {
-  const Tensor &logits, &target;
-  const std::optional<Tensor> &perm, &target_b;
-  const Tensor &lam;
-  const std::optional<Tensor> &weight;
-  int64_t ignore_index;
-  const std::string &reduction;
-  double label_smoothing, z_loss, softcap;
-};
 
 RowLayout row_layout(const Tensor &t) {
   RowLayout at{};
@@ -53,8 +42,6 @@ Values values(const Tensor &t, const RowLayout &at) {
   return {input<char>(t), type, at};
 }
 
-bool is_mean(const LossArgs &args) { return args.reduction == "mean"; }
-bool is_per_row(const LossArgs &args) { return args.reduction == "none"; }
 ScalarType arithmetic(const Tensor &logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -87,7 +74,7 @@ LossProblem problem_of(const LossArgs &args) {
     const Tensor &b = args.target_b ? *args.target_b : args.target;
     a.terms[kTarget] = values(args.target, row_layout(args.target));
     a.terms[kTargetB] = values(b, row_layout(b));
-    if (is_mean(args)) a.constant_scale = 1.0 / static_cast<double>(a.rows);
+    if (args.is_mean()) a.constant_scale = 1.0 / static_cast<double>(a.rows);
   }
   if (args.weight) { // the same for every row
     RowLayout at{};
@@ -140,7 +127,7 @@ bool has_clusters(const OnDevice &device) {
 
 // Everything but the allocation of results; the loss is absent in a backward.
 void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tensor *loss) {
-  const bool summed = loss && !is_per_row(args), counted = is_mean(args) && a.labels;
+  const bool summed = loss && !args.is_per_row(), counted = args.is_mean() && a.labels;
   const LossPlan plan =
       plan_loss(a, element_size(args.logits.scalar_type()), device.multiprocessors(),
                 device.shared_bytes(), has_clusters(device));
@@ -160,17 +147,13 @@ void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tens
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor>
-cross_entropy(Tensor logits, Tensor target, std::optional<Tensor> perm,
-              std::optional<Tensor> target_b, Tensor lam, std::optional<Tensor> weight,
-              int64_t ignore_index, std::string reduction, double label_smoothing, double z_loss,
-              double softcap, std::optional<double> upstream) {
-  const LossArgs args{logits,    target,          perm,   target_b, lam, weight, ignore_index,
-                      reduction, label_smoothing, z_loss, softcap};
+std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
+                                                 std::optional<double> upstream) {
+  const LossArgs args = MMIX_LOSS_ARGS;
   const OnDevice device(logits);
   const ScalarType acc = arithmetic(logits);
   std::vector<int64_t> shape;
-  for (int64_t d = 0; is_per_row(args) && d < logits.dim(); ++d)
+  for (int64_t d = 0; args.is_per_row() && d < logits.dim(); ++d)
     if (d != 1) shape.push_back(logits.size(d));
   LossProblem a = problem_of(args);
   const bool with_gradient = upstream && *upstream == 1; // the loss has the same coefficients
@@ -179,11 +162,11 @@ cross_entropy(Tensor logits, Tensor target, std::optional<Tensor> perm,
   Tensor gradient =
       with_gradient ? torch::stable::empty_like(logits) : torch::stable::new_empty(logits, {0});
   if (a.rows == 0) { // a mean over nothing is NaN, a sum 0
-    if (!is_per_row(args)) torch::stable::fill_(loss, is_mean(args) ? NAN : 0.0);
+    if (!args.is_per_row()) torch::stable::fill_(loss, args.is_mean() ? NAN : 0.0);
     return {loss, stats, gradient};
   }
   a.stats = output<char>(stats);
-  if (is_per_row(args)) a.loss = output<char>(loss);
+  if (args.is_per_row()) a.loss = output<char>(loss);
   if (with_gradient) {
     a.gradient = output<char>(gradient);
     a.gradient_at = row_layout(gradient);
@@ -200,35 +183,21 @@ void backward_into(const Tensor &out, const Tensor &grad, const Tensor &stats, c
   a.gradient = output<char>(out);
   a.gradient_at = row_layout(out);
   a.upstream = input<char>(grad);
-  a.upstream_per_row = is_per_row(args);
+  a.upstream_per_row = args.is_per_row();
   a.stats = const_cast<char *>(input<char>(stats));
   a.from_stats = true;
   a.rescale = rescale;
   run(device, args, a, nullptr);
 }
 
-Tensor cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, Tensor target,
-                              std::optional<Tensor> perm, std::optional<Tensor> target_b,
-                              Tensor lam, std::optional<Tensor> weight, int64_t ignore_index,
-                              std::string reduction, double label_smoothing, double z_loss,
-                              double softcap) {
+Tensor cross_entropy_backward(Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
   Tensor out = torch::stable::empty_like(logits);
-  backward_into(out, grad, stats,
-                {logits, target, perm, target_b, lam, weight, ignore_index, reduction,
-                 label_smoothing, z_loss, softcap},
-                false);
+  backward_into(out, grad, stats, MMIX_LOSS_ARGS, false);
   return out;
 }
 
-void cross_entropy_backward_(Tensor grad, Tensor stats, Tensor logits, Tensor target,
-                             std::optional<Tensor> perm, std::optional<Tensor> target_b, Tensor lam,
-                             std::optional<Tensor> weight, int64_t ignore_index,
-                             std::string reduction, double label_smoothing, double z_loss,
-                             double softcap) {
-  backward_into(logits, grad, stats,
-                {logits, target, perm, target_b, lam, weight, ignore_index, reduction,
-                 label_smoothing, z_loss, softcap},
-                false);
+void cross_entropy_backward_(Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
+  backward_into(logits, grad, stats, MMIX_LOSS_ARGS, false);
 }
 
 // The forward has written the gradient for an upstream of 1, as that of a mean or a sum most often
@@ -237,16 +206,8 @@ void cross_entropy_backward_(Tensor grad, Tensor stats, Tensor logits, Tensor ta
 // inplace_backward. Which it will be is known on the GPU alone, after the forward: to wait for it
 // always would cost the usual call 3NC instead of 2NC, and to scale the 16-bit gradient that is
 // there, which moves as much as making it anew, would round it twice.
-void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, Tensor logits,
-                            Tensor target, std::optional<Tensor> perm,
-                            std::optional<Tensor> target_b, Tensor lam,
-                            std::optional<Tensor> weight, int64_t ignore_index,
-                            std::string reduction, double label_smoothing, double z_loss,
-                            double softcap) {
-  backward_into(gradient, grad, stats,
-                {logits, target, perm, target_b, lam, weight, ignore_index, reduction,
-                 label_smoothing, z_loss, softcap},
-                true);
+void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
+  backward_into(gradient, grad, stats, MMIX_LOSS_ARGS, true);
 }
 
 } // namespace
