@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .validation import compute_dtype
+
 LOAD_ERROR: str | None = None
 try:
     importlib.import_module("mmix_fast._C")
@@ -48,7 +50,7 @@ def _fake_mix_batch(x: Tensor, *args: Any) -> Tensor:
 
 def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     reduction, upstream = args[6], args[-1]
-    acc = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    acc = compute_dtype(logits.dtype)
     rows = logits.shape[:1] + logits.shape[2:]
     loss = logits.new_empty(rows if reduction == "none" else (), dtype=acc)
     gradient = logits.new_empty(0) if upstream is None else torch.empty_like(logits)

@@ -142,8 +142,7 @@ def mix_targets(
     ignore_index: int = -100,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    wide = torch.float64 in (target.dtype, dtype)
-    acc = torch.float64 if wide else torch.float32
+    acc = compute_dtype(target.dtype, dtype)
     if target.is_floating_point():
         q = (1 - label_smoothing) * target.to(acc) + label_smoothing / target.shape[1]
     else:

@@ -34,8 +34,9 @@ def must_check_values(device: torch.device) -> bool:
     return not torch.compiler.is_compiling() and (device.type == "cpu" or _validate_everywhere)
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """The dtype of the arithmetic on tensors of these dtypes."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

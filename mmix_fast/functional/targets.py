@@ -75,16 +75,12 @@ def mix_targets(
     return kernel(backend.namespace, "mix_targets")(
         target.contiguous(),
         perm.contiguous(),
-        v.as_lam(lam, _targets_arithmetic(target, dtype), target.device),
+        v.as_lam(lam, v.compute_dtype(target.dtype, dtype), target.device),
         classes,
         label_smoothing,
         ignore_index,
         dtype,
     )
-
-
-def _targets_arithmetic(target: Tensor, dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if torch.float64 in (target.dtype, dtype) else torch.float32
 
 
 def mix_batch_(
@@ -132,8 +128,7 @@ def mix_batch_(
     if checks_here(backend, x, perm, target):
         check_target_values(target, perm, classes, ignore_index)
     # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
-    wide = torch.float64 in (v.compute_dtype(x.dtype), _targets_arithmetic(target, dtype))
-    lam_tensor = v.as_lam(lam, torch.float64 if wide else torch.float32, x.device)
+    lam_tensor = v.as_lam(lam, v.compute_dtype(x.dtype, target.dtype, dtype), x.device)
     return autograd.MixBatchFn.apply(
         x, perm.contiguous(), lam_tensor, (target.contiguous(), *options), backend.namespace
     )

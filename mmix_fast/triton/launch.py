@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..validation import compute_dtype
 from .cutmix import cutmix_kernel
 from .cycles import order_kernel, uses_kernel
 from .kernels import batch_kernel, mix_kernel, targets_kernel, walk_kernel
@@ -232,7 +233,7 @@ def soft_tile(
         "sample": sample, "soft_row_tiles": row_tiles, "ignore_index": ignore_index,
         "keep": 1.0 - eps, "hot": 1.0 - eps + eps / classes, "base": eps / classes,
         "LABELS": target.dtype == torch.int64,
-        "WIDE": torch.float64 in (target.dtype, out.dtype), "TP": rows, "TW": width,
+        "WIDE": compute_dtype(target.dtype, out.dtype) == torch.float64, "TP": rows, "TW": width,
     }  # fmt: skip
     return row_tiles * cdiv(sample, width), args, 4
 
