@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import reference
 from .. import validation as v
 from ..autograd import mix as autograd
-from ..dispatch import select
+from ..dispatch import Backend, select
 from ..tracing import explained_writes, transformed
 from .values import checks_here
 
@@ -44,7 +44,10 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
             [0.7500]])
     """
     dim, lam = check_mix(x, perm, lam, dim)
-    backend = select(x)
+    return _mixed(select(x), x, perm, lam, dim)
+
+
+def _mixed(backend: Backend, x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> Tensor:
     if checks_here(backend, x, perm):
         v.check_permutation_values(perm)
     if not backend.namespace:
@@ -70,11 +73,15 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     """
     dim, lam = check_mix(x, perm, lam, dim)
     v.check_inplace(x, lam)
+    return overwrite(select(x), x, perm, lam, dim)
+
+
+def overwrite(backend: Backend, x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> Tensor:
+    """mix_ of arguments that are checked."""
     if transformed():
-        mixed = mix(x.clone(), perm, lam, dim=dim)  # whose backward may need what it reads
+        mixed = _mixed(backend, x.clone(), perm, lam, dim)  # its backward may need what it reads
         with explained_writes("mix_"):
             return x.copy_(mixed)
-    backend = select(x)
     if checks_here(backend, x, perm):
         v.check_permutation_values(perm)
     if not backend.namespace:

@@ -9,10 +9,10 @@ from .. import reference
 from .. import validation as v
 from .. import validation_targets as vt
 from ..autograd import mix as autograd
-from ..dispatch import select
+from ..dispatch import Backend, select
 from ..ops import kernel
 from ..tracing import beyond_kernels
-from .mixing import check_mix, mix_
+from .mixing import check_mix, overwrite
 from .values import check_target_values, checks_here
 
 
@@ -60,6 +60,19 @@ def mix_targets(
     v.check_perm(perm, target.shape[0], target.device)
     lam = v.check_lam(lam, target.shape[0], target.device)
     backend = select(target, beyond_kernels(target=target, lam=lam))
+    return _soft_targets(
+        backend, target, perm, lam, (classes, label_smoothing, ignore_index, dtype)
+    )
+
+
+Options = tuple[int, float, int, torch.dtype]  # classes, label_smoothing, ignore_index, dtype
+
+
+def _soft_targets(
+    backend: Backend, target: Tensor, perm: Tensor, lam: float | Tensor, options: Options
+) -> Tensor:
+    """mix_targets of arguments that are checked."""
+    classes, label_smoothing, ignore_index, dtype = options
     if checks_here(backend, target, perm, target):
         check_target_values(target, perm, classes, ignore_index)
     if not backend.namespace:
@@ -72,14 +85,9 @@ def mix_targets(
             ignore_index=ignore_index,
             dtype=dtype,
         )
+    lam_tensor = v.as_lam(lam, v.compute_dtype(target.dtype, dtype), target.device)
     return kernel(backend.namespace, "mix_targets")(
-        target.contiguous(),
-        perm.contiguous(),
-        v.as_lam(lam, v.compute_dtype(target.dtype, dtype), target.device),
-        classes,
-        label_smoothing,
-        ignore_index,
-        dtype,
+        target.contiguous(), perm.contiguous(), lam_tensor, *options
     )
 
 
@@ -115,16 +123,8 @@ def mix_batch_(
     options = (classes, label_smoothing, ignore_index, dtype)
     if not backend.namespace or torch.compiler.is_compiling():
         # The targets first: their value checks come before x is touched.
-        soft = mix_targets(
-            target,
-            perm,
-            lam,
-            num_classes=classes,
-            label_smoothing=label_smoothing,
-            ignore_index=ignore_index,
-            dtype=dtype,
-        )
-        return mix_(x, perm, lam), soft
+        soft = _soft_targets(backend, target, perm, lam, options)
+        return overwrite(select(x), x, perm, lam, 0), soft
     if checks_here(backend, x, perm, target):
         check_target_values(target, perm, classes, ignore_index)
     # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
