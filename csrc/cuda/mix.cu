@@ -159,7 +159,7 @@ struct Extra {
   const Tensor *box = nullptr;      // mix only inside it
 };
 
-// Mixes x in one launch. Returns whether that launch wrote the targets too.
+// Launches the mix of x. Returns whether the same launch wrote the targets too.
 template <class T>
 bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tensor &perm,
              const Tensor &lam, int64_t dim, bool adjoint, const Columns &columns,
@@ -271,7 +271,7 @@ Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t clas
                   int64_t ignore_index, ScalarType dtype) {
   const OnDevice on(x);
   Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
-  // One launch, unless there is float64 or the batch is too large for a slab.
+  // One launch if x takes the slab kernel and there is no float64.
   const bool any = targets.out.numel() > 0;
   const bool together = x.numel() > 0 && mix_into(x, x, perm, lam, 0, false,
                                                   {.targets = any ? &targets : nullptr}, on);

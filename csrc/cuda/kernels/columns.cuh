@@ -1,4 +1,5 @@
-// The columns of a sample: runs of contiguous elements, with the other dimensions around them.
+// The columns of a sample: runs of contiguous elements. The other dimensions give the offset of
+// each run.
 #pragma once
 #include <cstdint>
 #include <cuda_runtime.h>

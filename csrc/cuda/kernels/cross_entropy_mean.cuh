@@ -1,5 +1,5 @@
 // The launches before and after the rows of a reduced loss: what a mean divides by, and the sum of
-// the blocks' losses. Both sum in a fixed order, in float64, and never on the host.
+// the blocks' losses. Both sum on the device, in float64 and in a fixed order.
 #pragma once
 #include "cuda/kernels/cross_entropy_sums.cuh"
 
@@ -7,7 +7,7 @@ namespace mmix {
 
 constexpr int kMeanThreads = 256;
 
-// Sums over rows, from which all divisors follow.
+// Sums over rows, which give all divisors.
 struct MeanSums {
   double own = 0, other = 0;       // sums of the class weights of the labels that count
   double joint = 0, joint_z = 0;   // also times λ or 1-λ; joint_z without class weights

@@ -67,8 +67,8 @@ struct Values {
   const void *data; // null: there are none
   Type type;
   RowLayout at;
-  // Calls f with a typed pointer: once for a whole row, so that loops over classes do not switch on
-  // the dtype.
+  // Calls f with a typed pointer. Loops over classes are inside f, so that the switch runs once for
+  // a row.
   template <class F> MMIX_DEVICE void typed(F f) const {
     switch (type) {
     case kHalf:

@@ -146,7 +146,7 @@ MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const L
 MMIX_DEVICE double block_sum(double v, double *warps) {
   for (int step = 16; step > 0; step /= 2) v += shuffle_xor(v, step);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
-  __syncthreads(); // all warps' sums are there
+  __syncthreads(); // all warps' sums are written
   double sum = 0;
   for (int w = 0; threadIdx.x == 0 && w < static_cast<int>(blockDim.x / 32); ++w) sum += warps[w];
   return sum;

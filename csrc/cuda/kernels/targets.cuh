@@ -43,7 +43,7 @@ template <class A> __device__ __forceinline__ A read(const void *p, Kind kind, i
     return static_cast<A>(widen(load(static_cast<const __nv_bfloat16 *>(p) + i)));
   case kFloat:
     return static_cast<A>(load(static_cast<const float *>(p) + i));
-  default: // float64, which is never read into a narrower arithmetic
+  default: // float64: only read if A is double
     if constexpr (sizeof(A) == 8) return load(static_cast<const double *>(p) + i);
     return 0;
   }

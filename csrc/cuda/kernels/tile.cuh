@@ -6,7 +6,7 @@
 
 namespace mmix {
 
-struct ThreadGroup { // threads of one warp that work on the same row
+struct ThreadGroup { // threads that work on the same row; this one is `lane` of `lanes`
   int lane, lanes;
 };
 
