@@ -1,5 +1,6 @@
-// Value checks of the CPU kernels, each message written once. The standard exceptions become
-// Python's IndexError and ValueError; throw before parallel_for, inside it a message is lost.
+// Value checks of the CPU kernels. Each error message is written once, here. std::out_of_range
+// becomes Python's IndexError, std::invalid_argument becomes ValueError. Throw before parallel_for:
+// inside it, the message is lost.
 #pragma once
 #include <cstdint>
 #include <sstream>

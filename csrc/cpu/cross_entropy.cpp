@@ -1,6 +1,6 @@
-// Mixed cross-entropy. The forward reads the logits once, keeps two numbers a row and can write the
-// gradient in the same pass; the backward makes the gradient from those numbers, into a fresh
-// buffer or over the logits themselves.
+// Mixed cross-entropy. The forward reads the logits once, keeps two numbers for each row, and can
+// write the gradient in the same pass. The backward computes the gradient from the logits and those
+// numbers. It writes to a new tensor or over the logits.
 #include "cpu/loss_across.h"
 #include "cpu/loss_along.h"
 #include <algorithm>
@@ -10,13 +10,14 @@
 namespace mmix {
 namespace {
 
-// A thread should have at least this much work; a row costs as much as this many more classes.
+// A thread gets at least kLogitsPerThread of work. A row costs as much as kRowCost more classes.
 constexpr int64_t kLogitsPerThread = 65536, kRowCost = 256;
-// Rows of fewer classes than this are faster across: their ends weigh more than a transposition.
+// Rows with fewer classes than this are processed by AcrossRows. With vectors along the classes,
+// the partial vector at the end of each row would cost more than a transposition.
 constexpr int64_t kShortRow = 160;
 
-// Calls body(worker, first row, rows) for all rows, a worker for each thread, and adds up what it
-// returns, in an order that does not depend on the number of threads.
+// Calls body(worker, first row, number of rows) for all rows, with a worker for each thread.
+// Returns the sum of the results. The order of the sum does not depend on the number of threads.
 template <class Worker, class A, class Body>
 double share_out(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
   const int64_t several = Worker::rows_at_a_time(rows);
@@ -50,7 +51,7 @@ double forward(const LossRows<A> &rows, const GradientRows *gradient, double ups
   return rows.undefined ? std::numeric_limits<double>::quiet_NaN() : total;
 }
 
-// The rows' statistics, (rows, 2).
+// stats, a (rows, 2) tensor, as one Softmax for each row.
 template <class A> Softmax<A> *softmax_of(const Tensor &stats) {
   return static_cast<Softmax<A> *>(const_cast<void *>(stats.const_data_ptr()));
 }
@@ -82,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
   });
 }
 
-// `unit`: out holds the gradient for an upstream of 1.
+// `unit`: out already holds the gradient for an upstream gradient of 1.
 void gradient_into(const Tensor &out, const Tensor &grad, const Tensor &stats, const LossArgs &args,
                    bool unit, bool stream) {
   with_arithmetic(args.logits, [&](auto zero) {

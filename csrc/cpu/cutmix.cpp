@@ -1,7 +1,7 @@
-// cutmix_ on strided CPU tensors: like mix_, but each row changes inside its own box only. Lines of
-// an image are independent, so blocks of them are the units of work; each walks the cycles of perm
-// with only the head's lines saved. Integers are pasted: bytes of an element's size, with no
-// arithmetic; so is everything where the one λ is 0.
+// cutmix_ on strided CPU tensors. It works like mix_, but changes each row (sample) only inside its
+// box. The lines of an image are independent, so the unit of work is a block of lines. Each unit
+// walks the cycles of perm and saves only the lines of a cycle's first row, its head. Integers are
+// copied as bytes, without arithmetic. So is every dtype if one λ of 0 serves all rows.
 #include "cpu/cycles.h"
 #include "cpu/tensors.h"
 #include <algorithm>
@@ -12,11 +12,12 @@
 namespace mmix {
 namespace {
 
-// An image's line y, seen as columns of `unit` contiguous elements: 1, or all channels of a
-// channels_last image. The other dimensions, channels for one, number the images of a sample.
+// A sample as images of height*width columns; a line is the columns at one y. A column has `unit`
+// contiguous elements: 1, or all channels of a channels_last tensor. The other dimensions, e.g. the
+// channels, count the images of a sample.
 struct Lines {
   int64_t unit = 1, column_stride, width, height, y_stride, outer = 1;
-  std::vector<int64_t> sizes, strides; // of the other dimensions, fastest first
+  std::vector<int64_t> sizes, strides; // of the other dimensions, the last one first
 
   explicit Lines(const Tensor &x)
       : column_stride(x.stride(-1)), width(x.size(-1)), height(x.size(-2)), y_stride(x.stride(-2)) {
@@ -41,14 +42,15 @@ struct Lines {
   }
 };
 
-// Bytes of a row that are changed before the next row's turn, with the head's in the L1 cache.
+// Bytes of a row that a unit changes before it goes to the next row. They and the saved head fit in
+// the L1 cache.
 constexpr int64_t kBlockBytes = 8192;
 
 struct Box {
   int64_t top, bottom, left, right;
 };
 
-// The one box, or that of each row, and the least box that holds them all.
+// One box for all rows, or one for each row. `all` is the smallest box that contains them all.
 struct Boxes {
   Boxes(const Tensor &box, int64_t n, int64_t height, int64_t width)
       : own(static_cast<const Box *>(box.const_data_ptr())), step(box.dim() == 2 ? 1 : 0),
@@ -71,24 +73,24 @@ struct Boxes {
   const Box &operator[](int64_t i) const { return own[i * step]; }
   bool shared() const { return step == 0; }
 
-  const Box *own; // the tensor's rows of four
+  const Box *own; // the box tensor, four numbers for each box
   int64_t step;
   Box all;
 };
 
-// memcpy, without a call for the few bytes of a small image's line.
+// memcpy. For kPiece to kFew bytes, e.g. a line of a small image, it makes no library call.
 inline void copy(char *to, const char *from, int64_t bytes) {
-  constexpr int64_t kPiece = 16, kFew = 512; // a vector of any CPU; from here on memcpy is as fast
+  constexpr int64_t kPiece = 16, kFew = 512; // a vector on any CPU; above kFew memcpy is as fast
   if (bytes < kPiece || bytes > kFew) {
     std::memcpy(to, from, bytes);
     return;
   }
   for (int64_t i = 0; i + kPiece < bytes; i += kPiece) std::memcpy(to + i, from + i, kPiece);
-  std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece); // may overlap the one before
+  std::memcpy(to + bytes - kPiece, from + bytes - kPiece, kPiece); // may overlap the piece before
 }
 
-// Two runs of bytes change places, in pieces that registers hold. The last piece may overlap the
-// one before, so it is read before that is written.
+// Swaps two runs of bytes, in pieces that fit in registers. The last piece may overlap the piece
+// before it, so it is read before the loop writes.
 inline void swap(char *a, char *b, int64_t bytes) {
   const auto by = [&](auto piece) {
     using Piece = decltype(piece);
@@ -110,13 +112,13 @@ inline void swap(char *a, char *b, int64_t bytes) {
     std::memcpy(b + last, &last_a, size);
     return true;
   };
-  struct Vector { // of any CPU
+  struct Vector { // fits in a vector on any CPU
     int64_t halves[2];
   };
   if (!by(Vector{}) && !by(int32_t{})) by(char{});
 }
 
-// What becomes of a run of row i's contiguous columns, p; its partner's are at `from`.
+// Replaces a run of contiguous columns of row i, at p, with those of its partner, at `from`.
 struct Paste {
   int64_t unit; // bytes of a column
   void operator()(char *p, const char *from, int64_t columns, int64_t) const {
@@ -133,15 +135,15 @@ void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes
   const int64_t column = lines.column_stride * elem, row_stride = x.stride(0) * elem;
   char *data = static_cast<char *>(x.mutable_data_ptr());
 
-  const int64_t total = lines.outer * height, bytes = width * unit; // lines, bytes of one
+  const int64_t total = lines.outer * height, bytes = width * unit; // lines, bytes of a line
   const int64_t threads = std::min<int64_t>(
       torch::stable::get_num_threads(), 1 + total * bytes * cycles.size / kInPlaceBytesPerThread);
   const int64_t block =
       std::clamp<int64_t>(kBlockBytes / bytes, 1, (total + threads - 1) / threads);
   const int64_t blocks = (total + block - 1) / block, grain = threads == 1 ? blocks : 1;
   torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    std::vector<char> head(block * bytes); // of the cycle's first row, overwritten before its use
-    std::vector<int64_t> ys(block), offsets(block); // of the block's lines; bytes, to the left edge
+    std::vector<char> head(block * bytes); // the cycle's first row, overwritten before it is read
+    std::vector<int64_t> ys(block), offsets(block); // of each line: y, byte offset of all.left
     for (int64_t b = begin; b < end; ++b) {
       const int64_t count = std::min(block, total - b * block);
       for (int64_t l = 0; l < count; ++l) {
@@ -149,11 +151,12 @@ void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes
         ys[l] = all.top + line % height;
         offsets[l] = lines.offset(line / height, ys[l]) * elem + all.left * column;
       }
-      // Of row i inside its box; the partner's columns, in line l from `from(l)`, are `step` apart.
+      // Changes row i inside its box. The partner's columns in line l begin at from(l), `step`
+      // bytes apart.
       const auto change_row = [&](int64_t i, int64_t step, const auto &from) {
         const Box &own = boxes[i];
         const int64_t first = own.left - all.left, last = own.right - all.left;
-        const int64_t run = column == unit && step == unit ? last - first : 1; // columns a call
+        const int64_t run = column == unit && step == unit ? last - first : 1; // columns per call
         for (int64_t l = 0; l < count; ++l) {
           if (ys[l] < own.top || ys[l] >= own.bottom) continue;
           for (int64_t c = first; c < last; c += run)
@@ -165,7 +168,8 @@ void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes
         int64_t k = cycles.begin[cycle];
         char *first = data + cycles.row[k] * row_stride;
         if constexpr (std::is_same_v<Change, Paste>) {
-          // Each the other's partner, in one box, as all rows of a flipped batch: none is saved.
+          // Two rows that are each other's partners, in one shared box, e.g. all rows of a flipped
+          // batch: swap them. No row is saved.
           if (cycles.begin[cycle + 1] == k + 2 && boxes.shared()) {
             char *second = data + cycles.row[k + 1] * row_stride;
             for (int64_t l = 0; l < count; ++l)

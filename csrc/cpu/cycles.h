@@ -1,4 +1,4 @@
-// A permutation as mixing walks it.
+// The cycles of a permutation, as mixing walks them.
 #pragma once
 #include "checks.h"
 #include <cstdint>
@@ -7,12 +7,13 @@
 
 namespace mmix {
 
-// The rows in the order in which cycles of the permutation meet them. Row i of the mix needs row
-// index[i], so that each row is read from memory once: as a partner, then, from cache, as itself.
-// 17 bytes a row at most; checks on the way that index is a permutation.
+// The rows, cycle by cycle. Row i of the mix needs row index[i], which comes next in its cycle. So
+// each row is read from memory once, as the partner of a row, and then from cache as itself. Takes
+// at most 17 bytes for each row. The constructor checks that index is a permutation.
 struct Cycles {
   Cycles(const int64_t *index, int64_t n) : row(new int64_t[n]), size(n) {
-    // Bytes, since a row is marked and asked for in turn: a bit would have to wait for its word.
+    // One byte for each row, not one bit: each store is followed by a load for another row, and
+    // with bits the load would wait for the store to the same word.
     const std::unique_ptr<bool[]> seen(new bool[n]());
     begin.reserve(n + 1);
     int64_t k = 0;
@@ -31,8 +32,8 @@ struct Cycles {
   }
   int64_t count() const { return static_cast<int64_t>(begin.size()) - 1; }
 
-  std::unique_ptr<int64_t[]> row; // the k-th row to visit
-  std::vector<int64_t> begin;     // where in `row` each cycle begins; n at the end
+  std::unique_ptr<int64_t[]> row; // row[k]: the k-th row to visit
+  std::vector<int64_t> begin;     // where in `row` each cycle begins; n as the last element
   int64_t size;
 };
 

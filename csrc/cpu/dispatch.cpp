@@ -1,4 +1,4 @@
-// Which instruction set serves this process: decided once, by the CPU and ATEN_CPU_CAPABILITY.
+// Chooses the instruction set, once per process, by the CPU and ATEN_CPU_CAPABILITY.
 #include "cpu/kernels.h"
 #include <cstdlib>
 #include <string_view>

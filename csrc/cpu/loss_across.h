@@ -1,6 +1,6 @@
-// One thread's work on tiles of neighbouring rows: vectors run across the rows, a lane for each.
-// For classes that are not neighbours in memory, where the rows are, and for rows so short that a
-// vector along the classes would be mostly its own tail.
+// The work of one thread on tiles of consecutive rows. Vectors run across the rows, one row in each
+// lane. Used for logits that have stride 1 along rows, e.g. (B, C, H, W), and for rows so short
+// that vectors along the classes would be mostly partial.
 #pragma once
 #include "cpu/loss_worker.h"
 #include <algorithm>
@@ -8,12 +8,14 @@
 
 namespace mmix {
 
-// A tile stays in the L1 cache with what is beside it, and takes so many bytes of a class at most:
-// longer runs gained nothing. It has the fewest lanes there are where that is not possible.
+// A tile has at most kLossTileBytes, so that it stays in the L1 cache together with the other
+// arrays. It has at most kRunBytes of each class: longer runs were not faster. If even the smallest
+// number of lanes needs more, the tile has that number.
 constexpr int64_t kLossTileBytes = 16384, kRunBytes = 512;
-constexpr int64_t kAhead = 3; // classes
+constexpr int64_t kAhead = 3; // classes to prefetch ahead
 
-// The logits of a tile are copied to scratch, [classes][lanes], and the gradient is copied back.
+// Copies the logits of a tile to scratch, [classes][lanes], and the gradient from scratch to
+// memory.
 template <class A> class AcrossRows {
 public:
   static int64_t rows_at_a_time(const LossRows<A> &rows) {
@@ -37,14 +39,14 @@ public:
     }
     std::fill_n(row_[kUOwn], 2 * lanes_, A(1));
     std::fill_n(row_[kLive], lanes_, A(1));
-    std::fill_n(row_[kSpread], lanes_, static_cast<A>(rows.scales.spread_own)); // of probabilities
+    std::fill_n(row_[kSpread], lanes_, static_cast<A>(rows.scales.spread_own)); // for kTargets
     std::fill_n(row_[kZCoef], lanes_, static_cast<A>(rows.scales.z));
     if (!rows.lam.per_sample) share(rows.sample(0), 0, lanes_);
     if (rows.spread == kOnes || rows.spread == kWeights) find_mass(); // the same for every row
   }
 
-  // Returns the sum of the losses, and puts each at `out` too where that is not null. upstream: of
-  // the gradient, where there is one to write.
+  // Returns the sum of the losses. If `out` is not null, stores each loss there too. upstream: the
+  // upstream gradient, used if there is a gradient to write.
   double forward(int64_t first, int64_t n, Softmax<A> *stats, A *out, double upstream) {
     load(first, n);
     A *exps = out_ ? gradient() : nullptr;
@@ -74,18 +76,19 @@ public:
 private:
   double sum_of_losses(int64_t n) {
     const A *loss = row_[kLoss];
-    double sums[4] = {}; // side by side: one alone would wait for each addition
+    double sums[4] = {}; // four sums: with one, each addition would wait for the last
     std::fill(row_[kLoss] + n, row_[kLoss] + lanes_, A(0)); // of lanes without a row
     for (int64_t k = 0; k < lanes_; k += 4)
       for (int64_t i = 0; i < 4; ++i) sums[i] += loss[k + i];
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   }
 
-  // Where exponentials and gradient go: over the logits, unless the cap's derivative needs them.
+  // Where exponentials and gradient are written: over the logits or, with a softcap, to apart_,
+  // because the derivative of the cap needs the capped logits.
   A *gradient() { return cap_ != 0 ? apart_.data() : z_.data(); }
 
-  // The label that counts for nothing. A tile has a class more, where its logit is read and its
-  // entry of the gradient written: to ask each row would cost more.
+  // The label for "no label". The tile has one extra class for it: its logit is read and its
+  // gradient entry is written, but they have no effect. A branch for each row would cost more.
   LabelOf<A> none() const { return static_cast<LabelOf<A>>(rows_.classes); }
 
   void load(int64_t first, int64_t n) {
@@ -104,18 +107,18 @@ private:
 
   void find_mass() { kernels_.tile_mass(rows_.spread, u_, rows_.classes, row_); }
 
-  // to[k] = the element of row k's label in a tile.
+  // to[k] = the element of the tile for row k and its label.
   void take(A *to, const A *tile, const LabelOf<A> *labels) const {
     const int64_t lanes = lanes_;
     for (int64_t k = 0; k < lanes; ++k) to[k] = tile[labels[k] * lanes + k];
   }
-  // And back.
+  // Writes from[k] to the element of the tile for row k and its label.
   void put(A *tile, const LabelOf<A> *labels, const A *from) const {
     const int64_t lanes = lanes_;
     for (int64_t k = 0; k < lanes; ++k) tile[labels[k] * lanes + k] = from[k];
   }
 
-  // The coefficients of rows first, first + 1, ...
+  // Finds the labels or partners, and the coefficients, of n rows from `first` on.
   void find(int64_t first, int64_t n) {
     int64_t b = first / rows_.inner, r = first - b * rows_.inner;
     for (int64_t k = 0, count; k < n; k += count, ++b, r = 0) {
@@ -141,7 +144,7 @@ private:
     any_dead_ = kernels_.tile_labels(own, other, none(), rows_.scales, row_);
   }
 
-  // Rows k, k + 1, ... are of this sample.
+  // Sets λ and 1-λ of `count` lanes from k on, whose rows belong to this sample.
   void share(const LossSample &sample, int64_t k, int64_t count) {
     std::fill_n(row_[kOwn] + k, count, static_cast<A>(sample.own));
     std::fill_n(row_[kOther] + k, count, static_cast<A>(sample.other));
@@ -155,7 +158,7 @@ private:
     const bool both = any(kOther);
     if (any(kOwn)) load_tile(t_.data(), *rows_.target, first, n);
     b_.resize(both ? size_ : 0);
-    for (int64_t k = 0, end; both && k < n; k = end) { // partners that follow one another
+    for (int64_t k = 0, end; both && k < n; k = end) { // runs of consecutive partners
       for (end = k + 1; end < n && partners_[end] == partners_[end - 1] + 1;) ++end;
       load_tile(b_.data() + k, *rows_.target_b, partners_[k], end - k);
     }
@@ -164,7 +167,7 @@ private:
                         1 - eps, eps / rows_.classes);
   }
 
-  // from: the logits, or the exponentials that the forward kept.
+  // from: the exponentials if `kept`, else the logits.
   void store(int64_t first, int64_t n, const A *from, bool kept) {
     A *to = gradient();
     kernels_.tile_coefficients(row_);
@@ -179,8 +182,8 @@ private:
     store_tile(to, first, n);
   }
 
-  // Calls run(k, rows, offset) for the parts of first, first + 1, ... that lie evenly spaced, from
-  // row first + k on.
+  // Splits n rows from `first` on into runs with a constant stride. Calls run(k, rows, offset) for
+  // each run: `rows` rows from row first + k on, at `offset`.
   template <class Run>
   static void over_runs(const RowView &view, int64_t first, int64_t n, const Run &run) {
     const int64_t size = view.sizes.empty() ? 1 : view.sizes[0];
@@ -190,15 +193,15 @@ private:
     }
   }
 
-  // Whether rows are neighbours in memory while their classes are not.
+  // Whether the stride is 1 along rows but not along classes.
   static bool beside(const RowView &view) { return view.step() == 1 && view.class_stride != 1; }
-  // Whether `rows` rows are one piece of memory.
+  // Whether consecutive rows are contiguous in memory, without gaps.
   bool adjoining(const RowView &view) const {
     return view.class_stride == 1 && view.step() == rows_.classes;
   }
 
-  // Calls f(c, offset) with the place of each class of the run at `offset`. Classes are far apart,
-  // where no hardware prefetcher looks.
+  // Calls f(c, offset) for each class c of the run of rows at `offset`, with the offset of that
+  // class. Prefetches kAhead classes ahead: classes are too far apart for the hardware prefetcher.
   template <bool kWrite = false, class F>
   void over_classes(const RowView &view, int64_t offset, int64_t rows, const F &f) const {
     const int64_t bytes = rows * element_size(view.type);
@@ -209,7 +212,7 @@ private:
     }
   }
 
-  // Rows first, first + 1, ... to the lanes from `tile` on.
+  // Copies n rows from `first` on to the lanes from `tile` on.
   void load_tile(A *tile, const RowView &view, int64_t first, int64_t n) {
     over_runs(view, first, n, [&](int64_t k, int64_t rows, int64_t offset) {
       const int64_t classes = rows_.classes, step = view.step();
@@ -255,14 +258,14 @@ private:
   const LossKernels<A> &kernels_;
   int64_t lanes_;
   double cap_;
-  std::vector<int64_t> given_;                   // labels, the rows' own, then their partners'
-  std::vector<LabelOf<A>> labels_;               // those that count, of each row different ones
-  std::vector<int64_t> partners_;                // rows of the other target
-  int64_t size_;                                 // of a tile
+  std::vector<int64_t> given_;     // labels as passed: the rows' own, then their partners'
+  std::vector<LabelOf<A>> labels_; // after tile_labels: the labels that count, else none()
+  std::vector<int64_t> partners_;  // the partner's row in target_b, for each lane
+  int64_t size_;                   // elements of a tile
   std::vector<A> z_, apart_, t_, b_, row_major_; // tiles
   std::vector<A> numbers_;
   TileRows<A> row_;
-  const A *u_ = nullptr; // as Spread says
+  const A *u_ = nullptr; // see Spread
   bool any_dead_ = false;
 };
 

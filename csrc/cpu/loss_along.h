@@ -1,12 +1,13 @@
-// One thread's work on long rows, one after the other: vectors run along the classes.
+// The work of one thread on long rows, one row at a time. Vectors run along the classes.
 #pragma once
 #include "cpu/loss_worker.h"
 #include <cstring>
 
 namespace mmix {
 
-// Contiguous rows are read and written where they lie; others are gathered, capped and widened into
-// scratch, and their gradient scattered from there.
+// Rows of contiguous classes are read and written directly. Rows with another stride, with a
+// softcap, or of 16-bit logits with a different u for each class, are copied to scratch in A first.
+// Their gradient is copied back from scratch.
 template <class A> class AlongClasses {
 public:
   static int64_t rows_at_a_time(const LossRows<A> &) { return 1; }
@@ -27,8 +28,8 @@ public:
     }
   }
 
-  // Returns the loss, and puts it at `out` too where that is not null. upstream: of the gradient,
-  // where there is one to write.
+  // Returns the loss. If `out` is not null, stores it there too. upstream: the upstream gradient,
+  // used if there is a gradient to write.
   double forward(int64_t r, int64_t, Softmax<A> *stats, A *out, double upstream) {
     find(r);
     *stats = {};
@@ -79,7 +80,8 @@ private:
     if (rows_.spread == kTargets) load_targets(r);
   }
 
-  // The targets as the arithmetic's type: where they lie, if they are what is to be used.
+  // The targets of row r in A: a pointer into the tensor if its type and stride allow, else a copy
+  // in scratch.
   const A *target(const RowView &view, int64_t r, std::vector<A> &scratch) {
     const char *at = view.at(view.offset(r));
     if (view.type == kArithmetic<A> && view.class_stride == 1)
@@ -91,7 +93,8 @@ private:
 
   void load_targets(int64_t r) {
     const double eps = rows_.args.label_smoothing;
-    // One with a coefficient of exactly 0 is absent: what it holds must not leak, nor is it read.
+    // A target with a coefficient of exactly 0 is absent. It is not read, so that an inf or NaN in
+    // it does not leak.
     const LossSample &s = sample_;
     const int64_t partner = s.partner + r - s.first;
     const A *a = s.own != 0 ? target(*rows_.target, r, t_) : nullptr;
@@ -109,16 +112,16 @@ private:
     }
   }
 
-  // exps: as the forward kept them, or null.
+  // exps: the exponentials that the forward kept, or null.
   void store(int64_t r, const Softmax<A> &s, double mass, double upstream, const A *exps) {
     char *dst = out_->at(out_->view.offset(r));
     void *to = direct_ ? static_cast<void *>(dst) : gradient_.data();
     const double lse = static_cast<double>(s.max) + s.log_sum;
-    // The sum from its log in a forward too, so that a second backward gives the same bits.
+    // A forward also takes the sum from its log, so that a second backward gives the same bits.
     const double scale = softmax_scale<double>(upstream, row_.hot_own, row_.hot_other, row_.spread,
                                                mass, row_.z_coef, lse, 1.0 / std::exp(s.log_sum));
     const double share = upstream * row_.spread;
-    // The labels' entries are read before they may be overwritten.
+    // Read the logits of the labels now: the gradient may overwrite them.
     const auto entry = [&](int64_t y, double hot) {
       if (!counts(y)) return 0.0;
       const A e = std::exp(static_cast<A>(logit(y)) - s.max);
@@ -134,7 +137,7 @@ private:
     scatter(kernels_, dst, type_, out_->view.class_stride, gradient_.data(), rows_.classes);
   }
 
-  // The gradient of a row that counts for nothing.
+  // Writes the gradient of a row that is not live: zeros.
   void zero(int64_t r) {
     char *dst = out_->at(out_->view.offset(r));
     const int64_t size = element_size(type_), step = out_->view.class_stride * size;
@@ -155,7 +158,7 @@ private:
   LossSample sample_{};
   RowCoefficients<double, int64_t> row_{};
   const void *z_at_ = nullptr;
-  const A *u_ = nullptr; // as Spread says; null where that is the same for all classes
+  const A *u_ = nullptr; // see Spread; null if it is the same for all classes
   double mass_ = 0;      // the sum of u
 };
 

@@ -1,5 +1,5 @@
-// Turns a mixed cross-entropy problem into rows: for row r of the (B*d1*..., C) logits, the
-// coefficients with which everything is linear. Forward and backward both start from here.
+// Turns a mixed cross-entropy into rows. For each row of the (B*d1*..., C) logits it gives the
+// coefficients of the loss and of the gradient. Both forward and backward use it.
 #pragma once
 #include "checks.h"
 #include "cpu/tensors.h"
@@ -9,8 +9,8 @@
 
 namespace mmix {
 
-// A (B, C, d1, ...) tensor as rows of classes; asked once, since each question to a stable Tensor
-// is a call through the ABI.
+// A (B, C, d1, ...) tensor as rows of classes. Copies sizes and strides once, because each query to
+// a stable Tensor is a call through the ABI.
 struct RowView {
   explicit RowView(const Tensor &t)
       : data(t.const_data_ptr()), type(dtype_of(t.scalar_type())), class_stride(t.stride(1)) {
@@ -35,7 +35,7 @@ struct RowView {
     }
     return at;
   }
-  // Distance of the next row, within the innermost dimension.
+  // The stride from row to row within the innermost dimension.
   int64_t step() const { return sizes.empty() ? 0 : strides[0]; }
   const char *at(int64_t offset) const {
     return static_cast<const char *>(data) + offset * element_size(type);
@@ -43,7 +43,7 @@ struct RowView {
   const void *data;
   DType type;
   int64_t class_stride;
-  std::vector<int64_t> sizes, strides; // innermost first, merged where they can be
+  std::vector<int64_t> sizes, strides; // innermost first, merged where possible
 };
 
 namespace {
@@ -53,11 +53,11 @@ namespace {
 // What the rows of one sample share.
 struct LossSample {
   double own, other;            // the coefficients of its two terms, λ and 1-λ
-  int64_t first, partner;       // its first row, and its partner's
+  int64_t first, partner;       // its first row, and its partner's first row
   const int64_t *mine, *theirs; // labels; null where targets are probabilities
 };
 
-// The max of a row and the log of the sum of its exponentials: what a backward starts from.
+// max(z) of a row and log(sum(exp(z - max))). A backward starts from these.
 template <class A> struct Softmax {
   A max = 0, log_sum = 0;
 };
@@ -65,7 +65,8 @@ template <class A> struct Softmax {
 template <class A> struct LossRows {
   explicit LossRows(const LossArgs &a);
   LossSample sample(int64_t b) const;
-  // Of row r of the sample, counted from its first. The label that counts for nothing is `classes`.
+  // The coefficients of row r of the sample, counted from its first row. Labels that do not count
+  // become `classes`.
   RowCoefficients<double, int64_t> row(const LossSample &sample, int64_t r) const;
 
   const LossArgs &args;
@@ -75,17 +76,17 @@ template <class A> struct LossRows {
   bool labels, mean, per_row;
   Spread spread = kNone;
   const int64_t *y = nullptr, *y_b = nullptr, *perm = nullptr;
-  std::vector<A> weight; // with a 0 behind the last, of no label; empty: none
+  std::vector<A> weight; // weight[classes] = 0, for labels that do not count; empty: none
   Lam lam;
   LossScales<double> scales;
-  bool undefined = false; // a mean over nothing that counts: NaN
+  bool undefined = false; // a mean over nothing: the loss is NaN
 
   const A *weights() const { return weight.empty() ? nullptr : weight.data(); }
 
 private:
   void read_labels();
   void check_labels(const char *name, const int64_t *labels) const;
-  // What the two terms and the z-loss are multiplied by under "mean".
+  // With reduction "mean": the factors of the two terms and of the z-loss.
   struct Means {
     double own = 1, other = 1, z = 1;
   };
@@ -118,7 +119,7 @@ LossRows<A>::LossRows(const LossArgs &a)
     spread = kTargets;
     target.emplace(a.target);
     target_b.emplace(a.target_b ? *a.target_b : a.target);
-    const double each = mean ? 1.0 / count : 1.0; // λ is in the targets
+    const double each = mean ? 1.0 / count : 1.0; // the blended targets contain λ
     scales = {0, 0, each, 0, a.z_loss * each};
     undefined = mean && count == 0;
   }
@@ -135,7 +136,7 @@ template <class A> void LossRows<A>::read_labels() {
 
 template <class A> void LossRows<A>::check_labels(const char *name, const int64_t *label) const {
   const auto n = static_cast<uint64_t>(classes);
-  bool bad = false; // found without a branch, so that the compiler makes vectors of it
+  bool bad = false; // no branch, so that the compiler vectorises the loop
   for (int64_t r = 0; r < count; ++r)
     bad |= label[r] != args.ignore_index && static_cast<uint64_t>(label[r]) >= n;
   for (int64_t r = 0; bad && r < count; ++r)
@@ -145,7 +146,7 @@ template <class A> void LossRows<A>::check_labels(const char *name, const int64_
 template <class A> typename LossRows<A>::Means LossRows<A>::label_means() {
   double own_div = 0, other_div = 0, joint_div = 0, z_div = 0;
   struct Divisor {
-    double weight, count; // of the labels that count, and how many these are
+    double weight, count; // sum of the weights, and number, of the labels that count
   };
   const auto divisor = [&](const int64_t *label, int64_t n) {
     int64_t counted = 0;
@@ -169,11 +170,11 @@ template <class A> typename LossRows<A>::Means LossRows<A>::label_means() {
     }
     own_div = other_div = joint_div;
   } else {
-    const Divisor own = divisor(y, count); // and a permutation has the same
+    const Divisor own = divisor(y, count); // permuted labels give the same
     add(lam.own(0), lam.other(0), own, y_b ? divisor(y_b, count) : own);
   }
   const auto invert = [](double d) { return d == 0 ? 0 : 1 / d; };
-  // A term with a zero coefficient is absent, its divisor too.
+  // A term with a zero coefficient is absent, and so is its divisor.
   undefined = lam.per_sample ? joint_div == 0
                              : (own_div == 0 && (count == 0 || lam.own(0) != 0)) ||
                                    (other_div == 0 && (count == 0 || lam.other(0) != 0));

@@ -1,11 +1,11 @@
-// What the two ways through a loss share: where a gradient goes, and the moves between memory, of
-// any dtype and strides, and scratch in the arithmetic A.
+// Shared by loss_along.h and loss_across.h: the destination of the gradient, and copies between
+// memory of any dtype and stride and scratch of type A.
 #pragma once
 #include "cpu/loss_rows.h"
 
 namespace mmix {
 
-// Where the rows of a gradient go; it may be the logits themselves.
+// The tensor to which the gradient is written. It may be the logits.
 struct GradientRows {
   explicit GradientRows(const Tensor &out, bool past_cache)
       : data(static_cast<char *>(out.mutable_data_ptr())), view(out), stream(past_cache) {}
@@ -17,7 +17,7 @@ struct GradientRows {
 
 template <class A> constexpr DType kArithmetic = sizeof(A) == 8 ? kDouble : kFloat;
 
-// dst[0..n) = the n elements at src that are `stride` apart.
+// dst[0..n) = n elements from src on, `stride` elements apart.
 template <class A>
 void gather(const LossKernels<A> &kernels, A *dst, const char *src, DType type, int64_t stride,
             int64_t n) {
@@ -28,7 +28,7 @@ void gather(const LossKernels<A> &kernels, A *dst, const char *src, DType type, 
   });
 }
 
-// The way back, each element rounded once.
+// The inverse of gather. Each element is rounded once.
 template <class A>
 void scatter(const LossKernels<A> &kernels, char *dst, DType type, int64_t stride, const A *src,
              int64_t n) {

@@ -1,4 +1,4 @@
-// mix and mix_ on strided CPU tensors: one walk along the cycles of perm serves both.
+// mix and mix_ on strided CPU tensors. Both use the same walk along the cycles of perm.
 #include "checks.h"
 #include "cpu/cycles.h"
 #include "cpu/tensors.h"
@@ -9,21 +9,23 @@
 namespace mmix {
 namespace {
 
-// Bytes of a row that are mixed before the next row's turn: own, other, the saved head and the rows
-// prefetched stay in the L2 cache, or, where columns are cut anyway, in the L1 cache.
+// Bytes of a row that are mixed before the walk goes to the next row. With kTileBytes, the own row,
+// its partner, the saved head and the prefetched rows stay in the L2 cache. With kSmallTileBytes,
+// used if columns are split among threads, they stay in the L1 cache.
 constexpr int64_t kTileBytes = 32768, kSmallTileBytes = 8192;
-// Rows saved where the visit of an in-place mix is cut.
+// An in-place mix splits the visit only if it saves at most this many bytes for each thread.
 constexpr int64_t kSavedPerThread = 65536;
-// Of rows shorter than a page, in which the hardware prefetches ahead, a thread that works in place
-// even pulls lines that the other is about to write.
+// In place, rows shorter than a page need more bytes for each thread: the hardware prefetcher runs
+// ahead within a page, so a thread pulls in cache lines that another is about to write.
 constexpr int64_t kNarrowRow = 4096, kNarrowBytesPerThread = 2 << 20;
-// How far before its own visit a row is prefetched, and the least and most rows that may be.
+// A row is prefetched kAheadBytes before its visit, but at least kLeastAhead and at most kMostAhead
+// rows before.
 constexpr int64_t kAheadBytes = 32768, kLeastAhead = 2, kMostAhead = 8;
-// A sample seen as runs of contiguous elements: offsets of the runs in x and out.
+// A sample as runs of contiguous elements, with the offsets of the runs in x and out.
 struct Layout {
   int64_t batch, x_stride, out_stride; // of the batch dimension
   int64_t run = 1;
-  std::vector<int64_t> sizes, x_strides, out_strides; // the outer dimensions, fastest first
+  std::vector<int64_t> sizes, x_strides, out_strides; // the other dimensions, smallest stride first
   int64_t runs = 1;
 
   Layout(const Tensor &x, const Tensor &out, int64_t dim)
@@ -63,9 +65,10 @@ struct Layout {
   }
 };
 
-// How the work is cut. Stretches of the visit are independent once the rows that another stretch
-// overwrites were saved, and tiles of columns are independent as they are. Whole rows read fastest,
-// so the visit is cut, and the columns only where the rows to save would be large.
+// How the work is split. Stretches of the visit (the order of rows in Cycles) are independent once
+// the rows that another stretch overwrites are saved. Tiles of columns are always independent.
+// Reading whole rows is fastest, so threads share the visit. They share the columns only if the
+// rows to save would be large.
 struct Schedule {
   Schedule(const Layout &l, int64_t elem, bool inplace) {
     const int64_t row = l.run * l.runs * elem, bytes = row * l.batch;
@@ -97,8 +100,9 @@ void walk(const Cycles &cycles, const Layout &l, int64_t elem, const char *src, 
   const auto cycle_at = [&](int64_t k) {
     return std::upper_bound(cycles.begin.begin(), cycles.begin.end(), k) - 1;
   };
-  // In place, a stretch ends by reading the first row of the next stretch, and may, inside a cycle
-  // that began before it, read that cycle's head: both are saved before any thread writes.
+  // In place, a stretch that ends inside a cycle reads the first row of the next stretch. A stretch
+  // that begins inside a cycle may read the head of that cycle. Both rows are saved before any
+  // thread writes.
   std::vector<char> saved(inplace ? plan.tiles * (parts - 1) * 2 * bytes : 0);
   const auto saved_row = [&](int64_t tile, int64_t part, bool head) {
     return saved.data() + ((tile * (parts - 1) + part - 1) * 2 + head) * bytes;
@@ -122,8 +126,8 @@ void walk(const Cycles &cycles, const Layout &l, int64_t elem, const char *src, 
     }
   }
   torch::stable::parallel_for(0, plan.tiles * parts, plan.grain, [&](int64_t begin, int64_t end) {
-    alignas(64) char buffer[kTileBytes]; // the head of a cycle that began here
-    // Copies of what the loop over rows needs, so that no call makes it read them again.
+    alignas(64) char buffer[kTileBytes]; // the head of a cycle that begins in this stretch
+    // Local copies, so that the loop over rows does not read them again after each call.
     const int64_t *const rows = cycles.row.get(), final = n - 1, ahead = plan.ahead;
     const int64_t x_step = l.x_stride * elem, out_step = l.out_stride * elem;
     for (int64_t unit = begin; unit < end; ++unit) {

@@ -1,5 +1,5 @@
-// mix_targets: soft targets written once, class-major within a sample as (B, C, d1, ...); and
-// mix_batch_, which mixes the activations too.
+// mix_targets writes soft targets once, as a contiguous (B, C, d1, ...) tensor. mix_batch_ also
+// mixes the activations.
 #include "checks.h"
 #include "cpu/tensors.h"
 #include <torch/csrc/stable/library.h>
@@ -7,10 +7,10 @@
 namespace mmix {
 namespace {
 
-// A thread should have at least this many entries to write.
+// A thread gets at least this many entries to write.
 constexpr int64_t kEntriesPerThread = 16384;
 
-// lam*a + (1-lam)*b in the arithmetic's dtype A; a zero coefficient's side is absent.
+// lam*a + (1-lam)*b, computed in A. A term with a coefficient of 0 is absent.
 template <class A> struct Blend {
   A own, other;
   A operator()(A a, A b) const {
@@ -27,7 +27,7 @@ template <class A, class T> struct TargetRows {
   double eps;
   T *out;
 
-  // Rows of labels: few entries differ from what two smoothed, label-free targets give.
+  // Targets from labels. All entries of a row are equal to `rest`, except those of its two labels.
   void from_labels(const int64_t *y, int64_t ignore_index) const {
     const A base = static_cast<A>(eps / classes), hot = static_cast<A>(1.0 - eps + eps / classes);
     each([&](const Blend<A> &blend, int64_t b) {
@@ -110,7 +110,7 @@ Tensor mix_targets(Tensor target, Tensor perm, Tensor lam_tensor, int64_t classe
 
 Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t classes, double eps,
                   int64_t ignore_index, ScalarType dtype) {
-  // The targets first: their value checks come before x is touched.
+  // The targets first: mix_targets checks the values before x is written.
   Tensor soft = mix_targets(target, perm, lam, classes, eps, ignore_index, dtype);
   mix_(x, perm, lam, 0);
   return soft;

@@ -1,4 +1,4 @@
-// What the CPU ops share: dtype numbers, λ, fresh buffers.
+// Shared by the CPU ops: dtypes, λ, new tensors, and the least work of a thread.
 #pragma once
 #include "cpu/kernels.h"
 #include <algorithm>
@@ -67,7 +67,8 @@ inline void write(void *p, DType type, int64_t i, double v) {
   });
 }
 
-// λ of each row, 0-dim or (B,), rounded to the arithmetic's dtype first, and 1-λ rounded in it.
+// λ and 1-λ of each row, from a 0-dim or (B,) tensor. λ is rounded to the dtype of the arithmetic
+// first, and 1-λ is computed in that dtype.
 struct Lam {
   Lam(const Tensor &lam, bool is_wide)
       : data(lam.const_data_ptr()), type(dtype_of(lam.scalar_type())), wide(is_wide),
@@ -90,11 +91,11 @@ struct Lam {
   DType type;
   bool wide, per_sample;
   int64_t stride;
-  double shared = 0, shared_other = 0; // both taken once: a row of few elements feels them
+  double shared = 0, shared_other = 0; // computed once: in short rows the cost matters
 };
 
-// Large blocks come straight from the kernel: asking for huge pages before the first write saves
-// most of the page faults, which otherwise cost more than the arithmetic.
+// The allocator takes large blocks directly from the operating system. Asking for huge pages before
+// the first write avoids most page faults, which would cost more than the arithmetic.
 inline void expect_writes(void *p, int64_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t kHuge = 2u << 20;
@@ -105,16 +106,16 @@ inline void expect_writes(void *p, int64_t bytes) {
 #endif
 }
 
-// A result from this size on is gone from the caches before it is read again: stored past them, it
-// costs no read of what it overwrites.
+// A result of at least this size leaves the caches before it is read again. Storing it past the
+// caches saves reading the cache lines that it overwrites.
 constexpr int64_t kStreamBytes = 16 << 20;
 
 inline bool streams(const Tensor &out) {
   return out.numel() * element_size(dtype_of(out.scalar_type())) >= kStreamBytes;
 }
 
-// An uninitialised contiguous CPU tensor, without the dispatcher: small losses feel its
-// microsecond.
+// An uninitialised contiguous CPU tensor, made without the dispatcher, which costs a microsecond.
+// That matters for small losses.
 inline Tensor fresh(const std::vector<int64_t> &sizes, ScalarType dtype) {
   std::vector<int64_t> strides(sizes.size());
   int64_t numel = 1;
@@ -139,13 +140,13 @@ inline Tensor fresh_like(const Tensor &x) {
   return out;
 }
 
-// Below this many bytes moved a second thread costs more than it brings.
+// If fewer bytes than this are moved for each thread, a second thread costs more than it saves.
 constexpr int64_t kBytesPerThread = 32768;
-// In place two threads share one tensor's lines, scattered rows each: below the size of an L2 cache
-// one thread that finds them all there is faster.
+// In place, two threads read and write scattered rows of one tensor, and so share its cache lines.
+// Below the size of an L2 cache, one thread is faster, because it finds all of them in its cache.
 constexpr int64_t kInPlaceBytesPerThread = 512 << 10;
 
-// mix.cpp; also a part of mix_batch_.
+// Defined in mix.cpp. mix_batch_ uses it too.
 void mix_(Tensor x, Tensor perm, Tensor lam, int64_t dim);
 
 } // namespace mmix

@@ -1,6 +1,6 @@
-// Mixed cross-entropy on the GPU: up to four launches a call, nothing read on the host.
-//   divisors (and scales)   what a mean divides by, from the labels alone
-//   rows or tiles           logits read once, statistics, losses, and the gradient in the same pass
+// Mixed cross-entropy on the GPU. A call takes up to four launches. Nothing is read on the host.
+//   divisors (and scales)   what a mean divides by, from labels, weights and λ
+//   rows or tiles           statistics, losses and, if wanted, the gradient, from the logits
 //   total                   the sum of the blocks' losses
 #include "cuda/cross_entropy_plan.h"
 #include "cuda/kernels/cross_entropy_mean.cuh"
@@ -118,14 +118,14 @@ template <class T> void rows(const OnDevice &device, const LossProblem &a, const
 
 bool has_clusters(const OnDevice &device) {
   if (device.attribute(cudaDevAttrClusterLaunch) == 0) return false;
-  // Code made at load time from the PTX of an older architecture has no cluster barrier in it.
+  // Code that the driver compiled from the PTX of an older architecture has no cluster barrier.
   cudaFuncAttributes made{};
   check_cuda(cudaFuncGetAttributes(&made, cross_entropy_rows<float, true, false>),
              "cudaFuncGetAttributes");
   return made.ptxVersion >= 90;
 }
 
-// Everything but the allocation of results; the loss is absent in a backward.
+// Plans and launches the kernels of a forward or a backward. loss is null in a backward.
 void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tensor *loss) {
   const bool summed = loss && !args.is_per_row(), counted = args.is_mean() && a.labels;
   const LossPlan plan =
@@ -156,7 +156,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
   for (int64_t d = 0; args.is_per_row() && d < logits.dim(); ++d)
     if (d != 1) shape.push_back(logits.size(d));
   LossProblem a = problem_of(args);
-  const bool with_gradient = upstream && *upstream == 1; // the loss has the same coefficients
+  const bool with_gradient = upstream && *upstream == 1; // loss and gradient share coefficients
   Tensor loss = torch::stable::new_empty(logits, shape, acc);
   Tensor stats = torch::stable::new_empty(logits, {a.rows, 2}, acc);
   Tensor gradient =
@@ -200,12 +200,13 @@ void cross_entropy_backward_(Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
   backward_into(logits, grad, stats, MMIX_LOSS_ARGS, false);
 }
 
-// The forward has written the gradient for an upstream of 1, as that of a mean or a sum most often
-// is: 2NC, and a backward then moves nothing. Any other upstream costs 2NC more (logits read again,
-// gradient written again), 4NC where 3NC would do if the gradient had waited, as it does with
-// inplace_backward. Which it will be is known on the GPU alone, after the forward: to wait for it
-// always would cost the usual call 3NC instead of 2NC, and to scale the 16-bit gradient that is
-// there, which moves as much as making it anew, would round it twice.
+// The forward wrote the gradient for an upstream gradient of 1, the most common one of a mean or a
+// sum. Then the forward moves 2NC elements (N rows, C classes: logits read, gradient written) and
+// the backward none. Any other upstream gradient costs 2NC more (logits read again, gradient
+// written again), 4NC in all. It would be 3NC if only the backward wrote the gradient, as with
+// inplace_backward. But the upstream gradient is known only on the GPU and after the forward.
+// Always waiting for it would cost the common case 3NC instead of 2NC. Scaling the 16-bit gradient
+// that exists would move as much as computing it again, and would round it twice.
 void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {
   backward_into(gradient, grad, stats, MMIX_LOSS_ARGS, true);
 }

@@ -1,5 +1,5 @@
-// How the rows of a loss are shared out: which kernel, how many lanes to a row and rows to a block.
-// No torch, no device: numbers in, numbers out.
+// Plans the launch of a loss: which kernel, how many lanes for each row, how many rows for each
+// block. It uses neither torch nor a device: its input and output are numbers.
 #pragma once
 #include "cuda/kernels/cross_entropy_rows.cuh"
 #include "cuda/kernels/cross_entropy_tiles.cuh"
@@ -7,18 +7,18 @@
 
 namespace mmix {
 
-// Below this, a row's unaligned ends weigh more than a detour through shared memory does.
+// Below this size, the unaligned ends of a row cost more than copying it through shared memory.
 constexpr int64_t kShortRow = 1024; // bytes
-// A tile of 8 rows of this many bytes leaves room for half of the threads an SM can have.
+// With tiles of 8 rows of this size, shared memory has room for half of the threads of an SM.
 constexpr int64_t kLongestInTile = 4096;
-constexpr int64_t kTileLaneBytes = 64; // of a row, to a lane, while a warp has lanes left
-constexpr int64_t kSector = 32;        // bytes that memory moves at a time,
-constexpr int64_t kLine = 128;         // and those that it likes to move
-constexpr int64_t kUsualDepth = 8;     // packs of 16 bytes to a lane, while a block has lanes left
-constexpr int kMostBlocks = 8;         // of a cluster, on any GPU that has clusters
+constexpr int64_t kTileLaneBytes = 64; // bytes of a row for each lane, up to 32 lanes
+constexpr int64_t kSector = 32;        // bytes, the least that memory moves at a time
+constexpr int64_t kLine = 128;         // bytes, a cache line
+constexpr int64_t kUsualDepth = 8; // packs of 16 bytes for each lane, up to the lanes of a block
+constexpr int kMostBlocks = 8;     // in a cluster, on any GPU that has clusters
 
 struct LossPlan {
-  bool general; // more than labels: a dense spread, softcap
+  bool general; // there is a dense spread or a softcap
   bool tiled, packed;
   TilesPlan tiles;
   RowsPlan rows;
@@ -27,7 +27,8 @@ struct LossPlan {
   size_t shared; // bytes
 };
 
-// Whether every row of the gradient is as far from 16-byte alignment as that row of the logits.
+// Whether the classes have stride 1, and each row of the gradient (if there is one) has the same
+// address modulo 16 bytes as that row of the logits.
 inline bool aligned_alike(const LossProblem &a, int64_t element) {
   const RowLayout &z = a.logits_at, &g = a.gradient_at;
   if (z.class_stride != 1) return false;
@@ -47,10 +48,10 @@ inline size_t tile_bytes(const LossProblem &a, const TilesPlan &t, int64_t eleme
     return tile_rows_bytes<Real>(t) + tile_spread_bytes<Real>(t, a.dense);
   };
   return (element == 8 ? beside(0.0) : beside(0.0f)) +
-         static_cast<size_t>(t.rows * t.pitch * element) + 16; // and the shift of kFlat
+         static_cast<size_t>(t.rows * t.pitch * element) + 16; // for the shift of kFlat
 }
 
-// `few(n)`: whether blocks of n rows would leave multiprocessors without work.
+// few(n): whether blocks of n rows are too few to give every multiprocessor work.
 template <class Few>
 void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, size_t shared,
                 const Few &few) {
@@ -59,14 +60,15 @@ void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, size_t sh
   t.gradient = tile_order(a.gradient_at, a.classes);
   const bool flat = t.logits == TileOrder::kFlat || t.gradient == TileOrder::kFlat;
   const bool near = t.logits == TileOrder::kRowsNear;
-  // Threads copy neighbouring rows: an odd pitch keeps them off one another's banks.
+  // Neighbouring threads copy neighbouring rows: an odd pitch avoids bank conflicts.
   t.pitch = near && !flat ? a.classes | 1 : a.classes;
   plan.threads = kTileThreads;
   t.lanes = 1;
   while (t.lanes < 32 && t.lanes * kTileLaneBytes < a.classes * element) t.lanes *= 2;
   while (plan.threads > 64 && few(plan.threads / t.lanes)) plan.threads /= 2;
   t.rows = static_cast<int>(plan.threads) / t.lanes;
-  // Of rows side by side a tile has a sector of each class, or a line while two blocks fit.
+  // With kRowsNear, a tile takes at least a sector of each class, or a cache line if two blocks
+  // then fit in shared memory.
   const auto too_narrow = [&] {
     const int64_t bytes = t.rows * element;
     return bytes < kSector || (bytes < kLine && 4 * tile_bytes(a, t, element) <= shared);
@@ -83,7 +85,7 @@ void plan_rows(LossPlan &plan, const LossProblem &a, int64_t element, int sms, i
   const auto piece = static_cast<int64_t>(piece_bytes(element, plan.packed, a.dense));
   const auto overhead =
       static_cast<int64_t>(element == 8 ? kRowsOverhead<double> : kRowsOverhead<float>);
-  int most = kRowThreads; // lanes, of which each can hold a piece
+  int most = kRowThreads; // the most lanes for which a piece each fits in shared memory
   while (most > 32 && overhead + most * piece > shared) most /= 2;
   int lanes = 32;
   while (lanes < most && lanes * kUsualDepth < packs) lanes *= 2;
@@ -109,9 +111,9 @@ void plan_rows(LossPlan &plan, const LossProblem &a, int64_t element, int sms, i
   plan.shared = static_cast<size_t>(overhead + plan.threads * piece * depth);
 }
 
-// `sms`: with fewer blocks than twice this, threads are moved from rows that share a block to more
-// blocks, and to more lanes a row. `shared`: the bytes a block may have. `clusters`: whether
-// blocks may share a row.
+// sms: the number of multiprocessors. If there are fewer than about 2*sms blocks, blocks get fewer
+// rows, and rows get more lanes. shared: the bytes of shared memory a block may have. clusters:
+// whether the blocks of a cluster may share a row.
 inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_t shared,
                           bool clusters) {
   LossPlan plan{};
@@ -121,8 +123,8 @@ inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_
   plan.packed = aligned_alike(a, element) && !(plan.general && element == 8);
   const auto few = [&](int64_t rows_a_block) { return a.rows < 2 * sms * rows_a_block; };
   plan_tiles(plan, a, element, static_cast<size_t>(shared), few);
-  // Where rows side by side fill a sector, they are better off in any tile that fits: alone, a row
-  // would be read a sector for every class.
+  // If neighbouring rows fill a sector, use tiles whenever a tile fits: a single row would be read
+  // one sector for every class.
   const bool near = plan.tiles.logits == TileOrder::kRowsNear &&
                     static_cast<int64_t>(a.logits_at.size[0].n) * element >= kSector;
   plan.tiled = row_bytes < kShortRow || (row_bytes <= kLongestInTile && !plan.packed) || near;

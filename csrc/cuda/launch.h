@@ -1,9 +1,8 @@
-// Between torch and the kernels: device, stream, pointers, dtype switch, checked launches. The only
-// block and grid heuristics of the library are in this folder's *_plan.h files, one per kernel
-// family.
+// Shared by the .cu files: device, stream, pointers, dtype switch, checked launches. The block and
+// grid heuristics are in the *_plan.h files of this folder, one for each kernel family.
 #pragma once
-// It lives in libtorch_cuda.so, which a CPU build of torch does not have: weak, so that the one
-// extension loads there too.
+// This function is in libtorch_cuda.so, which a CPU build of torch does not have. It is weak, so
+// that the extension loads there too.
 #pragma weak aoti_torch_get_current_cuda_stream
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -15,7 +14,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-// Declared by torch only where USE_CUDA is defined, which a CPU build is not.
+// torch declares it only if USE_CUDA is defined, which it is not in a CPU build.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void **stream);
 
 #ifndef MMIX_NAMESPACE
@@ -24,7 +23,7 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, voi
 #ifndef MMIX_DEVICE_KEY
 #define MMIX_DEVICE_KEY CUDA
 #endif
-#ifndef MMIX_DEVICE_POINTER // the emulator's register of what a kernel may touch
+#ifndef MMIX_DEVICE_POINTER // the emulator records what a kernel may access
 #define MMIX_DEVICE_POINTER(p, bytes, writable) (p)
 #endif
 
@@ -37,7 +36,8 @@ inline void check_cuda(cudaError_t error, const char *doing) {
   STD_TORCH_CHECK(error == cudaSuccess, doing, ": ", cudaGetErrorString(error));
 }
 
-// Makes the tensor's device the current one while it lives; knows torch's current stream there.
+// Makes the tensor's device the current one during its lifetime. Holds torch's current stream
+// there.
 class OnDevice {
 public:
   explicit OnDevice(const Tensor &t) : guard_(t.get_device_index()), device_(t.get_device_index()) {
@@ -45,7 +45,8 @@ public:
     STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == 0,
                     "no current CUDA stream");
     stream_ = static_cast<cudaStream_t>(stream);
-    // This library's own runtime, linked statically, may not have seen torch choose the device.
+    // This library has its own, statically linked CUDA runtime, which may not have seen torch
+    // choose the device.
     check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   }
   int attribute(cudaDeviceAttr what) const {
@@ -61,7 +62,7 @@ public:
   void launch(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared, A... args) const {
     launch_clusters(1, kernel, grid, block, shared, args...);
   }
-  // Every `cluster` neighbouring blocks run together.
+  // Groups every `cluster` neighbouring blocks into a cluster.
   template <class... P, class... A>
   void launch_clusters(unsigned cluster, void (*kernel)(P...), dim3 grid, unsigned block,
                        size_t shared, A... args) const {

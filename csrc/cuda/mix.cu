@@ -34,7 +34,7 @@ Kind kind_of(ScalarType type) {
   }
 }
 
-// The sample's dimensions, fastest first: the order in which columns are counted.
+// The dimensions of a sample, smallest stride first. Columns are counted in this order.
 std::vector<int64_t> sorted_dims(const Tensor &x, int64_t batch_dim) {
   std::vector<int64_t> dims;
   for (int64_t d = 0; d < x.dim(); ++d)
@@ -44,7 +44,8 @@ std::vector<int64_t> sorted_dims(const Tensor &x, int64_t batch_dim) {
   return dims;
 }
 
-// The sample's dimensions, merged where x and out allow; nothing if kMaxDims are too few.
+// The dimensions of a sample, merged where the strides of x and out allow. nullopt if more than
+// kMaxDims are left.
 std::optional<Columns> columns_of(const Tensor &x, const Tensor &out, int64_t dim) {
   const std::vector<int64_t> dims = sorted_dims(x, dim);
   Columns c{1, 1, 0, {}, {}, {}};
@@ -87,7 +88,7 @@ int checked_batch(int64_t batch) {
   return static_cast<int>(batch);
 }
 
-// Tables of a batch that is too large for shared memory: 8 bytes a row.
+// The tables of a batch that is too large for shared memory: 8 bytes for each row.
 struct Tables {
   Tensor next, start;
   Tables(const OnDevice &on, const Tensor &like, const int64_t *perm, int batch, bool adjoint,
@@ -152,13 +153,13 @@ BoxArgs box_args(const Tensor &x, const Tensor &box) {
   return b;
 }
 
-// What a launch does beside mixing, or instead of mixing whole samples.
+// Options of a launch: targets to write as well, or a box for CutMix.
 struct Extra {
-  const Targets *targets = nullptr; // in the same launch where the kernel can
-  const Tensor *box = nullptr;      // mix inside it only
+  const Targets *targets = nullptr; // in the same launch if the kernel can
+  const Tensor *box = nullptr;      // mix only inside it
 };
 
-// One launch for x; says whether the targets were in it.
+// Launches the mix of x. Returns whether the same launch wrote the targets too.
 template <class T>
 bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tensor &perm,
              const Tensor &lam, int64_t dim, bool adjoint, const Columns &columns,
@@ -270,7 +271,7 @@ Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t clas
                   int64_t ignore_index, ScalarType dtype) {
   const OnDevice on(x);
   Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
-  // One launch, unless there is float64 or the batch is too large for a slab.
+  // One launch if x takes the slab kernel and there is no float64.
   const bool any = targets.out.numel() > 0;
   const bool together = x.numel() > 0 && mix_into(x, x, perm, lam, 0, false,
                                                   {.targets = any ? &targets : nullptr}, on);

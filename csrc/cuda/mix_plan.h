@@ -1,5 +1,5 @@
-// How a mix is launched: which kernel, how wide its tiles are, how many blocks. The only place that
-// decides it; everything here is a function of shapes and of the device.
+// Plans the launch of a mix: which kernel, how wide its tiles are, how many blocks. This is decided
+// only here, by the layout of the tensors and the device.
 #pragma once
 #include "cuda/kernels/mix.cuh"
 #include <algorithm>
@@ -10,7 +10,7 @@ namespace mmix {
 
 struct Device {
   int multiprocessors;
-  int shared; // the most bytes a block may have
+  int shared; // the most bytes of shared memory a block may have
 };
 
 enum class Way { kSlab, kWalk, kStrided };
@@ -24,8 +24,9 @@ struct MixPlan {
   bool tables_in_block = true;
 };
 
-// A row's part should be at least this wide, or it reads sectors (32 bytes) that it shares with its
-// neighbours: the narrowest tile that keeps traffic within 1.3 (1.0 where rows start on sectors).
+// The narrowest tile in bytes. The ends of a tile share sectors (32 bytes) with the neighbouring
+// tiles, so narrower tiles read more than they use. At this width, traffic is at most 1.3 times the
+// least possible, and 1.0 if rows start on sectors.
 inline int narrowest_tile(int alignment) {
   return alignment % 32 == 0 ? 32 : alignment % 16 == 0 ? 128 : 512;
 }
@@ -36,7 +37,7 @@ inline unsigned at_most(int64_t wanted, int64_t limit) {
   return static_cast<unsigned>(std::clamp<int64_t>(wanted, 1, limit));
 }
 
-constexpr int kThreadsOfSM = 2048; // 1024 to 2048 by architecture; more blocks just wait
+constexpr int kThreadsOfSM = 2048; // 1024 to 2048, by architecture; excess blocks wait
 constexpr int kWidestTile = 512;   // bytes of a row: 32 lanes of 16 bytes
 
 // The shape of a problem, as far as a plan depends on it.
@@ -55,7 +56,7 @@ template <class T> struct MixShape {
   }
 };
 
-// The width of a slab's tile in bytes, 0 where none fits.
+// The width of a slab's tile in bytes, or 0 if none fits.
 template <class T> int slab_width(const MixShape<T> &s, const Device &device) {
   const int narrowest = std::min(s.widest(), narrowest_tile(s.alignment));
   const auto fitting = [&](int64_t limit) {
@@ -63,10 +64,12 @@ template <class T> int slab_width(const MixShape<T> &s, const Device &device) {
     while (bytes >= narrowest && s.slab_bytes(bytes) > limit) bytes /= 2;
     return bytes >= narrowest ? bytes : 0;
   };
-  // Two blocks of a multiprocessor overlap loads and stores; the device keeps 1 KiB for each.
+  // Two blocks on a multiprocessor overlap loads and stores. The device reserves 1 KiB for each
+  // block.
   int bytes = fitting((device.shared - 1024) / 2);
   if (bytes == 0) bytes = fitting(device.shared);
-  // A small tensor is spread over the device, down to a cache line of each row.
+  // With a small tensor, make tiles narrower, down to a cache line of each row, to give all
+  // multiprocessors work.
   while (bytes > std::max(narrowest, 128) && s.tiles(bytes) < 2 * device.multiprocessors)
     bytes /= 2;
   return bytes;
@@ -102,7 +105,7 @@ template <class T> MixPlan plan_walk(const MixShape<T> &s, const Device &device)
 
 template <class T> MixPlan plan_strided(const MixShape<T> &s, const Device &device) {
   MixPlan plan{Way::kStrided};
-  plan.cut = {(1 << 30) - 1}; // row 0 alone
+  plan.cut = {(1 << 30) - 1}; // only row 0
   plan.shared = 2 * table_bytes(s.batch);
   const int64_t columns = s.columns.run * s.columns.runs;
   plan.blocks =
@@ -122,7 +125,7 @@ template <class T> MixPlan plan_mix(const MixShape<T> &s, const Device &device) 
   return plan;
 }
 
-// Blocks for the targets, of `threads` threads.
+// The number of blocks, of `threads` threads each, that write the targets.
 inline unsigned plan_targets(const TargetArgs &a, unsigned threads, const Device &device) {
   const Lines lines(a);
   const int64_t units = a.batch * lines.per_row * lines.pieces, warps = threads / 32;

@@ -1,6 +1,6 @@
-// Blocks of a cluster (sm_90 and later) run at the same time: they can wait for one another and
-// read one another's shared memory. Compiled for older architectures the doors lead nowhere: the
-// host launches no cluster there.
+// Blocks of a cluster (sm_90 and later) run at the same time. They can wait for each other and read
+// each other's shared memory. On older architectures these functions do nothing: the host launches
+// no cluster there.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -10,7 +10,7 @@
 
 namespace mmix {
 
-// Every thread of every block of the cluster calls it; what was written before is seen after.
+// Every thread of every block of the cluster must call it. Writes before it are visible after it.
 __device__ __forceinline__ void cuda_cluster_barrier() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.release.aligned;\n\t"

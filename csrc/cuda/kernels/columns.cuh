@@ -1,4 +1,5 @@
-// A sample as columns: runs of contiguous elements, reached through the outer dimensions.
+// The columns of a sample: runs of contiguous elements. The other dimensions give the offset of
+// each run.
 #pragma once
 #include <cstdint>
 #include <cuda_runtime.h>
@@ -8,8 +9,8 @@ namespace mmix {
 constexpr int kMaxDims = 8;
 
 struct Columns {
-  int64_t run, runs; // elements of a run; runs
-  int dims;          // the outer dimensions, fastest first
+  int64_t run, runs; // elements of a run; number of runs
+  int dims;          // the other dimensions, smallest stride first
   int64_t size[kMaxDims], x_stride[kMaxDims], out_stride[kMaxDims];
 };
 
@@ -29,7 +30,7 @@ __device__ __forceinline__ Offsets run_offsets(const Columns &c, int64_t run) {
   return o;
 }
 
-// Tiles of `width` columns, counted run by run.
+// The number of tiles of `width` columns. A tile lies within one run.
 __host__ __device__ inline int64_t tile_count(const Columns &c, int width) {
   return (c.run + width - 1) / width * c.runs;
 }

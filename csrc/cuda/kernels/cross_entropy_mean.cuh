@@ -1,5 +1,5 @@
-// The two ends of a reduced loss: what a mean divides by, before the rows; the sum of the blocks'
-// losses, after them. Both in a fixed order, in float64, and never on the host.
+// The launches before and after the rows of a reduced loss: what a mean divides by, and the sum of
+// the blocks' losses. Both sum on the device, in float64 and in a fixed order.
 #pragma once
 #include "cuda/kernels/cross_entropy_sums.cuh"
 
@@ -7,11 +7,11 @@ namespace mmix {
 
 constexpr int kMeanThreads = 256;
 
-// Sums over rows, from which all divisors follow.
+// Sums over rows, which give all divisors.
 struct MeanSums {
-  double own = 0, other = 0;       // class weights of the labels that count
-  double joint = 0, joint_z = 0;   // weighted by lam as well; without class weights
-  static constexpr int kCount = 4; // as an array, where blocks hand them on
+  double own = 0, other = 0;       // sums of the class weights of the labels that count
+  double joint = 0, joint_z = 0;   // also times λ or 1-λ; joint_z without class weights
+  static constexpr int kCount = 4; // as an array in global memory
 };
 
 template <class Real> MMIX_DEVICE void add_row(MeanSums &sums, const LossProblem &a, int64_t r) {
@@ -40,7 +40,7 @@ MMIX_DEVICE void write_scales(const LossProblem &a, const MeanSums &sums, double
   const bool per_sample = a.lam_per_sample;
   const double own = per_sample ? sums.joint : sums.own, other = per_sample ? own : sums.other;
   const auto inverse = [](double d) { return d == 0 ? 0 : 1 / d; };
-  // A term with a zero coefficient is absent, its divisor too.
+  // A term with a zero coefficient is absent, and so is its divisor.
   bool nothing = a.rows == 0;
   if (!nothing && per_sample)
     nothing = own == 0;
@@ -54,7 +54,8 @@ MMIX_DEVICE void write_scales(const LossProblem &a, const MeanSums &sums, double
   store(scales + MeanScales::kAdded, nothing ? static_cast<double>(NAN) : 0.0);
 }
 
-// One block writes the scales; several write their sums for cross_entropy_scales.
+// If there is one block, it writes the scales. Several blocks write their sums, for
+// cross_entropy_scales.
 template <class Real>
 __global__ void __launch_bounds__(kMeanThreads)
     cross_entropy_divisors(const __grid_constant__ LossProblem a, double *out) {
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kMeanThreads)
   if (threadIdx.x == 0) write_scales<Real>(a, sums, scales);
 }
 
-// scales: null, or those of the mean.
+// scales: those of the mean, or null.
 template <class Real>
 __global__ void __launch_bounds__(kMeanThreads)
     cross_entropy_total(const double *partial, int64_t count, const double *scales, Real *loss) {

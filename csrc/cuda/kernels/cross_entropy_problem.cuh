@@ -1,6 +1,5 @@
-// One mixed cross-entropy as numbers and device pointers, and the coefficients with which one row
-// of it is linear: loss = sum_c t_c*(lse - z_c) + z_coef*lse^2, t = spread (dense) + hot (two
-// labels).
+// One mixed cross-entropy as numbers and device pointers, and the coefficients of each row: loss =
+// sum_c t_c*(lse - z_c) + z_coef*lse^2, with t = spread (all classes) + hot (the two labels).
 #pragma once
 #include "cuda/kernels/memory.cuh"
 #include <cmath>
@@ -13,7 +12,8 @@
 
 namespace mmix {
 
-// 16 bytes from global into shared memory, for the calling thread alone, after wait_for_loads().
+// Copies 16 bytes from global to shared memory. After wait_for_loads() the calling thread may read
+// them. Other threads also need a barrier.
 template <class T> MMIX_DEVICE void load_async(T *shared, const T *global) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -28,22 +28,22 @@ MMIX_DEVICE void wait_for_loads() {
 #endif
 }
 
-// Division by a number that the host knows, without the long code of a 64-bit division.
+// Division by a number known on the host, without the long code of a 64-bit division.
 struct Divisor {
   uint64_t n = 1, inverse = ~uint64_t{0}; // floor((2^64 - 1) / n)
   MMIX_DEVICE int64_t quotient(int64_t x) const {
-    const uint64_t q = __umul64hi(x, inverse); // right, or one too small
+    const uint64_t q = __umul64hi(x, inverse); // exact, or one too small
     return static_cast<int64_t>(q + (x - q * n >= n));
   }
 };
 
-inline Divisor divisor(int64_t n) { // an empty tensor is never divided
+inline Divisor divisor(int64_t n) { // n is 0 only in an empty tensor: never used
   const uint64_t by = n > 0 ? static_cast<uint64_t>(n) : 1;
   return {by, ~uint64_t{0} / by};
 }
 
-// Where the rows of a (B, C, d1, ...) tensor are, in elements: every dimension but the classes,
-// innermost first, neighbours merged where memory allows.
+// The offsets of the rows of a (B, C, d1, ...) tensor, in elements. Holds all dimensions except the
+// classes, innermost first. Adjacent dimensions are merged if their strides allow.
 struct RowLayout {
   static constexpr int kMaxDims = 8;
   Divisor size[kMaxDims];
@@ -61,13 +61,14 @@ struct RowLayout {
   }
 };
 
-// Floats whose dtype is known at run time only: float targets and class weights.
+// Floating-point values whose dtype is known only at run time: float targets and class weights.
 struct Values {
   enum Type { kHalf, kBFloat16, kFloat, kDouble };
   const void *data; // null: there are none
   Type type;
   RowLayout at;
-  // f(typed pointer): asked once for a whole row, so that no loop over classes asks.
+  // Calls f with a typed pointer. Loops over classes are inside f, so that the switch runs once for
+  // a row.
   template <class F> MMIX_DEVICE void typed(F f) const {
     switch (type) {
     case kHalf:
@@ -87,56 +88,57 @@ struct Values {
   }
 };
 
-// What the spread of t is made of, in this order: weight*(base + own*target + other*target_b).
+// The terms of the spread, in the order in which they are applied: weight*(base + own*target +
+// other*target_b).
 enum Term { kTarget, kTargetB, kWeight, kTerms };
 
 struct LossProblem {
   int64_t rows, inner, batch; // rows = batch*inner
   Divisor by_inner;
   int classes;
-  bool dense; // the spread differs from class to class: float targets, or weights and smoothing
+  bool dense; // the spread differs from class to class: float targets, or weights with smoothing
   int64_t ignore_index;
-  double smoothing, even_share;            // label smoothing, and what it gives each class of it
+  double smoothing, even_share;            // label smoothing, and smoothing/classes
   double z_loss, softcap, inverse_softcap; // softcap 0: none
   const void *logits;
   RowLayout logits_at;
-  void *gradient; // null: not asked for; may be the logits
+  void *gradient; // null: not wanted; may be the logits
   RowLayout gradient_at;
-  const int64_t *labels, *labels_b, *perm; // labels null: float targets; labels_b or perm
-  Values terms[kTerms];                    // without a weight: ones
-  const void *lam; // in the arithmetic's dtype, as upstream, stats and loss are
+  const int64_t *labels, *labels_b, *perm; // labels null: float targets; partner: labels_b or perm
+  Values terms[kTerms];                    // no weight: all weights are 1
+  const void *lam; // in the arithmetic's dtype, like upstream, stats and loss
   int64_t lam_stride;
   bool lam_per_sample;
-  const double *scales;           // what "mean" divides by, see MeanScales; null: constant_scale
+  const double *scales;           // factors of "mean", see MeanScales; null: constant_scale
   double constant_scale;          // 1, or 1/rows
-  const void *upstream;           // d(result)/d(loss), one or one a row; null: 1
-  bool upstream_per_row, rescale; // rescale: rows whose upstream is 1 are right already
-  void *stats;                    // (rows, 2): max and log of the sum of exponentials
+  const void *upstream;           // upstream gradient, one, or one for each row; null: 1
+  bool upstream_per_row, rescale; // rescale: rows with an upstream of 1 are already right
+  void *stats;                    // (rows, 2): max(z) and log(sum(exp(z - max)))
   bool from_stats;
-  void *loss;      // one a row, or null where they are summed:
-  double *partial; // one sum a block; both null in a backward
+  void *loss;      // one for each row; null if they are summed
+  double *partial; // one sum for each block; loss and partial are null in a backward
 };
 
-// The inverse divisors of the mean, and what is added to the loss: NaN for a mean over nothing.
+// The inverse divisors of the mean. kAdded is added to the loss: 0, or NaN for a mean over nothing.
 struct MeanScales {
   enum { kOwn, kOther, kZLoss, kAdded, kCount };
 };
 
 template <class Real> struct LossRow {
   Real hot_own, hot_other, base, z_coef;
-  Real coef[kTerms];  // of the terms; 0: absent, and not read
+  Real coef[kTerms];  // of each term; 0: the term is absent and not read
   int y_own, y_other; // -1: no such label counts
-  int64_t at[kTerms]; // where the row begins in each of them
-  bool live, keep;    // not live: adds 0, gradient 0; keep: its gradient is right already
+  int64_t at[kTerms]; // offset of the row in each term
+  bool live, keep;    // not live: loss and gradient 0; keep: the gradient is already right
   MMIX_DEVICE bool has_label_in(int first, int count) const {
-    const unsigned n = static_cast<unsigned>(count); // a label of -1 is in no range
+    const unsigned n = static_cast<unsigned>(count); // -1 is in no range
     return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
   }
-  // The sum of t over the classes, where its dense part is the same for all of them.
+  // The sum of t over the classes, if the spread is the same for all of them.
   MMIX_DEVICE Real mass(int classes) const { return hot_own + hot_other + base * Real(classes); }
 };
 
-// The labels of row r. A bad perm entry or label makes the row bad, and no address of it.
+// The labels of row r. An invalid perm entry or label sets `bad`, and is never used as an address.
 struct LabelPair {
   int64_t own, other;
   bool own_counts, other_counts, bad;
@@ -183,7 +185,7 @@ template <class Real> MMIX_DEVICE Real scale_of(const LossProblem &a, int which)
   return Real(a.scales ? load(a.scales + which) : a.constant_scale);
 }
 
-// The upstream gradient scales every coefficient, so that one rounding is left.
+// The upstream gradient multiplies every coefficient, so that each entry is rounded once.
 template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r) {
   LossRow<Real> row{};
   row.y_own = row.y_other = -1;
@@ -224,7 +226,7 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
   row.keep = a.rescale && g == 1;
   if (a.z_loss != 0)
     row.z_coef = g * counted * Real(a.z_loss) * scale_of<Real>(a, MeanScales::kZLoss);
-  // NaN here makes NaN of the loss and of every entry of the gradient.
+  // A z_coef of NaN makes the loss and every entry of the gradient NaN.
   if (bad) row.z_coef = Real(NAN);
   return row;
 }

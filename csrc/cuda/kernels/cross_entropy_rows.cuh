@@ -1,29 +1,30 @@
-// Rows of classes kept on chip: a group of lanes, from a warp to a cluster of blocks, owns a row,
-// reads it once into shared memory, and writes its gradient from there. Each lane comes back to
-// the logits that it brought itself, so that no barrier stands between; the spread of t, where it
-// is dense, is brought by all lanes together (see cross_entropy_spread.cuh). A row longer than the
-// group's share of shared memory is read in segments, twice but for the last, which is still held
-// when the sums are known.
+// Rows kept in shared memory. A group of lanes, from a warp to a cluster of blocks, owns a row. It
+// reads the row into shared memory once, and computes and writes the gradient from there. Each lane
+// uses only the logits that it loaded itself, so no barrier is needed. A dense spread is loaded by
+// all lanes together (see cross_entropy_spread.cuh). A row longer than the group's share of shared
+// memory is read in segments. Each segment is read twice, except the last, which is still held when
+// the sums are known.
 #pragma once
 #include "cuda/kernels/cross_entropy_sums.cuh"
 
 namespace mmix {
 
-constexpr int kRowThreads = 1024; // one block of them to an SM may take 64 registers a thread
+constexpr int kRowThreads = 1024; // with one such block on an SM, 64 registers for each thread
 
-// How a launch divides rows: `lanes` threads of a block to a row, a power of two of warps, or all
-// threads of `cluster` blocks; each holds `depth` pieces of each of the row's segments.
+// How a launch divides rows. A row belongs to `lanes` threads of a block (a power of two, at least
+// a warp) or, if cluster > 1, to all threads of `cluster` blocks. Each thread holds `depth` pieces
+// of a segment.
 struct RowsPlan {
   int lanes, cluster, depth, segments;
 };
 
-// One lane's part of a row. Packed: pieces are 16 bytes of neighbouring classes, from the first
-// aligned address on; the few classes before and after go one to a lane, into `edge`. Not packed,
+// One lane's part of a row. Packed: a piece is 16 aligned bytes of consecutive classes. The few
+// classes before the first and after the last piece go to `edge`, one for each lane. Not packed,
 // for any stride or alignment: a piece is one class. Neighbouring lanes have neighbouring pieces.
 template <class T, bool kPacked, bool kGeneral> struct RowPart {
   using Real = Acc<T>;
   static constexpr int kWidth = kPacked ? Vec<T>::kCount : 1;
-  // exp in float64 makes long code of a class: there, a loop.
+  // exp in float64 is long code for each class. So float64 has a loop that is not unrolled.
   static constexpr int kUnroll = sizeof(T) == 8 ? 1 : kWidth;
   struct alignas(kWidth * sizeof(T)) Piece {
     T at[kWidth];
@@ -36,7 +37,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   const RowsPlan &plan;
   const T *z;
   Piece *held;    // this lane's pieces, blockDim.x apart
-  Spread *spread; // of the pieces of this block's lanes, in the order of their classes
+  Spread *spread; // of this row's pieces in this block, in the order of their classes
   int lane, lanes, head = 0, pieces = 0, edge_class = -1;
   T edge[1];
   Real edge_spread[1];
@@ -61,7 +62,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     }
   }
 
-  // f(its first class, slot, spread) for this lane's pieces of a segment
+  // Calls f(first class, slot, spread) for this lane's pieces of a segment.
   template <class F> MMIX_DEVICE void each_piece(int segment, F f) const {
     int piece = segment * plan.depth * lanes + lane;
     Piece *slot = held;
@@ -74,13 +75,13 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     }
   }
 
-  // f(first class, values, their spread) for the pieces, and the edge with the first segment
+  // Calls f(first class, values, spread) for each piece, and for the edge with the first segment.
   template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
     each_piece(segment, [&](int first, Piece *slot, const Spread *t) {
       if constexpr (kUnroll == 1) {
         const auto of = [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; };
         f(first, slot->at, of);
-      } else { // one access to shared memory for all
+      } else { // one access to shared memory for the piece
         Piece piece = *slot;
         Spread some;
         if (kGeneral && a.dense)
@@ -105,10 +106,12 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     });
   }
 
-  // The spread of a segment, all lanes of the row together. Every thread of the block calls it.
+  // Loads the spread of a segment, with all lanes of the row. Every thread of the block must call
+  // it.
   MMIX_DEVICE void read_spread(int segment, const LossRow<Real> &row) {
     if (!kGeneral || !a.dense) return;
-    // Where blocks share the row, each has runs of it, else all of the segment.
+    // If several blocks share the row, each has one run of pieces for each k < depth. Else the
+    // block has the whole segment.
     const int runs = plan.cluster == 1 ? 1 : plan.depth;
     const int run_pieces = plan.cluster == 1 ? plan.depth * plan.lanes : plan.lanes;
     const ThreadGroup group{static_cast<int>(threadIdx.x % plan.lanes), plan.lanes};
@@ -120,7 +123,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       }
     });
   }
-  // For the whole row; when rows[] is complete.
+  // Loads the spread of the edge, once for the row. rows[] must be complete.
   MMIX_DEVICE void read_edge_spread(const LossRow<Real> &row) {
     edge_spread[0] = row.base;
     if (kGeneral && a.dense && edge_class >= 0) edge_spread[0] = mmix::spread(a, row, edge_class);
@@ -175,8 +178,8 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     }
   }
 
-  // The gradient takes the logits' place on chip, then goes out to `gradient`, where its row
-  // begins.
+  // Computes the gradient of a segment from the logits held, and writes it to global memory.
+  // `gradient` points to the first class of the row.
   MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
                                   const RowGradient<Real> &gradient_of, T *gradient) {
     each(segment, row, [&](int first, auto &v, auto t) {
@@ -196,7 +199,8 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   }
 };
 
-// Shared memory: what the block's rows have in common, and each lane's pieces.
+// Shared memory: kRowsOverhead for the losses, LossRows and RowSums of the block, then the pieces
+// of each lane and their spread.
 template <class Real>
 constexpr size_t kRowsOverhead =
     sizeof(double) * 32 + sizeof(LossRow<Real>) * 32 + sizeof(RowSums<Real>) * 33;
@@ -218,18 +222,18 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   const int group = threadIdx.x / plan.lanes, groups = blockDim.x / plan.lanes;
   const int64_t first = static_cast<int64_t>(blockIdx.x / plan.cluster) * groups, r = first + group;
   Part part(a, plan, r, reinterpret_cast<typename Part::Piece *>(warps + 33));
-  part.read(0); // in flight while the labels are looked up
+  part.read(0); // in flight while loss_row reads the labels
   for (int i = threadIdx.x; i < groups; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
   __syncthreads(); // rows[] is complete
   const LossRow<Real> &row = rows[group];
   part.read_edge_spread(row);
 
-  // All segments for the sums, then all for the gradient, from the one held on backwards: in one
-  // loop, so that the long code that brings a segment is there once. The mass of a dense spread is
-  // a sum over the classes, in a backward too.
+  // First all segments for the sums, then all for the gradient, from the held one backwards. Both
+  // are one loop, so that the long code that loads a segment exists once. With a dense spread, a
+  // backward needs the sums too: the mass is a sum over the classes.
   const bool dense = kGeneral && a.dense;
   int held = 0;
-  RowSums<Real> sums; // then, in the same registers, what the gradient follows from
+  RowSums<Real> sums; // later, in the same registers: max, log2_sum and p of RowGradient
   T *gradient = static_cast<T *>(a.gradient);
 #pragma unroll 1
   for (bool summing = dense || !a.from_stats;; summing = false) {

@@ -1,14 +1,14 @@
-// The spread of t, t less its labels' own entries, of rows whose classes differ in it. It is
-// brought into shared memory in the arithmetic's dtype: each float target, partner's target and
-// class weight is read once, 16 bytes at a time, from wherever its own row is aligned, and its
-// dtype is asked for once a row.
+// The spread (t without the labels' own entries) of rows in which it differs from class to class.
+// It is computed in shared memory, in the arithmetic's dtype. Each float target, partner's target
+// and class weight is read once for each row, in 16-byte vectors if possible, at the alignment of
+// its own row. The switch on its dtype runs once for each row.
 #pragma once
 #include "cuda/kernels/cross_entropy_problem.cuh"
 #include "cuda/kernels/tile.cuh"
 
 namespace mmix {
 
-// How a term enters the spread. A class weight of 0 makes its class absent.
+// Adds one term to the spread. A class weight of 0 makes the spread of its class 0.
 template <class Real> struct TermStep {
   Real base, coef;
   bool first, weighs;
@@ -21,8 +21,8 @@ template <class Real> struct TermStep {
   }
 };
 
-// t[0..N) after one more term, 16 bytes of shared memory at a time where t is aligned: one by one,
-// the lanes of a warp would meet in the same banks.
+// Adds one term to t[0..N), 16 bytes of shared memory at a time if t is aligned. With single
+// elements, the lanes of a warp would have bank conflicts.
 template <class Real, class V, int N>
 MMIX_DEVICE void take(Real *t, const V (&v)[N], const TermStep<Real> &step) {
   constexpr int kWidth = Vec<Real>::kCount;
@@ -42,13 +42,13 @@ MMIX_DEVICE void take(Real *t, const V (&v)[N], const TermStep<Real> &step) {
   for (int i = 0; i < N; ++i) t[i] = step(t[i], static_cast<Real>(widen(v[i])));
 }
 
-// Whether n values from p on are read by vectors: not where a warp has a lane for each, since the
-// ends before and after the vectors would take one more access.
+// Whether n values from p on are read in vectors. Not if a warp has a lane for each value, unless
+// whole vectors cover them: the elements before and after the vectors would take one more access.
 template <class V> MMIX_DEVICE bool wide(const V *p, int n) {
   return n > 32 || (misalignment(p) == 0 && n % Vec<V>::kCount == 0);
 }
 
-// One term of a row, for its n classes from `first` on: t[0..n) in shared memory.
+// Adds one term of a row to t[0..n) in shared memory, for the n classes from `first` on.
 template <class Real>
 MMIX_DEVICE void spread_term(const LossProblem &a, const LossRow<Real> &row, int term, int first,
                              int n, Real *t, ThreadGroup group) {
@@ -80,13 +80,14 @@ MMIX_DEVICE void spread_term(const LossProblem &a, const LossRow<Real> &row, int
   });
 }
 
-// f(term) for each that there is, with barriers between: a term may reach t by other threads than
-// the one before it. Every thread of the block calls it; t is complete after it.
+// Calls f(term) for each term that exists, with barriers between: another thread may have written
+// an element of t for the term before. Every thread of the block must call it. Afterwards t is
+// complete.
 template <class F> MMIX_DEVICE void each_term(const LossProblem &a, F f) {
-#pragma unroll 1 // the code for every dtype once
+#pragma unroll 1 // keeps one copy of the code for every dtype
   for (int term = 0; term < kTerms; ++term) {
     if (a.terms[term].data == nullptr) continue;
-    __syncthreads(); // the terms before are in t, and who read t is done with it
+    __syncthreads(); // t has the terms before, and its earlier readers are done
     f(term);
   }
   __syncthreads(); // t is complete
@@ -96,7 +97,7 @@ template <class F> MMIX_DEVICE void each_term(const LossProblem &a, F f) {
 template <class Real>
 MMIX_DEVICE Real spread(const LossProblem &a, const LossRow<Real> &row, int c) {
   Real t = row.base;
-#pragma unroll 1 // the code for every dtype once
+#pragma unroll 1 // keeps one copy of the code for every dtype
   for (int term = 0; term < kTerms; ++term) {
     const Values &values = a.terms[term];
     const TermStep<Real> step(a, row, term);

@@ -1,7 +1,7 @@
-// Short rows, of any layout: a block brings a tile of rows into shared memory (and the spread of t
-// beside it, where that is dense), a few lanes of a warp own each row there, and the gradient takes
-// the logits' place before the tile is written out.
-// So memory is read and written in order even where a row has 10 classes, or classes lie far apart.
+// Short rows, of any layout. A block loads a tile of rows into shared memory, and next to it the
+// spread if that is dense. A few lanes of a warp own each row there. The gradient replaces the
+// logits in shared memory, and then the tile is written out. So memory is read and written in order
+// even if a row has 10 classes or the classes are far apart.
 #pragma once
 #include "cuda/kernels/cross_entropy_sums.cuh"
 
@@ -9,8 +9,9 @@ namespace mmix {
 
 constexpr int kTileThreads = 256;
 
-// How a tile lies in a tensor. kFlat: rows without gaps, so that the tile is one piece of memory.
-// kRowsNear: neighbouring rows are nearer than neighbouring classes, as in (B, C, d1, ...).
+// The layout of a tile in a tensor. kFlat: rows without gaps, so that the tile is one piece of
+// memory. kRowsNear: the stride from row to row is smaller than from class to class, as in (B, C,
+// d1, ...). kClassesNear: all others.
 enum class TileOrder { kFlat, kClassesNear, kRowsNear };
 
 __host__ MMIX_DEVICE TileOrder tile_order(const RowLayout &at, int classes) {
@@ -21,7 +22,7 @@ __host__ MMIX_DEVICE TileOrder tile_order(const RowLayout &at, int classes) {
 
 struct TilesPlan {
   int lanes, rows; // lanes*rows threads; powers of two
-  int pitch;       // from row to row in shared memory; `classes` where a tile is kFlat
+  int pitch;       // stride from row to row in shared memory; `classes` for kFlat
   TileOrder logits, gradient;
 };
 
@@ -41,7 +42,8 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
     constexpr int kWidth = Vec<T>::kCount;
     const int count = rows * classes;
     global += first * classes;
-    // Shared memory is as far from alignment as the logits are, not always the gradient.
+    // The tile in shared memory has the misalignment of the logits. The gradient may have another
+    // one.
     const bool packed = misalignment(global) == misalignment(shared);
     const int head = packed ? min(count, (kWidth - misalignment(global)) % kWidth) : count;
     const int packs = (count - head) / kWidth, tail = head + packs * kWidth;
@@ -64,8 +66,8 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
     copy(row_at + c * layout.class_stride, i * plan.pitch + c);
 }
 
-// Lanes to a row that read it in as few accesses as can be: one for each vector, or for each class
-// of its two ends.
+// The number of lanes that reads a row in the fewest accesses: one for each vector, or one for each
+// class of its two ends.
 MMIX_DEVICE int lanes_for(int classes, int width) {
   const int most = max(classes / width, 2 * (width - 1));
   int lanes = 1;
@@ -73,14 +75,14 @@ MMIX_DEVICE int lanes_for(int classes, int width) {
   return lanes;
 }
 
-// The spread of a tile's rows. Every thread of the block calls it.
+// Loads the spread of the tile's rows. Every thread of the block must call it.
 template <class Real>
 MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, int count, Real *t,
                              const TilesPlan &plan) {
   each_term(a, [&](int term) {
     const Values &values = a.terms[term];
     const int tid = threadIdx.x, threads = blockDim.x;
-    int i = tid % plan.rows, step = plan.rows; // rows side by side: one to a thread
+    int i = tid % plan.rows, step = plan.rows; // kRowsNear: threads run along rows
     ThreadGroup group{tid / plan.rows, plan.lanes};
     if (tile_order(values.at, a.classes) != TileOrder::kRowsNear) {
       int width = 1; // of an access, in classes
@@ -97,9 +99,9 @@ MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, in
   });
 }
 
-// Shared memory: the block's losses, its rows, the spread where it is dense, the logits.
+// Shared memory: the block's losses, its LossRows, the spread if it is dense, the logits.
 template <class Real> __host__ MMIX_DEVICE size_t tile_rows_bytes(const TilesPlan &plan) {
-  static_assert(sizeof(LossRow<Real>) * 2 % 16 == 0); // there are 2 rows at least
+  static_assert(sizeof(LossRow<Real>) * 2 % 16 == 0); // there are at least 2 rows
   return sizeof(double) * 32 + plan.rows * sizeof(LossRow<Real>);
 }
 template <class Real>

@@ -1,13 +1,14 @@
-// CutMix in place: a row is mixed inside its own box only. Pixels are columns, so this is the walk
-// of mix_strided by one thread for each pixel, which leaves alone what the boxes do not cover.
+// CutMix in place: a row is mixed only inside its box. Each element of a sample is a column, so
+// this is the walk of mix_strided, by one thread for each column. Elements outside the boxes are
+// not written.
 #pragma once
 #include "cuda/kernels/mix.cuh"
 
 namespace mmix {
 
 struct BoxArgs {
-  const int64_t *box; // top, bottom, left, right; the ends not included
-  int64_t stride;     // 4 where each row has its own, 0 where one serves all
+  const int64_t *box; // top, bottom, left, right; bottom and right are exclusive
+  int64_t stride;     // 4: one box for each row; 0: one box for all rows
   // Column c of a sample is the pixel (c / y_every % height, c / x_every % width).
   int64_t y_every, height, x_every, width;
 };

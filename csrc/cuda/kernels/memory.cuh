@@ -1,6 +1,7 @@
-// The doors to memory for every kernel, and the element types. No torch header: nvcc compiles the
-// kernels for a GPU, g++ for the emulator of tests/cuda_emulation, which checks and counts every
-// access that goes through load() and store(). Kernels reach global memory in no other way.
+// The memory accesses of all kernels, and the element types. Includes no torch header: nvcc
+// compiles the kernels for a GPU, g++ for the emulator of tests/cuda_emulation. The emulator checks
+// and counts every access that goes through load() and store(). Kernels access global memory only
+// through these, except for atomics and the PTX of store_vec() and load_async().
 #pragma once
 #include <cstdint>
 #include <cuda_bf16.h>
@@ -28,7 +29,7 @@ template <class T> __device__ __forceinline__ T *dynamic_shared() { return MMIX_
 template <class T> __device__ __forceinline__ T load(const T *p) { return *MMIX_GLOBAL_READ(p); }
 template <class T> __device__ __forceinline__ void store(T *p, T v) { *MMIX_GLOBAL_WRITE(p) = v; }
 
-// The dtype of the arithmetic: float32, and float64 for float64.
+// The type of the arithmetic: double for double, else float.
 template <class T> struct AccOf {
   using type = float;
 };
@@ -69,7 +70,7 @@ template <class T> __device__ __forceinline__ Vec<T> load_vec(const T *p) {
 template <class T> __device__ __forceinline__ void store_vec(T *p, Vec<T> v) {
 #ifdef MMIX_EMULATED
   store(reinterpret_cast<uint4 *>(p), v.raw);
-#else // said in PTX, since nvcc takes a vector apart whose elements come from different branches
+#else // PTX, because nvcc splits the store of a vector whose elements come from different branches
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
                "r"(v.raw.x), "r"(v.raw.y), "r"(v.raw.z), "r"(v.raw.w)
                : "memory");

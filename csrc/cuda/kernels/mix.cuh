@@ -1,11 +1,11 @@
 // out[i] = own[i]*x[i] + other[i]*x[next[i]] for every column of a batch, in place or not.
-// Columns are independent, so a block takes some columns of all rows. Three ways:
-//   slab     every row's part is held in shared memory, then all mixed rows are written. For a
-//            batch that fits.
-//   walk     warps walk along next, holding two rows; in place, a row is overwritten only after the
-//            walk has read its successor. For any batch.
-//   strided  a walk by one thread for each column, for samples that are not made of runs.
-// The first two read and write each element once.
+// Columns are independent, so a block takes some columns of all rows. There are three ways:
+//   slab     the block loads its part of every row into shared memory, then writes all mixed rows.
+//            For a batch that fits.
+//   walk     each warp walks along next and holds two rows. In place, a row is overwritten only
+//            after the walk has read its successor. For any batch.
+//   strided  one thread walks each column. For samples without contiguous runs.
+// slab and walk read and write each element once.
 #pragma once
 #include "cuda/kernels/columns.cuh"
 #include "cuda/kernels/pairing.cuh"
@@ -16,7 +16,7 @@ namespace mmix {
 
 constexpr int kSlabThreads = 1024; // at most
 constexpr int kWalkWarps = 16;     // of a block
-constexpr int kCutRows = 32;       // at most; their heads are saved by the block
+constexpr int kCutRows = 32;       // at most; the block saves their tiles
 constexpr unsigned kAll = 0xffffffffu;
 
 template <class T> struct MixArgs {
@@ -29,9 +29,9 @@ template <class T> struct MixArgs {
   const int64_t *perm;
   bool adjoint;
   LamRef lam;
-  unsigned blocks; // of this part of the grid; the rest works on targets
+  unsigned blocks; // the blocks of the grid that mix; the rest write targets
   Cut cut;
-  const int *next, *start; // tables in global memory, where they do not fit in a block's; or null
+  const int *next, *start; // tables in global memory if they do not fit in shared memory, or null
 
   __device__ bool in_place() const { return x == out; }
 };
@@ -48,11 +48,11 @@ template <class T> struct Weights {
     return {own, plus(A(1), -(a.adjoint ? lam(partner) : own))};
   }
   __device__ bool covers(int) const { return true; } // every row is mixed in every column
-  // One λ of 1 for all rows: in place, no good row changes.
+  // One λ of 1 for all rows, in place: only bad rows (see pairing.cuh) change.
   __device__ bool still() const { return a.in_place() && a.lam.stride == 0 && lam0 == 1; }
 };
 
-template <class T> struct TileView { // where the current tile of a block lies
+template <class T> struct TileView { // the place of the current tile of a block
   const MixArgs<T> &a;
   TilePlace at;
   __device__ TileView(const MixArgs<T> &a_, int64_t index)
@@ -63,7 +63,8 @@ template <class T> struct TileView { // where the current tile of a block lies
   __device__ T *out(int row) const { return a.out + at.out + row * a.out_row; }
 };
 
-// Shared memory: next[batch], then a tile of every row (the claims stand there before).
+// Shared memory: next[batch], then a tile of every row. build_next uses the memory of the tiles as
+// scratch before.
 template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<T> &a) {
   int *next = dynamic_shared<int>();
   T *tiles = reinterpret_cast<T *>(next + round_up(a.batch, 4));
@@ -103,11 +104,11 @@ template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<
   }
 }
 
-// What one walking warp holds in shared memory: the head of its walk, and two rows in turn.
+// The tiles of a warp in shared memory: the head of its walk, and two rows in turn.
 constexpr int kWalkTiles = 3;
 
-// From row `first`, whose tile `head` holds, along next: to a bad row, to a cut row (whose head
-// some warp has saved in `heads`), or round to `first`.
+// Walks along next from row `first`, whose tile is in `head`. Ends at a bad row, at a cut row (some
+// warp has saved its tile in `heads`), or back at `first`.
 template <class T>
 __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &weights,
                                      const int *next, int first, T *head, T *heads, T *turns,
@@ -116,7 +117,7 @@ __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &
   const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
   Tile<T> own = view.tile(first, head), other = own;
   int row = first, partner = load(next + row);
-  // The row after next is loaded while a row is mixed; for float64 there are not enough registers.
+  // Loads the row after next while a row is mixed, except for float64, which lacks the registers.
   constexpr bool kAhead = sizeof(T) < 8;
   Vec<T> v;
   bool some = kAhead && !ends(partner) && view.tile(partner, turns).fetch(group, v);
@@ -177,7 +178,7 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
     }
     for (int k = warp; k < cuts; k += warps)
       view.tile(k * a.cut.step(), heads + k * pitch).copy(group);
-    __syncthreads(); // a walk ends with a head that another warp saved, and may overwrite its row
+    __syncthreads(); // a walk reads heads that other warps save, and may overwrite their rows
     for (int k = warp; k < cuts; k += warps)
       walk(view, weights, next, k * a.cut.step(), heads + k * pitch, heads, turns, group);
     for (int base = warp * 32; base < a.batch; base += warps * 32) {
@@ -198,8 +199,9 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
 }
 
 // Shared memory: next[batch] and start[batch] unless they are in global memory. The only cut row is
-// row 0, whose first value every walk may need. `of_column(column)` gives the weights there, whose
-// rows may be covered or not: what is not covered is not written, and read only as a partner.
+// row 0, whose original value every walk may need. of_column(column) gives the weights of a column,
+// which say what rows are covered there. A row that is not covered is not written, and is read only
+// as a partner.
 template <class T, class OfColumn>
 __device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a, const OfColumn &of_column) {
   int *tables = dynamic_shared<int>();
@@ -248,7 +250,8 @@ __device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a, const OfC
   }
 }
 
-// The tables of a batch that is too large for shared memory; user starts as kUnclaimed.
+// Build the tables of a batch that is too large for shared memory. user must be filled with
+// kUnclaimed.
 __global__ void claim_rows_kernel(const int64_t *perm, int batch, int *user, int *next) {
   claim_rows(perm, batch, user, next, grid_share());
 }
@@ -260,8 +263,8 @@ __global__ void mark_starts_kernel(const int64_t *perm, int batch, const int *ne
   mark_starts(perm, batch, next, user_then_start, adjoint, cut, grid_share());
 }
 
-// With kTargets the last blocks of the grid write the mixed targets, in float32 arithmetic: one
-// launch for a whole batch.
+// With kTargets the last blocks of the grid write the mixed targets, in float32 arithmetic. So a
+// whole batch takes one launch.
 template <class T, bool kTargets>
 __global__ void __launch_bounds__(kSlabThreads) mix_slab(const MixArgs<T> a, const TargetArgs t) {
   static_assert(!kTargets || sizeof(T) < 8, "with float64 too there are not enough registers");

@@ -1,7 +1,7 @@
-// The permutation, as every kernel uses it: next[i] is the row that row i is mixed with, or kBad.
-// Built on the device, for the forward from perm, for the adjoint from its inverse. A row whose
-// entry is out of range, or is used by another row too, is bad and becomes NaN; what is left is a
-// set of disjoint cycles and paths, so no walk along next can hang.
+// The permutation as the kernels use it: next[i] is the row that row i is mixed with, or kBad. It
+// is built on the device, from perm for the forward and from its inverse for the adjoint. A row is
+// bad, and becomes NaN, if its entry is out of range or if another row has the same entry. The
+// other rows form disjoint cycles and paths, so no walk along next can hang.
 #pragma once
 #include "cuda/kernels/memory.cuh"
 
@@ -11,7 +11,7 @@ __host__ __device__ constexpr int round_up(int n, int step) { return (n + step -
 
 constexpr int kUnclaimed = -1, kContested = -2, kBad = -1;
 
-// The rows a thread of a group of `size` threads looks after: rank, rank + size, ...
+// The rows of one thread of `size` threads: rank, rank + size, ...
 struct Share {
   int64_t rank, size;
 };
@@ -20,9 +20,9 @@ __device__ __forceinline__ Share grid_share() {
   return {int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x};
 }
 
-// user[j]: the only row whose perm entry is j, or kUnclaimed (as it starts), or kContested.
-// Whatever the order of the threads, the outcome is the same. next[i] becomes perm[i], kBad if out
-// of range.
+// Sets user[j] to the row whose perm entry is j, to kContested if there are several, and leaves it
+// kUnclaimed if there is none. The result does not depend on the order of the threads. Sets next[i]
+// to perm[i], or to kBad if that is out of range.
 __device__ __forceinline__ void claim_rows(const int64_t *perm, int batch, int *user, int *next,
                                            Share t) {
   for (int64_t i = t.rank; i < batch; i += t.size) {
@@ -34,7 +34,8 @@ __device__ __forceinline__ void claim_rows(const int64_t *perm, int batch, int *
   }
 }
 
-// next[i]: perm[i], or in the adjoint the row whose perm entry is i; kBad where that is not unique.
+// Sets next[i] to perm[i] or, in the adjoint, to the row whose perm entry is i; to kBad if no row
+// or several rows have that entry.
 __device__ __forceinline__ void link_rows(int batch, const int *user, int *next, bool adjoint,
                                           Share t) {
   for (int64_t i = t.rank; i < batch; i += t.size) {
@@ -44,9 +45,9 @@ __device__ __forceinline__ void link_rows(int batch, const int *user, int *next,
   }
 }
 
-// Walks begin at cut rows, so that long cycles are shared out, and at the rows marked here: the
-// first of a path, and the smallest of a cycle that has no cut row.
-struct Cut { // rows that are multiples of the power of two mask + 1
+// Walks begin at cut rows, so that warps share long cycles, and at the rows marked here: the first
+// row of a path, and the smallest row of a cycle that has no cut row.
+struct Cut { // cut rows: the multiples of mask + 1, a power of two
   int mask;
   __device__ bool operator()(int row) const { return (row & mask) == 0; }
   __host__ __device__ int step() const { return mask + 1; }
@@ -57,7 +58,7 @@ __device__ __forceinline__ void mark_starts(const int64_t *perm, int batch, cons
   for (int64_t i = t.rank; i < batch; i += t.size) {
     bool start = false;
     if (!cut(static_cast<int>(i))) {
-      // The row that leads to i: in the forward user[i], in the adjoint perm[i].
+      // Whether a row leads to i. In the forward that is user[i], in the adjoint perm[i].
       bool led = load(user_then_start + i) >= 0;
       if (adjoint) {
         const int64_t j = load(perm + i);
@@ -74,7 +75,7 @@ __device__ __forceinline__ void mark_starts(const int64_t *perm, int batch, cons
   }
 }
 
-// λ of each row, float32 or float64, 0-dim (stride 0) or one a row.
+// λ of each row, float32 or float64, 0-dim (stride 0) or one for each row.
 struct LamRef {
   const void *data;
   bool wide;
@@ -85,12 +86,12 @@ struct LamRef {
   }
 };
 
-// Shared-memory tables of a block: `user` is scratch that may be reused after the call.
+// Builds next of a block in shared memory. `user` is scratch that may be reused after the call.
 __device__ __forceinline__ void build_next(const int64_t *perm, int batch, int *user, int *next,
                                            bool adjoint) {
   const Share t = block_share();
   for (int64_t i = t.rank; i < batch; i += t.size) user[i] = kUnclaimed;
-  __syncthreads(); // a row must not be claimed before it is free
+  __syncthreads(); // user must be filled before rows are claimed
   claim_rows(perm, batch, user, next, t);
   __syncthreads(); // link_rows reads claims of other threads
   link_rows(batch, user, next, adjoint, t);

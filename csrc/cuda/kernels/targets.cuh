@@ -1,6 +1,7 @@
-// Soft targets, written once: lam*q(y) + (1-lam)*q(y[perm]) as (B, C, inner), contiguous.
-// The dtypes of target and result are told at run time: this part of a launch is small, and one
-// kernel can then serve every pair of dtypes beside the activations. A is the arithmetic's dtype.
+// Soft targets, written once: lam*q(y) + (1-lam)*q(y[perm]) as (B, C, inner), contiguous. The
+// dtypes of target and result are known only at run time: this part of a launch is small, and so
+// one kernel for each dtype of the activations serves every pair of dtypes. A is the type of the
+// arithmetic.
 #pragma once
 #include "cuda/kernels/pairing.cuh"
 #include "cuda/kernels/tile.cuh"
@@ -17,16 +18,16 @@ struct TargetArgs {
   int64_t classes, inner;
   const int64_t *perm;
   LamRef lam;
-  double keep, base, hot; // of smoothing: q = keep*t + base; hot for the label's own class
+  double keep, base, hot; // label smoothing: q = keep*t + base, or hot at the label
   int64_t ignore_index;
-  const int *next; // in global memory, where it does not fit in a block's; or null
+  const int *next; // in global memory if it does not fit in shared memory, or null
 };
 
-// Elements of a line that one warp writes at a time: its share of the work.
+// The unit of work: a warp writes this many elements of a line at a time.
 constexpr int kTargetPiece = 2048;
 
-// A row's (C, inner) targets as lines of contiguous elements in which one of class and position
-// stands still: all classes where inner is 1, else the positions of one class.
+// The (C, inner) targets of a row as lines of contiguous elements. If inner is 1, all classes are
+// one line. Else the positions of each class are a line.
 struct Lines {
   int64_t length, per_row, pieces; // pieces of a line
   __host__ __device__ explicit Lines(const TargetArgs &a)
@@ -42,17 +43,17 @@ template <class A> __device__ __forceinline__ A read(const void *p, Kind kind, i
     return static_cast<A>(widen(load(static_cast<const __nv_bfloat16 *>(p) + i)));
   case kFloat:
     return static_cast<A>(load(static_cast<const float *>(p) + i));
-  default: // float64, which is never read into a narrower arithmetic
+  default: // float64: only read if A is double
     if constexpr (sizeof(A) == 8) return load(static_cast<const double *>(p) + i);
     return 0;
   }
 }
 
-// The target of one row, smoothed but not mixed, along one line: q(k) of its k-th element.
+// The target of one row along one line, smoothed but not mixed. The call with k gives element k.
 template <class A> struct SoftLabels {
   static constexpr int kIgnored = -1, kOutOfRange = -2;
   const TargetArgs &a;
-  const int64_t *label; // of element k in a line of positions; of all elements in a line of classes
+  const int64_t *label; // line along positions: label[k] of element k; along classes: label[0]
   int first;            // the class of element 0
   bool along;           // the line runs along classes
   int y;
@@ -99,14 +100,14 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
   const auto element = [&](int k) {
     return narrow<Out>(static_cast<Acc<Out>>(mixed.forward(mine(k), theirs(k))));
   };
-  if constexpr (sizeof(A) >
-                2 * sizeof(Out)) { // eight float64 sums at a time would spill; it is rare
+  if constexpr (sizeof(A) > 2 * sizeof(Out)) {
+    // One element at a time: eight float64 sums would spill registers. This case is rare.
 #pragma unroll 1
     for (int e = t.lane; e < n; e += t.lanes) store(out + e, element(e));
     return;
   }
   const Split<Out> s(out, n);
-#pragma unroll 1 // registers are dearer here than loads in flight
+#pragma unroll 1 // registers matter more here than loads in flight
   for (int k = t.lane; k < s.vectors; k += t.lanes) {
     const int at = s.head + k * Vec<Out>::kCount;
     Vec<Out> v;
@@ -128,7 +129,7 @@ __device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
   if (a.out_kind == kFloat) write_piece<float, A, Soft>(a, where...);
 }
 
-// Shared memory: next[batch] and as much scratch, unless next is in global memory.
+// Shared memory: next[batch] and scratch of the same size, unless next is in global memory.
 template <class A>
 __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned block,
                                               unsigned blocks) {

@@ -1,16 +1,16 @@
-// A tile: some columns of a row, held in shared memory. A group of threads moves it 16 bytes at a
-// time wherever the row's own alignment allows, and the elements before the first and after the
-// last 16-byte boundary one by one. The copy in shared memory keeps the row's alignment.
+// A tile: some columns of a row, in shared memory. A group of threads moves it in 16-byte vectors
+// at the alignment of the row. The elements before the first and after the last 16-byte boundary
+// are moved one by one. The copy in shared memory has the misalignment of the row.
 #pragma once
 #include "cuda/kernels/memory.cuh"
 
 namespace mmix {
 
-struct ThreadGroup { // threads of one warp that work on the same row
+struct ThreadGroup { // threads that work on the same row; this one is `lane` of `lanes`
   int lane, lanes;
 };
 
-// How n elements from p on divide into 16-byte vectors.
+// Splits the n elements from p on into 16-byte vectors and the single elements at both ends.
 template <class T> struct Split {
   static constexpr int kCount = Vec<T>::kCount;
   int head, vectors, n;
@@ -21,8 +21,8 @@ template <class T> struct Split {
   __device__ __forceinline__ int edge(int e) const { return e < head ? e : e + vectors * kCount; }
 };
 
-// Shared memory for n elements of a row, in elements: with room for the shift that keeps a row's
-// alignment, where rows are not aligned.
+// The elements of shared memory for n elements of a row. If rows are not aligned, it includes room
+// for the shift that keeps their misalignment.
 template <class T> constexpr int tile_pitch(int n, bool aligned) {
   constexpr int kCount = Vec<T>::kCount;
   return (n + kCount - 1) / kCount * kCount + (aligned ? 0 : kCount);
@@ -35,7 +35,8 @@ template <class T> struct Tile {
 
   __device__ __forceinline__ T *begin() const { return shared + misalignment(at); }
 
-  // The vector a lane is to copy (a group has a lane for each); false where it has none.
+  // Loads the vector that a lane copies. Returns false if it has none. A group has a lane for each
+  // vector.
   __device__ __forceinline__ bool fetch(ThreadGroup t, Vec<T> &v) const {
     const Split<T> s(at, n);
     if (t.lane < s.vectors) v = load_vec(at + s.head + t.lane * Vec<T>::kCount);
@@ -57,7 +58,7 @@ template <class T> struct Tile {
   }
 };
 
-// Vec<T>::kCount elements of shared memory from any element on.
+// Reads Vec<T>::kCount elements of shared memory from p on, at any alignment.
 template <class T> __device__ __forceinline__ Vec<T> gather(const T *p) {
   Vec<T> v;
   if (misalignment(p) == 0) {
@@ -74,20 +75,20 @@ __device__ __forceinline__ double times(double a, double b) { return __dmul_rn(a
 __device__ __forceinline__ float plus(float a, float b) { return __fadd_rn(a, b); }
 __device__ __forceinline__ double plus(double a, double b) { return __dadd_rn(a, b); }
 
-// fl(fl(own*a) + fl(other*b)), never fused, so that every backend gives the same bits. A term whose
-// coefficient is exactly 0 is absent: 0 * inf must not leak.
+// fl(fl(own*a) + fl(other*b)), never fused, so that every backend gives the same bits. A term with
+// a coefficient of exactly 0 is absent, so that 0 * inf does not give NaN.
 template <class A> struct Coefficients {
   A own, other;
-  // Every a stays as it is.
+  // Whether every a stays as it is.
   __device__ __forceinline__ bool keep() const { return own == 1 && other == 0; }
-  // In the adjoint own + other need not be 1: beside an absent term the other keeps its
+  // In the adjoint, own + other need not be 1. If one term is absent, the other still has its
   // coefficient.
   template <class T> __device__ __forceinline__ T operator()(T a, T b) const {
     if (other == 0) return alone(own, a);
     if (own == 0) return alone(other, b);
     return both(a, b);
   }
-  // For other = 1 - own alone, in fewer registers.
+  // Only for other = 1 - own. Takes fewer registers.
   template <class T> __device__ __forceinline__ T forward(T a, T b) const {
     if (other == 0) return a;
     if (own == 0) return b;
@@ -96,7 +97,7 @@ template <class A> struct Coefficients {
   template <class T> __device__ __forceinline__ T both(T a, T b) const {
     return narrow<T>(plus(times(own, widen(a)), times(other, widen(b))));
   }
-  template <class T> static __device__ __forceinline__ T alone(A c, T v) { // 1 keeps a NaN's bits
+  template <class T> static __device__ __forceinline__ T alone(A c, T v) { // c=1 keeps NaN bits
     return c == 1 ? v : narrow<T>(c == 0 ? A(0) : times(c, widen(v)));
   }
 };
