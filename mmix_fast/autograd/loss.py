@@ -153,23 +153,24 @@ class CrossEntropyGradFn(Function):
 
 def _reference_gradient(grad: Tensor, logits: Tensor, tensors: Any, call: LossCall) -> Tensor:
     """By plain PyTorch: differentiable any number of times, and under any transform."""
-    target, perm, target_b, lam, weight = tensors
-    ignore_index, reduction, label_smoothing, z_loss, softcap = call.options
-
-    def loss(z: Tensor) -> Tensor:
-        return reference.mixed_cross_entropy(
-            z,
-            target,
-            perm,
-            lam,
-            target_b=target_b,
-            weight=weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
-            softcap=softcap or None,
-        )
-
-    (gradient,) = torch.func.vjp(loss, logits)[1](grad)
+    (gradient,) = torch.func.vjp(lambda z: plainly(z, tensors, call.options), logits)[1](grad)
     return gradient
+
+
+def plainly(logits: Tensor, tensors: Any, options: tuple[Any, ...]) -> Tensor:
+    """The loss by plain PyTorch. λ may also be a number."""
+    target, perm, target_b, lam, weight = tensors
+    ignore_index, reduction, label_smoothing, z_loss, softcap = options
+    return reference.mixed_cross_entropy(
+        logits,
+        target,
+        perm,
+        lam,
+        target_b=target_b,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap or None,
+    )

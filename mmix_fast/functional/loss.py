@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
 from .. import validation as v
 from .. import validation_targets as vt
 from ..autograd import loss as autograd
@@ -82,33 +81,21 @@ def mixed_cross_entropy(
         for name, y in (("target", target), ("target_b", target_b)):
             if labels and y is not None:
                 v.check_label_values(name, y, logits.shape[1], ignore_index)
+    options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
     if not backend.namespace:
-        return reference.mixed_cross_entropy(
-            logits,
-            target,
-            perm,
-            lam,
-            target_b=target_b,
-            weight=weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
-            softcap=softcap,
-        )
+        return autograd.plainly(logits, (target, perm, target_b, lam, weight), options)
     if labels:
         target = target.contiguous()
         target_b = None if target_b is None else target_b.contiguous()
-    rest = (
+    tensors = (
         target,
         None if perm is None else perm.contiguous(),
         target_b,
         v.as_lam(lam, v.compute_dtype(logits.dtype), logits.device),
         None if weight is None else weight.contiguous(),
     )
-    options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
     # In a compiled graph the buffers are the compiler's own; overlapping memory cannot be reused.
     inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
     return autograd.cross_entropy(
-        logits, rest, autograd.LossCall(options, backend.namespace, inplace)
+        logits, tensors, autograd.LossCall(options, backend.namespace, inplace)
     )
