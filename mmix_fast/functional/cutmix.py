@@ -118,8 +118,7 @@ def _check_paste(x: Tensor, lam: float | Tensor) -> None:
 
 
 def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]:
-    """(the four ints, the box as a tensor). None for the ints if given as a tensor, or compiling.
-    """
+    """(four ints or None, the box as a tensor). None if box is a tensor, or if compiling."""
     if isinstance(box, Tensor):
         if box.dtype != torch.int64:
             raise TypeError(f"{_expected(x)}, got {v.describe(box)}")
