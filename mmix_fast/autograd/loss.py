@@ -38,7 +38,7 @@ _upstreams: dict[tuple[Any, ...], tuple[float, bool]] = {}
 
 
 def _expected_upstream(kind: tuple[Any, ...]) -> float | None:
-    """The upstream gradient for which the forward already writes the gradient to the logits.
+    """The upstream gradient for which the forward computes the logits' gradient in advance.
 
     If the guess is right, the logits' bytes move twice; if it is wrong, four times; without a
     gradient in the forward, three times. So it is None after two different upstream gradients.

@@ -48,11 +48,10 @@ def mixed_cross_entropy(
         softcap: logits become ``softcap*tanh(z/softcap)`` first; -inf stays -inf.
         inplace_backward: backward writes the gradient into the logits' storage and allocates
             nothing of the logits' size. Any other use of the logits in autograd, a second backward
-            and a double backward then raise. A plain read of the logits cannot raise: after
-            backward the logits, and what shares their memory (``logits.detach()``),
-            hold the gradient. Compute the accuracy before backward. On a GPU this is also faster if
-            the upstream gradient is not 1 (GradScaler): it moves the logits' bytes three times, a
-            separate gradient four times.
+            and a double backward then raise. A plain read cannot raise: after backward the logits,
+            and what shares their memory (``logits.detach()``), hold the gradient. Compute the
+            accuracy before backward. On a GPU this is also faster if the upstream gradient is not 1
+            (GradScaler): it moves the logits' bytes three times, a separate gradient four times.
 
     Returns:
         The loss: 0-dim, or ``(B, d1, ...)`` for "none"; float32 for half-precision logits.

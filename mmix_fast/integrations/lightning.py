@@ -26,7 +26,7 @@ else:
 
 
 class _OfCallback(ManifoldMixup):
-    """Marks a ManifoldMixup that a callback made, as opposed to the user; copies keep the type."""
+    """A ManifoldMixup made by a callback; tells it from a user's own, also in a copied module."""
 
 
 class ManifoldMixupCallback(Callback):

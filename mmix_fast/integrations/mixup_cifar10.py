@@ -58,8 +58,8 @@ def mixup_criterion(
 
     With an ``nn.CrossEntropyLoss`` (or ``F.cross_entropy``) and a batch, it takes one pass over the
     logits, with the criterion's weight, ignore_index, reduction and label_smoothing; the result has
-    the criterion's dtype. In all other cases, such as unbatched logits, a subclass, another loss or
-    a λ of more than one element, it calls the criterion twice.
+    the dtype that the criterion would return. In all other cases, such as unbatched logits, a
+    subclass, another loss or a λ of more than one element, it calls the criterion twice.
     """
     if criterion is F.cross_entropy:
         criterion = nn.CrossEntropyLoss()

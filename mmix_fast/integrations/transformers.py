@@ -64,7 +64,7 @@ class MixupTrainer(Trainer):
     model, call ``trainer.mixup.close()`` of the first.
 
     Raises:
-        TypeError: an option, model or (at the first step) label dtype that is not supported; the
+        TypeError: an option, model or (at the first step) labels that are not supported; the
             message names it. Otherwise as ManifoldMixup.
     """
 

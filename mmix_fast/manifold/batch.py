@@ -92,7 +92,7 @@ def _dims_of_pair(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _own_dim(module: nn.Module, dim: int) -> int:
-    """``dim``, except for torch's transformer layers: there by their ``batch_first``."""
+    """``dim``; for torch's transformer layers, the dimension that ``batch_first`` gives."""
     if isinstance(module, nn.TransformerEncoder | nn.TransformerDecoder):
         module = module.layers[0]
     if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):

@@ -43,7 +43,7 @@ class Mixing:
         self.last: Draw | None = None  # of the last forward
         self._last_forward: Forward | None = None
         self._claimed = False  # True if the last logits looked up are the last forward's
-        self._count = 0  # number of forwards; 2 after any forward that was traced
+        self._count = 0  # number of forwards; a traced one sets it to 2, which only means "some"
         self._forwards, self._traces = Forwards(), Traces()
         self._live: dict[int, Forward] = {}  # the running forward of each thread
         # (output, draw) of compiled forwards, until an eager call tags them.
@@ -188,7 +188,7 @@ class Mixing:
         draw = self._stop()
         if output is None:  # the model raised an exception
             return None
-        if forward is None:  # a graph that broke holds the start of this forward
+        if forward is None:  # this forward began inside a graph, which then broke
             forward = self._last_forward = Forward(draw)
         self._forwards.finish(forward, nested.tensors(output))
         if forward.ran:

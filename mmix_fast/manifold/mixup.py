@@ -41,9 +41,10 @@ class ManifoldMixup:
         prob: the probability that a forward mixes at all.
 
     The layer, and whether to mix at all, are drawn on the host, from ``generator`` if it is a CPU
-    generator, else from torch's default generator. Nothing is mixed in ``eval()``, with ``enabled =
-    False``, and after ``close()``: ``layer`` and ``mix`` are None, ``loss`` is plain cross-entropy.
-    A compiled graph makes all draws itself; its layers that are not drawn mix with λ = 1.
+    generator, else from torch's default generator. Nothing is mixed in ``eval()``, after
+    ``close()``, and with ``enabled = False``: then ``layer`` and ``mix`` are None and ``loss`` is
+    plain cross-entropy. A compiled graph makes all draws itself; its layers that are not drawn mix
+    with λ = 1.
 
     ``loss`` and ``accuracy`` use the draw of the forward that made the logits, in any order and
     from any thread. A model has one ManifoldMixup at a time; copies and pickles of it are closed.

@@ -68,7 +68,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def unreachable(value: Any) -> str | None:
-    """The type name of an object inside whose tensors map_tensors cannot reach; None if none."""
+    """Type name of an inner object whose tensors map_tensors cannot reach; None if none exist."""
     if isinstance(value, Tensor) or value is None:
         return None
     if isinstance(value, PackedSequence):  # a tuple, but dimension 0 is not the batch

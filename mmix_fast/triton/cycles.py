@@ -60,7 +60,7 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
         _back, closed = partner_of(end, live, perm_ptr, uses, B, 0)
         lowest = tl.load(low + i, mask=live, other=0)
         ends = (good == 0) | (closed & (j == lowest))
-        # No good index names a row whose uses differ from 1.
+        # A row whose uses differ from 1 is named by no good index, so it starts a path.
         first = (tl.load(uses + i, mask=live, other=1) != 1) | (closed & (i == lowest))
         tl.store(flags + i, first.to(tl.int32), mask=live)
         tl.store(new_jump + i, tl.where(ends, i, j).to(tl.int32), mask=live)

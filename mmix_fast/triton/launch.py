@@ -33,7 +33,7 @@ MAX_SLAB_BYTES = 65536
 # MAX_LINE_BYTES, since wider tiles would only leave fewer programs.
 LINE_BYTES, MAX_LINE_BYTES = 256, 2048
 WALK_ROWS = 64
-# This many programs fill any GPU twice; smaller problems take smaller tiles.
+# Enough programs to fill any GPU twice; smaller problems take smaller tiles.
 FULL_GPU = 256
 COUNT_BLOCK = 1024
 

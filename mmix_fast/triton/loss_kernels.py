@@ -4,8 +4,7 @@ Logits are addressed as (outer, n, C) with strides: row s of outer index o. With
 the rows are the batch (outer = 1), else each sample is an outer index (SPATIAL). BESIDE: the class
 stride is not 1; logits usually have stride 1 along rows, e.g. (B, C, H, W). With
     t[c] = weight[c] * (base + [c == y]*hot + [c == y']*hot')
-or, for float targets, weight[c]*scale*((1-eps)*(lam*a[c] + (1-lam)*b[c]) + eps/C), loss and
-gradient are linear in t:
+or, for float targets, weight[c]*scale*((1-eps)*(lam*a[c] + (1-lam)*b[c]) + eps/C), a row has:
     loss = sum_c t[c]*(lse - z[c]) + z_coef*lse**2
     gradient[c] = (sum_c t[c] + 2*z_coef*lse)*softmax[c] - t[c]
 If a row's index or label is bad, sum_c t[c] is NaN, and so are its loss and gradient.
