@@ -1,4 +1,4 @@
-"""mmix_fast: Manifold Mixup (Verma et al., ICML 2019) at the price of one pass over memory."""
+"""mmix_fast: Manifold Mixup (Verma et al., ICML 2019); mixing takes one pass over memory."""
 
 from . import reference
 from .dispatch import backends, use_backend

@@ -1,4 +1,4 @@
-"""How often mixed samples are classified right."""
+"""The λ-weighted accuracy on mixed samples."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from . import validation as v
 from .tracing import readable
 from .validation_targets import check_loss_target
 
-IGNORED = -100  # mixed_cross_entropy's default ignore_index: no class, so never right
+IGNORED = -100  # mixed_cross_entropy's default ignore_index; never counts as correct
 
 
 def mixed_accuracy(
     logits: Tensor, target: Tensor, perm: Tensor, lam: float | Tensor, topk: int
 ) -> Tensor:
-    """:meth:`mmix_fast.Mix.accuracy`, whose docstring describes it."""
+    """Implements :meth:`mmix_fast.Mix.accuracy`; see there."""
     v.check_logits(logits)
     target = check_loss_target("target", target, logits)
     v.check_perm(perm, logits.shape[0], logits.device)

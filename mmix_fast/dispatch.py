@@ -1,4 +1,4 @@
-"""Which backend serves a call: an ordered tuple, and nothing but metadata decides."""
+"""Chooses the backend of a call: the first in BACKENDS that can serve it, by metadata alone."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Status:
 class Backend:
     """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch.
 
-    ``checks_values``: its kernels raise for bad labels and a bad perm, so nobody else need look.
-    ``pastes_bytes``: cutmix_ pastes elements that are no numbers to it, of 1, 2, 4 or 8 bytes.
+    ``checks_values``: its kernels check labels, perm and box, so Python skips its value checks.
+    ``pastes_bytes``: its cutmix_ pastes any dtype of 1, 2, 4 or 8 bytes, as raw bytes.
     """
 
     name: str
@@ -41,8 +41,8 @@ class Backend:
     pastes_bytes: bool = False
 
     def serves(self, device: str, beyond: str, as_bytes: bool = False) -> bool:
-        """Whether there is no unsupported_reasons, without the time to say them."""
-        if self.device is not None and device != self.device:  # asked first: missing() may import
+        """True if unsupported_reasons would be empty; faster, since it builds no messages."""
+        if self.device is not None and device != self.device:  # first, since missing() may import
             return False
         if as_bytes and not self.pastes_bytes:
             return False
@@ -51,8 +51,11 @@ class Backend:
     def unsupported_reasons(
         self, device: str, beyond: str, as_bytes: bool = False
     ) -> tuple[str, ...]:
-        """``device``: type of the call's tensors; ``beyond``: what else the call wants, which only
-        plain PyTorch gives; ``as_bytes``: a cutmix_ of other dtypes than the four floating ones."""
+        """Why this backend cannot serve the call; empty if it can.
+
+        ``device``: the device type of the tensors. ``beyond``: a feature that the call needs and
+        only plain PyTorch has, or "". ``as_bytes``: cutmix_ of a dtype that is not in FLOATS.
+        """
         reasons: tuple[str, ...] = ()
         if self.device is not None and device != self.device:
             reasons += (f"it serves {self.device} tensors, got {device}",)
@@ -84,7 +87,7 @@ def _cuda_missing() -> tuple[str, ...]:
     return reasons
 
 
-_triton_error = ""  # why triton cannot be imported; "" also before its first use
+_triton_error = ""  # why triton cannot be imported; "" if it can, or was not tried yet
 
 
 def _triton_missing() -> tuple[str, ...]:
@@ -92,7 +95,7 @@ def _triton_missing() -> tuple[str, ...]:
     if not _triton_error:
         try:
             from .triton import backend  # noqa: F401
-        except Exception as error:  # not installed, or broken in whatever way
+        except Exception as error:  # not installed, or broken
             _triton_error = f"triton cannot be imported ({error}); pip install triton"
     if _triton_error:
         return (_triton_error,)
@@ -105,7 +108,8 @@ def _never_missing() -> tuple[str, ...]:
     return ()
 
 
-# CUDA and ROCm tensors, or those of Intel GPUs; Triton's interpreter, for tests, on the CPU.
+# The Triton backend serves CUDA and ROCm tensors, or XPU tensors (Intel GPUs). In tests, Triton's
+# interpreter serves CPU tensors.
 _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _GPU = "xpu" if torch.xpu.is_available() else "cuda"
 
@@ -129,19 +133,20 @@ def _by_name(name: str) -> Backend:
     raise ValueError(f"backend must be one of {known}, got {name!r}")
 
 
-# The block that this thread or task entered last. It may be closed: a generator can end in another
-# context than it began in.
+# The use_backend block that this thread or task entered last. It may already be closed, since a
+# generator can enter a block in one context and leave it in another.
 _entered: ContextVar[_Block] = ContextVar("mmix_fast.use_backend")
 
 
 class _Block:
-    """One use_backend block; the outermost of all is the environment's choice."""
+    """One use_backend block. The outermost, _ENVIRONMENT, holds MMIX_FAST_BACKEND."""
 
     def __init__(self, backend: str | None, outer: _Block | None) -> None:
         self.backend, self.outer, self.open = backend, outer, True
 
-    # The block entered last in the caller's context; ``self`` where there is none. A property of a
-    # C function, which Dynamo calls in its guards too: a compiled graph follows its caller.
+    # The block entered last in the caller's context, or ``self`` if there is none. The getter is a
+    # C function (ContextVar.get), so Dynamo also evaluates it in guards: a compiled graph follows
+    # the block of its caller.
     entered = property(_entered.get)
 
     def innermost_open(self) -> _Block:
@@ -152,10 +157,10 @@ class _Block:
 
 
 _ENVIRONMENT = _Block(_forced, None)
-_open: set[_Block] = set()  # of the whole process
-_forcing = _forced is not None  # whether any backend is forced anywhere: all that most calls ask
+_open: set[_Block] = set()  # the open blocks of the whole process
+_forcing = _forced is not None  # True if any block forces a backend; most calls check only this
 _lock = threading.RLock()  # re-entrant: a finalizer may end a generator's block while it is held
-_traced: _Block | None = None  # the block that Dynamo is tracing; never set when code runs
+_traced: _Block | None = None  # the block that Dynamo is tracing; None at run time
 
 
 def _current_block() -> _Block:
@@ -168,8 +173,10 @@ def _current_block() -> _Block:
 
 
 def _block_of_backward() -> _Block:
-    """That of the caller of backward(), in a thread of the autograd engine: a forward recomputed
-    there stays with the backend of the first. PyTorch keeps the caller's context for such threads.
+    """The block of the code that called backward(), for code in a thread of the autograd engine.
+
+    So a checkpoint recomputes its forward with the backend forced around backward(). PyTorch keeps
+    the caller's context for these threads.
     """
     context = None
     if torch._C._is_key_in_tls("context"):
@@ -181,17 +188,19 @@ def _block_of_backward() -> _Block:
 def use_backend(name: str) -> Iterator[None]:
     """Force one backend inside the ``with`` block, in this thread or task.
 
-    New threads start unforced; a task started inside the block follows it. A block that has ended
-    forces nothing, wherever it was entered and left. Backward stays with its forward's backend.
+    A new thread is not affected; an asyncio task started inside the block is. A block that has
+    ended forces nothing, whichever context entered or left it. Backward uses the backend of its
+    forward.
 
-    Raises ValueError on entry for an unknown name; RuntimeError at a call it cannot serve.
+    Raises ValueError on entry for an unknown name; RuntimeError at a call that the backend cannot
+    serve.
 
     >>> with mmix_fast.use_backend("reference"):
     ...     y = mmix_fast.mix(x, perm, 0.3)
     """
     global _forcing, _traced
     backend = _by_name(name)
-    if torch.compiler.is_dynamo_compiling():  # which traces no ContextVar.set and no lock
+    if torch.compiler.is_dynamo_compiling():  # Dynamo cannot trace ContextVar.set or a lock
         before = _forcing, _traced
         _forcing, _traced = True, _Block(backend.name, None)
         try:
@@ -218,13 +227,13 @@ def _note(block: _Block) -> None:
 
 
 def backends() -> dict[str, Status]:
-    """Each backend, whether it is usable here, and the reasons where it is not."""
+    """For each backend: whether it is usable on this machine, and the reasons if it is not."""
     return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
 
 
 def select(x: Tensor, beyond: str = "", as_bytes: bool = False) -> Backend:
-    """The forced backend, or the first that can serve the call; small calls feel its time."""
-    device = "cpu" if x.is_cpu else x.device.type  # which takes 0.4 us
+    """The forced backend, or the first that can serve the call. Its time matters in small calls."""
+    device = "cpu" if x.is_cpu else x.device.type  # x.device.type takes 0.4 us
     if _forcing:
         forced = _current_block().backend
         if forced is not None:
@@ -236,7 +245,7 @@ def select(x: Tensor, beyond: str = "", as_bytes: bool = False) -> Backend:
             return backend
     for backend in BACKENDS:
         if backend.serves(device, beyond, as_bytes):
-            break  # reference always does
+            break  # always reached: reference serves every call
     missing = ops.LOAD_ERROR is not None and not backend.namespace
     if missing and not torch.compiler.is_compiling():
         _warn_once()

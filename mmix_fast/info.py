@@ -1,4 +1,4 @@
-"""``python -m mmix_fast.info``: what was built, and each backend: usable here, or why not."""
+"""``python -m mmix_fast.info`` prints what was built, and which backends are usable or why not."""
 
 from __future__ import annotations
 

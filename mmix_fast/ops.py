@@ -1,4 +1,4 @@
-"""Loads the compiled extension, in this one place, and tells torch.compile its output shapes."""
+"""Loads the compiled extension (only here), and registers its fake kernels for torch.compile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .validation import compute_dtype
 LOAD_ERROR: str | None = None
 try:
     importlib.import_module("mmix_fast._C")
-except ImportError as error:  # explained at the first use, by dispatch.py
+except ImportError as error:  # dispatch.py reports it at the first use
     LOAD_ERROR = str(error)
 
 
@@ -54,7 +54,7 @@ def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Ten
     rows = logits.shape[:1] + logits.shape[2:]
     loss = logits.new_empty(rows if reduction == "none" else (), dtype=acc)
     gradient = logits.new_empty(0) if upstream is None else torch.empty_like(logits)
-    count = math.prod(rows)  # not rows.numel(), which fixes a symbolic size
+    count = math.prod(rows)  # not rows.numel(), which specializes a symbolic size
     return loss, logits.new_empty((count, 2), dtype=acc), gradient
 
 

@@ -1,9 +1,9 @@
 """Every op in plain PyTorch: the fallback on any device, and the executable form of the contract.
 
-Nothing here is fused or in place beyond the final write; clarity and float64-checked correctness
-come first. Arguments are taken as already validated by :mod:`mmix_fast.functional`, whose
-docstrings describe them. A row whose index is out of range becomes NaN instead of reading out of
-bounds (on a GPU and in compiled graphs nothing may be checked on the host).
+Nothing is fused, and only the final write is in place: clarity and correctness (checked in float64)
+come first. :mod:`mmix_fast.functional` has already validated the arguments; its docstrings describe
+them. A row whose index is out of range becomes NaN instead of reading out of bounds, since on a GPU
+and in compiled graphs nothing may be checked on the host.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Lam = float | Tensor
 
 
 def _partner(perm: Tensor) -> tuple[Tensor, Tensor]:
-    """A safe index and the mask of rows whose entry is out of range or used twice."""
+    """(perm clamped to the batch, True for rows whose entry is out of range or used twice)."""
     n = perm.shape[0]
     bad = (perm < 0) | (perm >= n)
     safe = perm.clamp(0, max(n - 1, 0))
@@ -30,17 +30,17 @@ def _partner(perm: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _per_row(lam: Tensor, like: Tensor, dim: int) -> Tensor:
-    """lam () or (B,) -> a shape that broadcasts along ``dim`` of ``like``."""
+    """Reshapes lam, () or (B,), so that it broadcasts along ``dim`` of ``like``."""
     if lam.ndim == 0:
         return lam
     return lam.reshape([-1 if d == dim else 1 for d in range(like.ndim)])
 
 
 def _followed(lam: Lam) -> bool:
-    """Whether autograd or a transform may want a derivative with respect to lam.
+    """True if autograd or a transform may need a derivative with respect to lam.
 
-    Asked of the caller's lam: what is computed from it inside a transform is always wrapped. A
-    graph leaves out what nobody wants.
+    Call it on the caller's lam: inside a transform, any tensor computed from lam is wrapped. When
+    compiling, it is True for every tensor, since the compiler removes an unused gradient.
     """
     if not isinstance(lam, Tensor) or torch.compiler.is_compiling():
         return isinstance(lam, Tensor)
@@ -49,21 +49,21 @@ def _followed(lam: Lam) -> bool:
 
 
 def _scale(coef: Tensor, value: Tensor, followed: bool) -> Tensor:
-    """``coef*value``, and -0.0 where coef is exactly 0: added to it, the other side keeps its bits.
+    """``coef*value``, but -0.0 where coef is exactly 0: adding -0.0 keeps the other side's bits.
 
-    The gradient to value follows the same rule, so that no inf or NaN of an absent side gets
-    through; that to coef, where it is followed, is the product's, at 0 too.
+    The gradient to value follows the same rule, so no inf or NaN passes a coefficient of 0. The
+    gradient to coef, if ``followed``, is that of the product, also where coef is 0.
     """
     if not followed:
         return torch.where(coef == 0, -0.0, coef * value)
     if transformed():
-        # Forward over forward mode drops terms of a Function. This is right where all is finite.
+        # Nested forward mode drops terms of a Function. This form is right for finite values.
         return coef * torch.where((coef == 0) & ~value.isfinite(), 0, value)
     return _Scale.apply(coef, value)
 
 
 class _Scale(Function):
-    """Of a coef that is followed: torch.where would cut its gradient off where it is 0."""
+    """_scale for a coef that needs a gradient: torch.where would zero it where coef is 0."""
 
     @staticmethod
     def forward(ctx: Any, coef: Tensor, value: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class _Scale(Function):
 
 
 def _blend(lam: Tensor, own: Tensor, other: Tensor, followed: bool) -> Tensor:
-    """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is absent."""
+    """``lam*own + (1-lam)*other``; a side whose coefficient is exactly 0 is left out."""
     return _scale(lam, own, followed) + _scale(1 - lam, other, followed)
 
 
@@ -87,7 +87,7 @@ def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
     dtype = compute_dtype(x.dtype)
     index, bad = _partner(perm)
     coef = _per_row(as_lam(lam, dtype, x.device), x, dim)
-    wide = x.to(dtype)  # once: the two halves of the gradient add up before they are rounded
+    wide = x.to(dtype)  # cast once, so that the two gradient terms are added before rounding
     out = _blend(coef, wide, wide.index_select(dim, index), _followed(lam))
     out = out.masked_fill(_per_row(bad, x, dim), float("nan")).to(x.dtype)
     return torch.empty_like(x).copy_(out) if out.stride() != x.stride() else out
@@ -98,23 +98,23 @@ def mix_(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
 
 
 def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
-    """Like mix_, inside each row's box only; box (4,) or (B, 4): top, bottom, left, right.
+    """mix_ inside each row's box only; box is (4,) or (B, 4): top, bottom, left, right.
 
-    The number 0 as lam pastes the bits of any dtype; the others must be floating to be mixed.
+    If lam is the number 0, the bits are copied, in any dtype. Any other lam needs a floating dtype.
     """
     y = torch.arange(x.shape[-2], device=x.device).unsqueeze(1)
     column = torch.arange(x.shape[-1], device=x.device)
     edges = box.reshape(-1, 4, *[1] * (x.ndim - 1))
     top, bottom, left, right = (edges[:, k] for k in range(4))
     inside = (top <= y) & (y < bottom) & (left <= column) & (column < right)
-    before = x.clone() if functorch_active() else x  # under vmap index_select saves what it reads
+    before = x.clone() if functorch_active() else x  # under vmap, index_select saves its input
     pastes = not isinstance(lam, Tensor) and lam == 0
     inner = _partners(before, perm) if pastes else mix(before, perm, lam)
     return x.copy_(torch.where(inside, inner, before))
 
 
 def _partners(x: Tensor, perm: Tensor) -> Tensor:
-    """x[perm]; an integer row whose index is bad has no NaN to become."""
+    """x[perm]; a row with a bad index is NaN if x is floating, else the clamped index's row."""
     index, bad = _partner(perm)
     out = x.index_select(0, index)
     return out.masked_fill(_per_row(bad, x, 0), float("nan")) if x.is_floating_point() else out
@@ -123,7 +123,7 @@ def _partners(x: Tensor, perm: Tensor) -> Tensor:
 def _soft(
     target: Tensor, classes: int, eps: float, ignore_index: int, dtype: torch.dtype
 ) -> Tensor:
-    """q(y) as (B, C, ...), zero where ignored, NaN where the label is out of range."""
+    """q(y) of shape (B, C, ...): zero where ignored, NaN where the label is out of range."""
     valid = target != ignore_index
     bad = valid & ((target < 0) | (target >= classes))
     hot = torch.arange(classes, device=target.device).reshape(-1, *[1] * (target.ndim - 1))
@@ -146,7 +146,7 @@ def mix_targets(
     if target.is_floating_point():
         q = (1 - label_smoothing) * target.to(acc) + label_smoothing / target.shape[1]
     else:
-        assert num_classes is not None  # functional.py has raised otherwise
+        assert num_classes is not None  # mmix_fast.functional raises otherwise
         q = _soft(target, num_classes, label_smoothing, ignore_index, acc)
     index, bad = _partner(perm)
     coef = _per_row(as_lam(lam, acc, target.device), q, 0)
@@ -183,12 +183,12 @@ def _rows(t: Tensor) -> Tensor:
 
 
 def _term(coef: Tensor, value: Tensor) -> Tensor:
-    """``coef*value``, absent (0) where coef is exactly 0 and value is not finite."""
+    """``coef*value``, but 0 where coef is exactly 0 and value is not finite."""
     return coef * torch.where((coef == 0) & ~value.isfinite(), 0, value)
 
 
 def _row_losses(logp: Tensor, q: Tensor) -> Tensor:
-    # A probability of exactly 0 at logp = -inf is absent; 0 * -inf would be NaN.
+    # A probability of exactly 0 contributes 0; at logp = -inf, 0 * -inf would be NaN.
     return -torch.where(q == 0, 0, q * torch.where(q == 0, 0, logp)).sum(-1)
 
 
@@ -213,19 +213,20 @@ def mixed_cross_entropy(
     own = _per_row(lam_t, torch.empty(shape, device="meta"), 0).expand(shape).reshape(-1)
     other = 1 - own
     bad = torch.zeros(shape, dtype=torch.bool, device=logits.device)
-    if target.is_floating_point():  # before it is paired: its gradient too is rounded once
+    if target.is_floating_point():  # cast before pairing, so that its gradient is rounded once
         target, target_b = target.to(acc), None if target_b is None else target_b.to(acc)
     if perm is not None:
         index, bad_perm = _partner(perm)
         target_b = target.index_select(0, index)
         bad = bad | _per_row(bad_perm, bad, 0)
-    assert target_b is not None  # functional.py has raised otherwise
+    assert target_b is not None  # mmix_fast.functional raises otherwise
     bad = bad.reshape(-1)
     w = torch.ones(classes, dtype=acc, device=logits.device) if weight is None else weight.to(acc)
 
     if target.is_floating_point():
         t = _blend(own.unsqueeze(1), _rows(target), _rows(target_b), _followed(lam))
-        # Smoothing is affine and lam + (1-lam) = 1: smoothing the mix is mixing the smoothed.
+        # Smoothing is affine and lam + (1-lam) = 1, so smoothing the mix equals mixing the
+        # smoothed targets.
         q_own = w * ((1 - label_smoothing) * t + label_smoothing / classes)
         q_other = torch.zeros_like(q_own)
         valid = other_valid = torch.ones_like(bad)
@@ -239,7 +240,7 @@ def mixed_cross_entropy(
             bad = bad | (mask & ((y < 0) | (y >= classes)))
             safe = y.clamp(0, classes - 1)
             hard = w[safe] * mask
-            # Not one_hot, which reads its argument's values: no tracer allows that.
+            # Not one_hot: it reads values on the host, which tracers do not allow.
             q = (class_numbers == safe.unsqueeze(1)) * hard.unsqueeze(1)
             q = (1 - label_smoothing) * q + label_smoothing / classes * w * mask.unsqueeze(1)
             pair.append((q, mask, hard))
@@ -250,8 +251,8 @@ def mixed_cross_entropy(
             divisors = hard_own.sum(), hard_other.sum()
         own_loss, other_loss = own, other
 
-    # A row that counts for nothing has zero gradient whatever it holds: cut it off here, since
-    # softmax's own backward would turn its NaN into NaN.
+    # A row with no label to count has zero gradient, whatever its logits hold. Its logits are
+    # replaced by 0 here, since softmax's backward would give NaN for NaN logits.
     live = (valid & (own != 0)) | (other_valid & (other != 0))
     z = torch.where(live.unsqueeze(1), _rows(logits).to(acc), 0)
     if softcap is not None:

@@ -1,4 +1,4 @@
-"""Drawing λ and the pairing, on the device, without making the host wait."""
+"""Draws λ and the pairing on the device, without making the host wait."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Mix:
         return torch.empty_like(self.perm).scatter_(0, self.perm, rows)
 
     def to(self, device: torch.device) -> Mix:
-        """This draw on ``device``, without making the host wait; itself where it is there."""
+        """This draw on ``device``; self if it is already there. CPU to CUDA does not block."""
         if self.perm.device == device and self.lam.device == device:
             return self
         return Mix(_to(self.perm, device), _to(self.lam, device))
@@ -64,13 +64,14 @@ class Mix:
         return functional.mixed_cross_entropy(logits, target, self.perm, self.lam, **options)
 
     def accuracy(self, logits: Tensor, target: Tensor, topk: int = 1) -> Tensor:
-        """λ-weighted fraction in [0, 1] of right predictions, a 0-dim float32 tensor.
+        """λ-weighted fraction in [0, 1] of correct predictions, a 0-dim float32 tensor.
 
         Args:
             logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating.
-            target: integer labels ``(B, d1, ...)``, or probabilities of the logits' shape, whose
-                largest counts. A label of -100 is no class, and so never right.
-            topk: right is a label among the ``topk`` largest logits; 1 <= topk <= C.
+            target: integer labels ``(B, d1, ...)``, or probabilities of the logits' shape; their
+                argmax is the label. A label of -100 never counts as correct.
+            topk: correct means that the label is among the ``topk`` largest logits;
+                1 <= topk <= C.
 
         Raises:
             TypeError, ValueError, IndexError: as :func:`mmix_fast.mixed_cross_entropy`.
@@ -96,12 +97,13 @@ def sample_mix(
 
     Args:
         batch_size: B >= 0.
-        alpha: >= 0, right from 1e-3 to 1e3; 0 gives λ = 1. It and batch_size may be NumPy scalars.
-        device: of the result; default the generator's, else torch's default device. A CPU
+        alpha: >= 0, accurate from 1e-3 to 1e3; 0 gives λ = 1. alpha and batch_size may be NumPy
+            scalars.
+        device: of the result; default: the generator's, else torch's default device. A CPU
             generator with a CUDA device draws on the CPU and copies without blocking.
         per_sample: one λ for each sample, ``(B,)``, instead of one for all, ``()``.
-        pairing: "random"; "flip" (reversed); "roll" (``arange(B).roll(1)``, torchvision's);
-            "derangement" (a random single cycle: no sample meets itself; B = 1 is the identity).
+        pairing: "random"; "flip" (reversed); "roll" (``arange(B).roll(1)``, as in torchvision);
+            "derangement" (a random single cycle: no sample is its own partner, except at B = 1).
         generator: the source of the draw; the same state gives the same draw.
 
     Raises:
@@ -140,7 +142,7 @@ def draw_mix(
     pairing: str,
     generator: torch.Generator | None = None,
 ) -> Mix:
-    """:func:`sample_mix` of checked arguments; alpha may be a 0-dim float64 tensor."""
+    """:func:`sample_mix` with checked arguments; alpha may be a 0-dim float64 tensor."""
     lam = _draw_lam(batch_size if per_sample else 1, alpha, device, generator)
     perm = _draw_perm(batch_size, pairing, device, generator)
     return Mix(perm, lam if per_sample else lam.reshape(()))
@@ -176,9 +178,9 @@ def _draw_lam(
 ) -> Tensor:
     if not isinstance(alpha, Tensor) and alpha == 0:
         return torch.ones(count, dtype=torch.float32, device=device)
-    # Beta = G1/(G1+G2) in log space: at tiny alpha both gammas underflow to 0. A Gamma(alpha) is
-    # Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
-    # full(..., alpha + 1) would fix a number in the graph.
+    # Beta = G1/(G1+G2), in log space since at tiny alpha both gammas underflow to 0. Gamma(alpha)
+    # is Gamma(alpha+1) * U^(1/alpha), and -log U is exponential.
+    # full(..., alpha + 1) would specialize the graph on alpha.
     if isinstance(alpha, Tensor) or torch.compiler.is_compiling():
         shape = torch.ones((2, count), dtype=torch.float64, device=device) + alpha
     else:
@@ -199,7 +201,7 @@ def _draw_perm(
     if pairing == "roll":
         return rows.roll(1)
     # Not randperm: inductor cannot index by a randperm of the same graph. Not rand(generator=...):
-    # it takes no symbolic size.
+    # it does not accept a symbolic size.
     key = torch.empty(batch, dtype=torch.float64, device=device).uniform_(generator=generator)
     order = key.argsort()
     if pairing == "random":

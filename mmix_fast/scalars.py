@@ -1,6 +1,6 @@
-"""Whole numbers and fractions as users give them: Python's, NumPy's scalars and 0-dim arrays.
+"""Checks integer and real arguments: Python numbers, NumPy scalars and 0-dim NumPy arrays.
 
-NumPy is not imported: what comes from it is known by ``operator.index`` and its dtype's kind.
+NumPy is not imported: its values are recognized by ``operator.index`` and their dtype's kind.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# In a traced graph a number can be a symbol; to convert it would fix its value in the graph.
+# In a traced graph a number can be symbolic; converting it would specialize the graph on its value.
 SYMBOLS = (torch.SymInt, torch.SymFloat)
 
 
 class _Short(reprlib.Repr):
-    """Of nested values the first few, of tensors dtype and shape."""
+    """Shows only the first few items of a container, and only dtype and shape of a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ _short = _Short()
 
 
 def describe(value: object) -> str:
-    """``value`` for the end of a message: on one line, and never a whole array or batch."""
+    """Describes ``value`` for an error message: on one line, never a whole array or batch."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     kind = type(value).__name__
@@ -43,9 +43,9 @@ def describe(value: object) -> str:
 
 
 def check_index(name: str, value: Any) -> int:
-    """A whole number as an int: whatever ``operator.index`` takes, except bool.
+    """Returns an integer as an int. Accepts what ``operator.index`` accepts, except bool.
 
-    A 0-dim integer tensor on the CPU counts; to read one on a GPU would make the host wait.
+    A 0-dim integer tensor is accepted on the CPU only: reading one on a GPU makes the host wait.
     """
     if type(value) is int:
         return value
@@ -65,13 +65,13 @@ def check_index(name: str, value: Any) -> int:
 
 
 def check_real(name: str, value: Any, expected: str = "a float") -> float:
-    """A number as a float. No tensor: to read it may make the host wait, and drops its gradient."""
+    """A number as a float. Tensors are refused: reading one may block and drops its gradient."""
     if type(value) is float:
         return value
     if isinstance(value, SYMBOLS):
         return value  # type: ignore[return-value]
     if torch.compiler.is_compiling():
-        if isinstance(value, int | float) and not isinstance(value, bool):  # Dynamo's symbols too
+        if isinstance(value, int | float) and not isinstance(value, bool):  # symbolic ones too
             return value
         _refuse_traced(name, value, "float")
     if type(value) is int or _is_real(value):
@@ -80,7 +80,7 @@ def check_real(name: str, value: Any, expected: str = "a float") -> float:
 
 
 def _refuse_traced(name: str, value: Any, kind: str) -> None:
-    """In a graph NumPy's numbers are tensors, and none of them has a value."""
+    """Raises for a NumPy number in a compiled graph: there it is a tensor without a value."""
     if hasattr(value, "ndim"):
         raise TypeError(
             f"{name} must be Python's {kind} in a compiled graph, got {type(value).__name__}; "

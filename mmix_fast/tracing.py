@@ -1,4 +1,4 @@
-"""Who else looks at a call: torch.func, forward-mode AD, tracers, fake tensors."""
+"""Detects torch.func, forward-mode AD, tracers and fake tensors around a call."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def transformed() -> bool:
-    """Whether torch.func or forward-mode AD must see the call; no kernel has rules for them."""
+    """True under torch.func or forward-mode AD; the kernels have no rules for either."""
     return functorch_active() or forward_ad._current_level >= 0
 
 
 def functionalized() -> bool:
-    """Whether torch.func.functionalize, or Dynamo, sees the call besides other transforms."""
+    """True under torch.compile, or under torch.func.functionalize at any level."""
     if torch.compiler.is_compiling():
         return True
     return _inside(torch._C._functorch.TransformType.Functionalize)
 
 
 def vmapped() -> bool:
-    """Whether torch.func.vmap sees the call, at any level."""
+    """True under torch.func.vmap, at any level."""
     return functorch_active() and _inside(torch._C._functorch.TransformType.Vmap)
 
 
@@ -36,7 +36,7 @@ def _inside(transform: object) -> bool:
 
 
 def recorded() -> bool:
-    """Under torch.export, torch.jit.trace or make_fx, which would keep one draw for ever."""
+    """True under torch.export, torch.jit.trace or make_fx, whose graphs would repeat one draw."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     proxy = torch._C._TorchDispatchModeKey.PROXY
@@ -44,15 +44,15 @@ def recorded() -> bool:
 
 
 def batched(grad: Tensor) -> bool:
-    """Whether a backward runs for is_grads_batched=True, by a vmap that is not torch.func's."""
-    # Dynamo cannot ask, and traces no such backward.
+    """True in a backward with is_grads_batched=True; its legacy vmap is not torch.func's."""
+    # Dynamo cannot trace this check, and never traces such a backward.
     return not torch.compiler.is_compiling() and _is_batched(grad)
 
 
 def beyond_kernels(**arguments: object) -> str:
-    """What the call wants of a backend that only plain PyTorch gives, or "".
+    """The feature that the call needs and only plain PyTorch has, or "".
 
-    ``arguments``: those that no kernel has a gradient for.
+    ``arguments``: the arguments for which the kernels compute no gradient.
     """
     if transformed():
         return "rules for torch.func and forward-mode AD"
@@ -63,7 +63,7 @@ def beyond_kernels(**arguments: object) -> str:
 
 
 def readable(*tensors: Tensor | None) -> bool:
-    """Whether the values may be read on the host: real ones, and nobody traces the call."""
+    """True if values may be read on the host: plain tensors with data, no tracer, mode or vmap."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
     for t in tensors:
@@ -79,7 +79,7 @@ def readable(*tensors: Tensor | None) -> bool:
 
 @contextmanager
 def explained_writes(op: str) -> Iterator[None]:
-    """torch.func refuses some writes in place, for reasons that name no op."""
+    """Names the op and the cause where torch.func refuses an in-place write."""
     try:
         yield
     except RuntimeError as error:

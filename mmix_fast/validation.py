@@ -1,6 +1,6 @@
-"""The only place that judges a user's arguments; messages name what was expected and what came.
+"""Checks of user arguments; each message names what was expected and what was given.
 
-Numbers are judged in scalars.py, targets and the options of a loss in validation_targets.py.
+Numbers are checked in scalars.py, targets and the options of a loss in validation_targets.py.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from .scalars import check_fraction as check_fraction
 from .scalars import check_index as check_index
 from .scalars import describe as describe
 
-# Small calls feel every microsecond of these checks: nothing is built here that is not needed.
+# Each microsecond of these checks shows in small calls: build no object that is not needed.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NUMBERS = (float, int, *SYMBOLS)
 _validate_everywhere = os.environ.get("MMIX_FAST_VALIDATE", "0") not in ("", "0")
 
 
 def set_validation(enabled: bool) -> None:
-    """Check the values of labels and perm on every device, at the cost of a host sync on a GPU."""
+    """Check values (labels, perm, box) on every device, at the cost of a host sync on a GPU."""
     global _validate_everywhere
     _validate_everywhere = bool(enabled)
 
 
 def must_check_values(device: torch.device) -> bool:
-    """Values are read on the host on CPU tensors, or where the user asked; never inside a graph."""
+    """True if values are to be checked on the host: on the CPU, or after set_validation(True).
+
+    Never inside a compiled graph.
+    """
     return not torch.compiler.is_compiling() and (device.type == "cpu" or _validate_everywhere)
 
 
@@ -40,7 +43,7 @@ def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """λ as a tensor of the arithmetic's dtype, on ``device``, without making the host wait."""
+    """λ as a tensor of ``dtype``, the compute dtype, on ``device``; does not make the host wait."""
     if isinstance(lam, Tensor):
         if lam.dtype == dtype and lam.device == device:
             return lam
@@ -48,11 +51,12 @@ def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Ten
     if torch.compiler.is_compiling():
         # as_tensor, full and tensor would specialise the graph on the value.
         return torch.ones((), dtype=dtype, device=device) * lam
-    # Not on the default device: that would wait. torch.tensor takes twice the time.
-    cpu = device if device.type == "cpu" else torch.device("cpu")  # a name takes 0.5 us to read
+    # Made on the CPU: on a GPU as default device, the host would wait. torch.tensor takes twice
+    # as long.
+    cpu = device if device.type == "cpu" else torch.device("cpu")  # torch.device("cpu"): 0.5 us
     try:
         made = torch.scalar_tensor(lam, dtype=dtype, device=cpu)
-    except RuntimeError:  # a number past float32's range, which rounds to inf
+    except RuntimeError:  # beyond float32's range: rounds to inf
         made = torch.scalar_tensor(lam, dtype=torch.float64, device=cpu).to(dtype)
     return made if cpu == device else made.to(device, non_blocking=True)
 
@@ -70,7 +74,7 @@ def check_x(x: Any, name: str = "x") -> None:
 
 
 def check_logits(logits: Any) -> None:
-    """Called before anything touches the logits' shape."""
+    """Must run before any code reads the logits' shape."""
     if not isinstance(logits, Tensor):
         advice = ""
         if hasattr(logits, "logits"):
@@ -104,7 +108,7 @@ def check_perm(perm: Any, batch: int, device: torch.device) -> None:
 
 
 def check_lam(lam: Any, batch: int, device: torch.device) -> float | Tensor:
-    """λ as everything behind this takes it: a Python number, or a tensor () or (batch,)."""
+    """Returns λ as a Python number, or as a tensor of shape () or (batch,)."""
     if isinstance(lam, Tensor):
         if lam.dtype not in FLOATS and not lam.is_floating_point():
             raise TypeError(f"lam must be a float or a floating tensor, got {describe(lam)}")
@@ -118,9 +122,9 @@ def check_lam(lam: Any, batch: int, device: torch.device) -> float | Tensor:
 
 
 def _without_ones(lam: Tensor, batch: int) -> Tensor:
-    """A view, so that a gradient has lam's own shape."""
+    """Drops sizes of 1. The result is a view, so the gradient keeps lam's own shape."""
     if lam.shape[0] == batch and all(size == 1 for size in lam.shape[1:]):
-        return lam.reshape(batch)  # before the next rule: at batch 1 one element is per sample
+        return lam.reshape(batch)  # before the next rule: at batch 1, one element is per sample
     if lam.numel() == 1:
         return lam.reshape(())
     raise ValueError(
@@ -131,7 +135,7 @@ def _without_ones(lam: Tensor, batch: int) -> Tensor:
 
 def _lam_of_another_type(lam: Any) -> float | Tensor:
     ndim = getattr(lam, "ndim", None)
-    if ndim == 0 and torch.compiler.is_compiling():  # NumPy's, which is a tensor in the graph
+    if ndim == 0 and torch.compiler.is_compiling():  # NumPy's; a tensor in the graph
         traced = torch.as_tensor(lam)
         if traced.dtype != torch.bool and not traced.is_complex():
             return traced.to(torch.float64)
@@ -142,7 +146,7 @@ def _lam_of_another_type(lam: Any) -> float | Tensor:
 
 
 def check_inplace(x: Tensor, lam: Any) -> None:
-    """Everything that makes an in-place mix wrong, raised before a byte is written."""
+    """Raises, before anything is written, if an in-place mix of x would be wrong."""
     if isinstance(lam, Tensor) and lam.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             "lam must not require grad where x is mixed in place, got a lam that does: "
@@ -164,7 +168,7 @@ def check_inplace(x: Tensor, lam: Any) -> None:
 
 
 def _check_view(x: Tensor) -> None:
-    """Autograd itself refuses such views only after the write."""
+    """Refuses views that autograd would refuse only after the write."""
     made = torch._C._autograd._get_creation_meta(x)
     if made != torch._C._autograd.CreationMeta.DEFAULT:
         raise RuntimeError(
@@ -175,10 +179,10 @@ def _check_view(x: Tensor) -> None:
 
 
 def overlaps(x: Tensor) -> bool:
-    """True where two elements may share an address (sufficient test: strides nest by size)."""
+    """True if two elements may share an address. Conservative: False only if the strides nest."""
     if x.is_contiguous() or x.numel() == 0:
         return False
-    nested: list[tuple[int, int]] = []  # (stride, its reach), by stride; Dynamo cannot sort sizes
+    nested: list[tuple[int, int]] = []  # (stride, reach), sorted by hand: Dynamo cannot sort sizes
     for size, stride in zip(x.shape, x.stride(), strict=True):
         if size > 1:
             at = len(nested)
@@ -204,7 +208,7 @@ def check_label_values(name: str, target: Tensor, classes: int, ignore_index: in
     if target.numel() == 0:
         return
     low, high = target.aminmax()
-    if low >= 0 and high < classes:  # most often: no mask is made
+    if low >= 0 and high < classes:  # the common case, without a mask
         return
     bad = (target != ignore_index) & ((target < 0) | (target >= classes))
     if bool(bad.any()):

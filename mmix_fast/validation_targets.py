@@ -1,4 +1,4 @@
-"""The part of validation that judges targets, and the options of a loss."""
+"""Checks of targets, and of the options of a loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 def as_target(name: str, target: Any) -> Tensor:
-    """Labels as int64, whatever their integer dtype; floating targets as they are."""
+    """Converts labels of any integer dtype to int64; returns floating targets unchanged."""
     if isinstance(target, Tensor):
         if target.dtype in TARGETS:
             return target
@@ -36,7 +36,10 @@ def as_target(name: str, target: Any) -> Tensor:
 def check_targets(
     target: Any, num_classes: Any, label_smoothing: Any, ignore_index: Any, dtype: Any
 ) -> tuple[Tensor, int, float, int]:
-    """mix_targets' target, classes, label_smoothing and ignore_index, as kernels take them."""
+    """Checks mix_targets' arguments.
+
+    Returns target, number of classes, label_smoothing and ignore_index as the kernels take them.
+    """
     target = as_target("target", target)
     label_smoothing = check_fraction("label_smoothing", label_smoothing)
     ignore_index = check_index("ignore_index", ignore_index)
@@ -96,7 +99,7 @@ def check_loss(
     ignore_index: Any,
     reduction: Any,
 ) -> tuple[Tensor, Tensor | None, int]:
-    """target, target_b and ignore_index as kernels take them; the logits are already judged."""
+    """Returns target, target_b and ignore_index for the kernels. The logits are already checked."""
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     ignore_index = check_index("ignore_index", ignore_index)

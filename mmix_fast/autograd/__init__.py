@@ -1,1 +1,1 @@
-"""Autograd for the kernels. A Function is told the torch.ops namespace; it knows no backend."""
+"""Autograd for the kernels. Functions take a torch.ops namespace and know no backend."""

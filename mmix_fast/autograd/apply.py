@@ -1,4 +1,4 @@
-"""When a call goes through an autograd Function, and how."""
+"""Decides whether a call needs an autograd Function, and applies one with little overhead."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from torch.autograd import Function
 
 
 def needs_autograd(requires_grad: bool) -> bool:
-    """Whether autograd must see the call: a Function costs 6 us, so only then."""
+    """True if autograd or torch.compile must trace this call; otherwise Function.apply (about 6 us)
+    is skipped.
+    """
     return (requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling()
 
 
 def apply(function: type[Function], *args: Any) -> Any:
-    """function.apply, where torch.func is not at work."""
+    """function.apply, for calls that are not under torch.func."""
     if torch.compiler.is_compiling():
         return function.apply(*args)
-    # What Function.apply does before this is for torch.func alone, and takes 2 us.
+    # Skips the part of Function.apply that only torch.func needs; it takes 2 us.
     return super(Function, function).apply(*args)  # type: ignore[misc]

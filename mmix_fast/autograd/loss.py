@@ -15,47 +15,46 @@ from .apply import apply, needs_autograd
 
 
 class LossCall(NamedTuple):
-    """A mixed cross-entropy but for its tensors."""
+    """The arguments of a mixed cross-entropy, except its tensors."""
 
     options: tuple[Any, ...]  # the op's arguments after weight, in the order of its schema
     namespace: str
-    inplace: bool  # the gradient takes the logits' storage
+    inplace: bool  # backward writes the gradient into the logits' storage
 
 
 LossTensors = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
 
 
 def cross_entropy(logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
-    """Not under a transform, which plain PyTorch serves."""
+    """Never called under torch.func or forward-mode AD: plain PyTorch serves those calls."""
     if needs_autograd(logits.requires_grad):
         return apply(CrossEntropyFn, logits, tensors, call)
     return kernel(call.namespace, "cross_entropy")(logits, *tensors, *call.options, None)[0]
 
 
-# The last upstream gradient of each kind of loss, and whether the one before was the same: a
-# training loop gives the same again and again, be it 1, a share of accumulated batches or a loss
-# scale. Known on the CPU alone.
+# For each kind of loss: the last upstream gradient, and whether the one before was equal. Training
+# loops repeat one value, such as 1, 1/(accumulation steps) or a loss scale. Filled on the CPU only.
 _upstreams: dict[tuple[Any, ...], tuple[float, bool]] = {}
 
 
 def _expected_upstream(kind: tuple[Any, ...]) -> float | None:
-    """That for which the forward writes the gradient: the bytes of the logits then move twice.
+    """The upstream gradient for which the forward computes the logits' gradient in advance.
 
-    None after two different ones: without a gradient in the forward they move three times, with one
-    that is written in vain four times.
+    If the guess is right, the logits' bytes move twice; if it is wrong, four times; without a
+    gradient in the forward, three times. So it is None after two different upstream gradients.
     """
     last, repeated = _upstreams.get(kind, (1.0, True))
     return last if repeated else None
 
 
 class CrossEntropyFn(Function):
-    # One forward instead of setup_context, which costs 30 us a call. The tensors that get no
-    # gradient come in a tuple: as arguments of their own they cost 2 us.
+    # forward takes ctx, since a separate setup_context costs 30 us a call. The tensors that get no
+    # gradient come in a tuple: as separate arguments they cost 2 us.
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
         reduction = call.options[1]
         kind = upstream = None
-        # In place the gradient must wait: the logits are still in use.
+        # If inplace, backward must write the gradient: until then the logits are in use.
         if not call.inplace and reduction != "none" and not torch.compiler.is_compiling():
             kind = logits.shape[1], logits.dtype, reduction, logits.is_cpu
             upstream = _expected_upstream(kind)
@@ -71,12 +70,12 @@ class CrossEntropyFn(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        # Handed over once: a second backward makes its own, since the caller may write to this one.
+        # Returned only once: the caller may write to it, so a second backward computes its own.
         gradient, ctx.gradient = ctx.gradient, None
         mapped = functorch_active() or batched(grad)
         again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         ready = gradient is not None and not mapped and not again
-        # Read on the CPU only, where no host waits.
+        # Read on the CPU only; on a GPU the host would wait.
         if ctx.kind is not None and not mapped and grad.is_cpu and readable(grad):
             upstream = grad.item()
             last, _ = _upstreams.get(ctx.kind, (1.0, True))
@@ -92,7 +91,7 @@ class CrossEntropyFn(Function):
             )
             return gradient, None, None
         if ctx.call.inplace:
-            if ctx.overwritten:  # logits that a saved-tensor hook keeps have no version to check
+            if ctx.overwritten:  # saved-tensor hooks bypass autograd's version check
                 raise RuntimeError(
                     "inplace_backward=True overwrites the logits and so allows one backward; "
                     "call mixed_cross_entropy with inplace_backward=False"
@@ -125,13 +124,13 @@ def _gradient_inplace(
     kernel(call.namespace, "cross_entropy_backward_")(
         grad.contiguous(), stats, out, *tensors, *call.options
     )
-    # Whoever saved the logits, a second backward included, must notice.
+    # So that every later use of saved logits raises, also in a second backward.
     torch.autograd.graph.increment_version(logits)
     return out
 
 
 class CrossEntropyGradFn(Function):
-    """The gradient as a function of (grad, logits): its own backward is the reference's."""
+    """The gradient as a function of (grad, logits); the reference computes its own backward."""
 
     @staticmethod
     def forward(
@@ -152,13 +151,13 @@ class CrossEntropyGradFn(Function):
 
 
 def _reference_gradient(grad: Tensor, logits: Tensor, tensors: Any, call: LossCall) -> Tensor:
-    """By plain PyTorch: differentiable any number of times, and under any transform."""
+    """The gradient in plain PyTorch: differentiable any number of times, under any transform."""
     (gradient,) = torch.func.vjp(lambda z: plainly(z, tensors, call.options), logits)[1](grad)
     return gradient
 
 
 def plainly(logits: Tensor, tensors: Any, options: tuple[Any, ...]) -> Tensor:
-    """The loss by plain PyTorch. λ may also be a number."""
+    """The loss in plain PyTorch. lam may also be a Python number."""
     target, perm, target_b, lam, weight = tensors
     ignore_index, reduction, label_smoothing, z_loss, softcap = options
     return reference.mixed_cross_entropy(

@@ -23,13 +23,13 @@ def _lam_grad(grad: Tensor, x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> T
 
 
 class MixFn(Function):
-    """out = mix(x); adjoint=True is the transpose, which is the backward of the other."""
+    """out = mix(x). adjoint=True is the transposed map; each of the two is the other's backward."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str
     ) -> Tensor:
-        # The activation is kept only where lam wants its gradient.
+        # x is saved only if lam needs a gradient.
         ctx.save_for_backward(x if lam.requires_grad else None, perm, lam)
         ctx.call = dim, adjoint, namespace
         return kernel(namespace, "mix")(x, perm, lam, dim, adjoint)
@@ -42,14 +42,15 @@ class MixFn(Function):
         if ctx.needs_input_grad[0]:
             grad_x = _mix_of_gradients(grad, perm, lam, dim, not adjoint, namespace)
         if ctx.needs_input_grad[2]:
-            # <grad, M(x)> with M the mix; for the adjoint, <M(grad), x>: the roles swap.
+            # The derivative of <grad, M(x)>, where M is the mix. For the adjoint it is
+            # <M(grad), x>, so grad and x swap roles.
             left, right = (x, grad) if adjoint else (grad, x)
             grad_lam = _lam_grad(left, right, perm, lam, dim)
         return grad_x, None, grad_lam, None, None, None
 
 
 class MixTransformFn(Function):
-    """MixFn for torch.func and forward-mode AD. They want setup_context, which costs 30 us."""
+    """MixFn for torch.func and forward-mode AD. They need setup_context, which costs 30 us."""
 
     @staticmethod
     def forward(
@@ -94,7 +95,7 @@ class MixTransformFn(Function):
 
 
 def _lam_tangent(x: Tensor, perm: Tensor, tangent: Tensor, dim: int, adjoint: bool) -> Tensor:
-    """The derivative of a mix along lam: own - own[perm], or its transpose, of tangent*x."""
+    """The jvp of a mix with respect to lam: tangent*(x - x[perm]), or the adjoint's jvp."""
     if tangent.ndim:
         tangent = tangent.reshape([-1 if d == dim else 1 for d in range(x.ndim)])
     x = x.to(tangent.dtype)
@@ -106,7 +107,7 @@ def _lam_tangent(x: Tensor, perm: Tensor, tangent: Tensor, dim: int, adjoint: bo
 
 def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool, namespace: str) -> Tensor:
     if transformed():
-        if not adjoint and functionalized():  # where a Function has no rule
+        if not adjoint and functionalized():  # a Function has no rule for it
             return reference.mix(x, perm, lam, dim=dim)
         return MixTransformFn.apply(x, perm, lam, dim, adjoint, namespace)
     if not needs_autograd(x.requires_grad or lam.requires_grad):
@@ -119,7 +120,7 @@ def _mix_of_gradients(
 ) -> Tensor:
     if not batched(grad):
         return mix(grad, perm, lam, dim, adjoint, namespace)
-    # That vmap loses the derivatives of a Function.
+    # The legacy vmap drops the derivatives of a Function, so plain PyTorch runs here.
     plainly = functools.partial(reference.mix, perm=perm, lam=lam, dim=dim)
     return torch.func.vjp(plainly, grad)[1](grad)[0] if adjoint else plainly(grad)
 
@@ -144,19 +145,19 @@ class MixInplaceFn(Function):
 
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) -> Tensor:
-    """Not under a transform, which follows x.copy_(mix(x)) alone."""
+    """Never called under torch.func or forward-mode AD: mix_ runs x.copy_(mix(x)) there."""
     if torch.compiler.is_compiling():
         # AOTAutograd and inductor remove the copies.
         return x.copy_(mix(x, perm, lam, dim, False, namespace))
     if not needs_autograd(x.requires_grad or lam.requires_grad):
         kernel(namespace, "mix_")(x, perm, lam, dim)
-        torch.autograd.graph.increment_version(x)  # x may be saved by an operation of other tensors
+        torch.autograd.graph.increment_version(x)  # another op may have saved x for its backward
         return x
     return apply(MixInplaceFn, x, perm, lam, dim, namespace)
 
 
 class MixBatchFn(Function):
-    """mix_ of x and the soft targets, in one launch on a GPU. Eager only, as MixInplaceFn."""
+    """mix_ of x plus soft targets, usually one launch on a GPU. Eager only, like MixInplaceFn."""
 
     @staticmethod
     def forward(

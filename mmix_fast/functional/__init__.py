@@ -1,4 +1,4 @@
-"""The public ops: check the arguments, let dispatch choose a backend, run it."""
+"""The public ops. Each checks its arguments, asks dispatch for a backend, and runs it."""
 
 from .cutmix import cutmix_ as cutmix_
 from .loss import mixed_cross_entropy as mixed_cross_entropy

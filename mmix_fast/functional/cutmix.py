@@ -17,7 +17,7 @@ from ..ops import kernel
 from ..tracing import beyond_kernels, explained_writes, readable
 from .values import checks_here
 
-# λ of every paste on the CPU: to make it anew costs as much as the paste of a few images.
+# λ = 0 for every paste on the CPU: creating it takes as long as pasting a few images.
 _PASTE = torch.zeros((), dtype=torch.float32, device="cpu")
 BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -27,29 +27,28 @@ def cutmix_(
 ) -> tuple[Tensor, Tensor]:
     """CutMix: paste the partner's box, in place: ``x[i][..., box] = x[perm[i]][..., box]``.
 
-    With ``lam`` the box is not pasted but mixed, ``lam*x[i] + (1-lam)*x[perm[i]]``: with a box for
-    each sample one call serves a batch that has CutMix, Mixup (the whole image as box) and
-    untouched samples (an empty box).
+    With ``lam`` the box is mixed instead of pasted: ``lam*x[i] + (1-lam)*x[perm[i]]``. With one box
+    per sample, one call can apply CutMix, Mixup (the box is the whole image) and no change (an
+    empty box) to different samples.
 
     Args:
         x: ``(B, ..., H, W)``, any strides; overwritten. float16, bfloat16, float32 or float64;
-            with the default lam any dtype of 1, 2, 4 or 8 bytes an element: the same perm and box
-            serve uint8 images, masks and label maps.
+            with the default lam, any dtype of 1, 2, 4 or 8 bytes per element, so the same perm and
+            box also work for uint8 images, masks and label maps.
         perm: int64 ``(B,)``, a permutation of 0..B-1 on x's device.
         box: (top, bottom, left, right), ``0 <= top <= bottom <= H``, ``0 <= left <= right <= W``,
-            the ends not included: four ints (NumPy's too), or int64 ``(4,)`` or ``(B, 4)`` on x's
-            device.
-        lam: the sample's own weight inside the box: as in :func:`mmix_fast.mix`; 0 pastes, bit for
-            bit.
+            ends exclusive: four ints (NumPy's too), or int64 ``(4,)`` or ``(B, 4)`` on x's device.
+        lam: the sample's own weight inside the box, as in :func:`mmix_fast.mix`; 0 copies the
+            partner's box bit for bit.
 
     Returns:
         x, and λ corrected by the area, ``1 - (1-lam) * (bottom-top) * (right-left) / (H*W)``: the
         weight of the sample's own label. float32 (float64 for float64 x), 0-dim, or ``(B,)`` where
-        box or lam is per sample. x's gradient is plain PyTorch's.
+        box or lam is per sample. If x needs a gradient, plain PyTorch runs the op.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`mmix_fast.mix_`; ValueError for a bad box, on
-        the CPU (elsewhere a box past the edge is cut at the edge).
+        TypeError, ValueError, RuntimeError: as :func:`mmix_fast.mix_`; ValueError for a bad box on
+        the CPU (on other devices a box past the edge is clipped to the image).
 
     Equivalent PyTorch: ``x[..., top:bottom, left:right] = x[perm][..., top:bottom, left:right]``.
     Source: Yun et al., CutMix, ICCV 2019, equation 1 and section 3.1.
@@ -66,10 +65,10 @@ def cutmix_(
     if as_bytes:
         _check_paste(x, lam)
     v.check_inplace(x, lam)
-    plain = readable(x)  # nobody looks on: constants need not be seen to be made
+    plain = readable(x)  # no tracer or mode: constants may be made without torch ops
     edges, box = _as_box(box, x, plain)
     beyond = beyond_kernels(x=x)
-    # As integers, since not every dtype can be indexed; not where autograd must follow x.
+    # As integers, since not every dtype can be indexed; not where autograd or torch.func needs x.
     written = x.view(BYTES[x.element_size()]) if as_bytes and not beyond else x
     backend = select(x, beyond, as_bytes)
     if checks_here(backend, x, perm, box):
@@ -97,10 +96,10 @@ def cutmix_(
 
 
 def _corrected(lam: float, share: float, acc: torch.dtype) -> float:
-    """1 - (1-lam) * share of Python's numbers, which saves five ops; with a tensor's bits."""
+    """1 - (1-lam) * share in Python, which saves five ops; same bits as with tensors of ``acc``."""
     if acc == torch.float64:
         return 1 - (1 - lam) * share
-    rounded = _float32  # of two float32 numbers float64 is exact enough to be rounded again
+    rounded = _float32  # one float64 op on float32 numbers, then rounded, is exactly the float32 op
     return 1 - rounded(rounded(1 - rounded(lam)) * rounded(share))
 
 
@@ -109,7 +108,7 @@ def _float32(value: float) -> float:
 
 
 def _check_paste(x: Tensor, lam: float | Tensor) -> None:
-    if isinstance(lam, Tensor) or lam != 0:  # a tensor's value is not looked at
+    if isinstance(lam, Tensor) or lam != 0:  # a tensor's value is not read
         raise TypeError(
             "x must be float16, bfloat16, float32 or float64 for a lam other than the number 0, "
             f"got {v.describe(x)}"
@@ -119,7 +118,7 @@ def _check_paste(x: Tensor, lam: float | Tensor) -> None:
 
 
 def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]:
-    """The four ints, where they are known to Python, and the box as a tensor."""
+    """(four ints or None, the box as a tensor). None if box is a tensor, or if compiling."""
     if isinstance(box, Tensor):
         if box.dtype != torch.int64:
             raise TypeError(f"{_expected(x)}, got {v.describe(box)}")
@@ -135,10 +134,10 @@ def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]
     if len(box) != 4:
         raise ValueError(f"{_expected(x)}, got {v.describe(box)}")
     edges = [v.check_index("each edge of box", edge) for edge in box]
-    if torch.compiler.is_compiling():  # torch.tensor would specialise the graph on the numbers
+    if torch.compiler.is_compiling():  # torch.tensor would specialize the graph on the numbers
         one = torch.ones((), dtype=torch.int64, device=x.device)
         return None, torch.stack([one * edge for edge in edges])
-    # torch.tensor takes 3 us more, but is what fake tensors and modes see.
+    # torch.tensor takes 3 us longer, but fake tensors and modes can intercept it.
     if plain:
         made = torch.frombuffer(array("q", edges), dtype=torch.int64)
     else:
@@ -146,7 +145,7 @@ def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]
     return edges, made if x.is_cpu else made.to(x.device, non_blocking=True)
 
 
-def _expected(x: Tensor) -> str:  # made for an error only: a shape in a text is fixed in its graph
+def _expected(x: Tensor) -> str:  # for errors only: formatting a shape specializes the graph
     return f"box must be 4 ints, or int64 of shape (4,) or ({x.shape[0]}, 4)"
 
 

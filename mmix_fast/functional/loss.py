@@ -28,34 +28,36 @@ def mixed_cross_entropy(
     softcap: float | None = None,
     inplace_backward: bool = False,
 ) -> Tensor:
-    """Cross-entropy against mixed labels, keeping neither softmax nor soft targets.
+    """Cross-entropy against mixed labels; stores neither the softmax nor soft targets.
 
     Args:
-        logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides. A class at -inf is masked.
+        logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides. -inf masks a class.
         target: labels ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is, others are
             converted), or float probabilities of the logits' shape.
-        perm: int64 ``(B,)``, or None where target_b is given.
+        perm: int64 ``(B,)``, or None if target_b is given.
         lam: as in :func:`mix`.
         target_b: the partners' labels (or probabilities) instead of ``target[perm]``.
         weight: ``(C,)`` class weights, the logits' dtype or float32.
-        ignore_index: a label that counts for nothing.
-        reduction: "mean" | "sum" | "none", PyTorch's meaning. With per-sample λ the mean divides
+        ignore_index: the label that contributes nothing.
+        reduction: "mean" | "sum" | "none", as in PyTorch. With per-sample λ the mean divides
             by ``sum_i lam_i*w[y_i]*valid_i + (1-lam_i)*w[y'_i]*valid'_i``.
         label_smoothing: in [0, 1].
-        z_loss: adds ``z_loss * logsumexp(z)**2`` a row, weighted by λ where a label is ignored.
+        z_loss: adds ``z_loss * logsumexp(z)**2`` per row, times the λ weight of its labels that
+            are not ignored.
         softcap: logits become ``softcap*tanh(z/softcap)`` first; -inf stays -inf.
-        inplace_backward: the gradient takes the logits' own storage (no memory of logits size);
-            any other use of the logits in autograd, a second or a double backward then raises.
-            Nothing can raise where they are only read: after the backward the logits, and what
-            shares their memory (``logits.detach()``), hold the gradient. Take the accuracy before.
-            On a GPU also the faster choice where the gradient of the loss is not 1 (GradScaler):
-            it moves the logits' bytes three times, a gradient of its own four times.
+        inplace_backward: backward writes the gradient into the logits' storage and allocates
+            nothing of the logits' size. Any other use of the logits in autograd, a second backward
+            and a double backward then raise. A plain read cannot raise: after backward the logits,
+            and what shares their memory (``logits.detach()``), hold the gradient. Compute the
+            accuracy before backward. On a GPU this is also faster if the upstream gradient is not 1
+            (GradScaler): it moves the logits' bytes three times, a separate gradient four times.
 
     Returns:
         The loss: 0-dim, or ``(B, d1, ...)`` for "none"; float32 for half-precision logits.
 
     Raises:
-        TypeError, ValueError: as in :func:`mix`, or neither or both of perm and target_b given.
+        TypeError, ValueError: as in :func:`mix`; also if neither or both of perm and target_b are
+            given.
         IndexError: a label outside [0, C-1] that is not ignore_index.
 
     Equivalent PyTorch:
@@ -94,7 +96,7 @@ def mixed_cross_entropy(
         v.as_lam(lam, v.compute_dtype(logits.dtype), logits.device),
         None if weight is None else weight.contiguous(),
     )
-    # In a compiled graph the buffers are the compiler's own; overlapping memory cannot be reused.
+    # In a compiled graph the compiler manages the buffers. Overlapping memory cannot be reused.
     inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
     return autograd.cross_entropy(
         logits, tensors, autograd.LossCall(options, backend.namespace, inplace)

@@ -15,17 +15,18 @@ from .values import checks_here
 def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
     """Mix a batch with a shuffled copy of itself: ``y[i] = lam*x[i] + (1-lam)*x[perm[i]]``.
 
-    λ weights the sample itself (composer and kornia weight the partner). A side whose
-    coefficient is exactly 0 is absent: its inf or NaN does not leak.
+    λ is the weight of the sample itself (in composer and kornia: of the partner). A term whose
+    coefficient is exactly 0 is left out, so its inf or NaN does not leak.
 
     Args:
         x: float16, bfloat16, float32 or float64, any shape with a batch dimension of size B, any
             strides. Arithmetic is float32 (float64 for float64), rounded once.
         perm: int64 ``(B,)``, a permutation of 0..B-1 on x's device.
-        lam: float, 0-dim tensor, or ``(B,)`` tensor of per-sample λ; any value, no unit. Either
-            shape may have 1s after it, whatever ``dim`` is: ``(1,)`` and ``(1, 1)`` are one λ for
-            all, ``(B, 1, 1, 1)`` one for each (at B = 1 too). A NumPy scalar or 0-dim array is a
-            float. Its gradient has lam's own shape and dtype.
+        lam: float, 0-dim tensor, or ``(B,)`` tensor of per-sample λ; usually in [0, 1]; not
+            enforced. Trailing dimensions of size 1 are allowed, whatever ``dim`` is: ``(1,)`` and
+            ``(1, 1)`` are one λ for all samples, ``(B, 1, 1, 1)`` one λ per sample (also at B = 1).
+            A NumPy scalar or 0-dim array counts as a float. The gradient has lam's own shape and
+            dtype.
         dim: the batch dimension.
 
     Returns:
@@ -33,7 +34,7 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
 
     Raises:
         TypeError: wrong type or dtype.
-        ValueError: wrong shape or device, or perm is no permutation.
+        ValueError: wrong shape or device, or perm is not a permutation.
         IndexError: dim out of range.
 
     Equivalent PyTorch: ``lam * x + (1 - lam) * x[perm]``.
@@ -57,12 +58,12 @@ def _mixed(backend: Backend, x: Tensor, perm: Tensor, lam: float | Tensor, dim: 
 
 
 def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
-    """:func:`mix`, overwriting x and returning it; only index data is allocated.
+    """In-place :func:`mix`: overwrites and returns x; allocates only index data.
 
-    Besides what :func:`mix` raises, RuntimeError, before anything is written, where x is a leaf
-    that requires grad or a view of one, where x overlaps itself in memory (``expand``), or where
-    lam requires grad. x's version is bumped, so a layer that needs its output for backward (ReLU)
-    raises in backward: use :func:`mix` there.
+    Raises as :func:`mix`. Also raises RuntimeError, before anything is written, if x is a leaf that
+    requires grad or a view of one, if x overlaps itself in memory (``expand``), or if lam requires
+    grad. x's version counter is bumped, so a layer that saves its output for backward (ReLU) raises
+    in backward: use :func:`mix` there.
 
     Equivalent PyTorch: ``x.copy_(lam * x + (1 - lam) * x[perm])``.
     Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.
@@ -79,7 +80,8 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
 def overwrite(backend: Backend, x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> Tensor:
     """mix_ of arguments that are checked."""
     if transformed():
-        mixed = _mixed(backend, x.clone(), perm, lam, dim)  # its backward may need what it reads
+        copy = x.clone()  # since backward may need mix's input
+        mixed = _mixed(backend, copy, perm, lam, dim)
         with explained_writes("mix_"):
             return x.copy_(mixed)
     if checks_here(backend, x, perm):

@@ -1,4 +1,4 @@
-"""Soft targets, alone and together with a batch mixed in place."""
+"""Soft targets, alone or together with a batch that is mixed in place."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def mix_targets(
     """Soft targets of a mixed batch: ``lam*q(y) + (1-lam)*q(y[perm])``.
 
     ``q(y) = (1-eps)*onehot(y) + eps/C`` with eps the label smoothing; an ignored label gives a
-    zero row. Two equal labels add their masses.
+    zero row. If both labels of a sample are equal, their weights add up.
 
     Args:
         target: labels ``(B,)`` or ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is,
-            others are converted), or float targets ``(B, C, ...)``. ``(B, 1)`` labels are refused.
+            others are converted), or float targets ``(B, C, ...)``. ``(B, 1)`` labels raise.
         perm, lam: as in :func:`mix`.
-        num_classes: C; needed for labels, never inferred from the data.
+        num_classes: C; required for labels, never inferred from the data.
         label_smoothing: eps in [0, 1].
         ignore_index: the label that contributes nothing.
         dtype: of the result.
@@ -44,7 +44,8 @@ def mix_targets(
         ``(B, C)`` or ``(B, C, d1, ...)`` of ``dtype``.
 
     Raises:
-        TypeError, ValueError: as in :func:`mix`, or num_classes missing or at odds with target.
+        TypeError, ValueError: as in :func:`mix`; also if num_classes is missing or does not match
+            target.
         IndexError: a label outside [0, C-1] that is not ignore_index.
 
     Equivalent PyTorch: ``lam*q + (1-lam)*q[perm]`` with ``q = (1-eps)*F.one_hot(y, C) + eps/C``.
@@ -102,10 +103,10 @@ def mix_batch_(
     ignore_index: int = -100,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`mix_` of x and :func:`mix_targets` of target, nothing written before all checks.
+    """:func:`mix_` of x and :func:`mix_targets` of target; all checks run before any write.
 
-    Args: as of the two; x has its batch first, and target is on its device. Returns
-    ``(x, soft_targets)``. Raises as the two.
+    Args: as in the two functions; the batch is dimension 0 of x, and target is on x's device.
+    Returns ``(x, soft_targets)``. Raises as the two functions do.
 
     Equivalent PyTorch: ``mix_(x, perm, lam), mix_targets(target, perm, lam, ...)``.
     Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.
@@ -122,12 +123,12 @@ def mix_batch_(
     backend = select(x, beyond_kernels(target=target, lam=lam))
     options = (classes, label_smoothing, ignore_index, dtype)
     if not backend.namespace or torch.compiler.is_compiling():
-        # The targets first: their value checks come before x is touched.
+        # The targets first, so that their values are checked before x is written.
         soft = _soft_targets(backend, target, perm, lam, options)
         return overwrite(select(x), x, perm, lam, 0), soft
     if checks_here(backend, x, perm, target):
         check_target_values(target, perm, classes, ignore_index)
-    # The kernel rounds λ to the arithmetic of x and of the targets, which may differ in width.
+    # The kernel rounds λ to the compute dtypes of x and of the targets, which may differ.
     lam_tensor = v.as_lam(lam, v.compute_dtype(x.dtype, target.dtype, dtype), x.device)
     return autograd.MixBatchFn.apply(
         x, perm.contiguous(), lam_tensor, (target.contiguous(), *options), backend.namespace

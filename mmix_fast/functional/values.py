@@ -1,4 +1,4 @@
-"""Whether the values of a call's arguments are to be read on the host, and the checks that do."""
+"""Value checks of labels and perm on the host, and the condition under which they run."""
 
 from __future__ import annotations
 

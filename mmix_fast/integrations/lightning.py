@@ -26,28 +26,29 @@ else:
 
 
 class _OfCallback(ManifoldMixup):
-    """A callback's own, told from one that the user made: in a copy of the module too."""
+    """A ManifoldMixup made by a callback; tells it from a user's own, also in a copied module."""
 
 
 class ManifoldMixupCallback(Callback):
-    """Hooks a :class:`mmix_fast.ManifoldMixup` and sets it as ``pl_module.mixup``.
+    """Creates a :class:`mmix_fast.ManifoldMixup` and sets it as ``pl_module.mixup``.
 
-    It mixes from ``setup`` to ``teardown`` of fit, validate, test and predict (to the exception,
-    where one ends the run); where the LightningModule makes its layers in ``setup`` or
-    ``configure_model``, from the start of the loop. But for training, ``pl_module.mixup.loss`` is
-    plain cross-entropy; so it is after the run, when ``pl_module.mixup`` stays there, closed. The
-    next run, with this callback or another, replaces it.
+    Its hooks are active from ``setup`` to ``teardown`` of fit, validate, test and predict, or until
+    an exception ends the run. If the LightningModule overrides ``setup`` or ``configure_model``,
+    which may create layers, they are active from the start of the loop. Outside training,
+    ``pl_module.mixup.loss`` is plain cross-entropy. After the run ``pl_module.mixup`` stays there,
+    closed, and its loss is plain too. The next run, with this callback or another, replaces it.
 
     Args:
-        layers, alpha, options: as of ManifoldMixup, names as seen from ``module``.
+        layers, alpha, options: as in ManifoldMixup; names are relative to ``module``.
         module: the attribute of the LightningModule whose forward is hooked, such as "model"; None
             is the LightningModule itself, called as ``self(x)``.
-        attribute: the name instead of "mixup". Two callbacks of one Trainer need two names and two
-            modules, neither a part of the other.
+        attribute: the name to set instead of "mixup". Two callbacks of one Trainer need different
+            names and different modules, neither inside the other.
 
     Raises, in ``setup``:
-        TypeError: the LightningModule has an attribute of that name. ValueError: two callbacks with
-            one name. Besides, as ManifoldMixup: RuntimeError where another one mixes the module.
+        TypeError: the LightningModule has an attribute of that name. ValueError: two callbacks have
+            the same name. Otherwise as ManifoldMixup, e.g. RuntimeError if another one is open on
+            the module.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
-"""``mixup_data`` and ``mixup_criterion`` of facebookresearch/mixup-cifar10, for code that has them.
+"""Drop-ins for ``mixup_data`` and ``mixup_criterion`` of facebookresearch/mixup-cifar10.
 
 >>> x, y_a, y_b, lam = mixup_data(x, y, alpha=1.0)
 >>> loss = mixup_criterion(criterion, model(x), y_a, y_b, lam)
 
-The draws are the original's: λ from NumPy's global state, the pairing from torch's CPU generator.
+The draws are those of the original: λ from NumPy's global state, the pairing from torch's CPU
+generator.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from .. import mix, mixed_cross_entropy
 def mixup_data(
     x: Tensor, y: Tensor, alpha: float = 1.0, use_cuda: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Mixed inputs, the two targets, and λ, a Python float (1.0 where alpha is 0 or less).
+    """Returns mixed inputs, the two targets, and λ, a Python float (1.0 if alpha is 0 or less).
 
     Args:
         x: ``(B, ...)``; integers are mixed in torch's default dtype, as type promotion does.
-        y: ``(B, ...)`` of any dtype: labels, or the targets of a regression.
+        y: ``(B, ...)`` of any dtype: labels, or regression targets.
         alpha: λ ~ Beta(alpha, alpha).
-        use_cuda: for the old signature; the pairing goes to the devices of x and y by itself.
+        use_cuda: ignored, kept for the old signature; the pairing is copied to the devices of x
+            and y in any case.
 
     Equivalent PyTorch: ``lam * x + (1 - lam) * x[index], y, y[index], lam`` with
     ``lam, index = np.random.beta(alpha, alpha), torch.randperm(B)``.
@@ -45,19 +47,19 @@ def mixup_data(
 
 
 def _on(device: torch.device, index: Tensor) -> Tensor:
-    # A copy to the CPU has to be waited for, one from there has not.
+    # A copy to the CPU must block; a copy from the CPU need not.
     return index.to(device, non_blocking=device.type != "cpu")
 
 
 def mixup_criterion(
     criterion: Callable[[Any, Any], Any], pred: Any, y_a: Any, y_b: Any, lam: float | Tensor
 ) -> Any:
-    """``lam*criterion(pred, y_a) + (1-lam)*criterion(pred, y_b)``, whatever the criterion is.
+    """``lam*criterion(pred, y_a) + (1-lam)*criterion(pred, y_b)``, for any criterion.
 
-    An ``nn.CrossEntropyLoss`` (or ``F.cross_entropy``) of a batch takes one pass over the logits,
-    with its weight, ignore_index, reduction and label_smoothing; its result has the dtype that the
-    criterion's would have. All else, such as unbatched logits, a subclass, another loss or λ of
-    more than one element, is called twice.
+    With an ``nn.CrossEntropyLoss`` (or ``F.cross_entropy``) and a batch, it takes one pass over the
+    logits, with the criterion's weight, ignore_index, reduction and label_smoothing; the result has
+    the dtype that the criterion would return. In all other cases, such as unbatched logits, a
+    subclass, another loss or a λ of more than one element, it calls the criterion twice.
     """
     if criterion is F.cross_entropy:
         criterion = nn.CrossEntropyLoss()
@@ -74,14 +76,14 @@ def mixup_criterion(
         reduction=criterion.reduction,
         label_smoothing=criterion.label_smoothing,
     )
-    # PyTorch's loss of half logits is half, but under autocast, which has it in float32.
+    # PyTorch's loss of half-precision logits has their dtype, except under autocast: float32.
     if loss.dtype != pred.dtype and not torch.is_autocast_enabled(pred.device.type):
         loss = loss.to(pred.dtype)
     return loss
 
 
 def _one_pass(pred: Any, y_a: Any, y_b: Any, lam: Any) -> bool:
-    """Whether mixed_cross_entropy means here what two calls of nn.CrossEntropyLoss mean."""
+    """True if mixed_cross_entropy gives the same as two calls of nn.CrossEntropyLoss."""
     if not (isinstance(pred, Tensor) and isinstance(y_a, Tensor) and isinstance(y_b, Tensor)):
         return False
     if isinstance(lam, Tensor):
@@ -92,7 +94,7 @@ def _one_pass(pred: Any, y_a: Any, y_b: Any, lam: Any) -> bool:
     if pred.ndim < 2 or not pred.is_floating_point() or y_a.dtype != y_b.dtype:
         return False
     expected = pred.shape
-    if y_a.dtype in (torch.int64, torch.uint8):  # the labels that PyTorch takes
+    if y_a.dtype in (torch.int64, torch.uint8):  # the label dtypes that PyTorch accepts
         expected = expected[:1] + expected[2:]
     elif not y_a.is_floating_point():
         return False

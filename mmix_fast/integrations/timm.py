@@ -4,11 +4,12 @@
 >>> mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=1000)
 >>> loss = SoftTargetCrossEntropy()(model(x), target)  # after x, target = mixup(x, target)
 
-``FastCollateMixup`` and ``NaFlexMixup`` have no drop-in here: keep timm's. timm's train.py mixes
-with the first by default (its prefetcher is on), and then never calls ``Mixup``: to mix on the
-device with this one, run it with ``--no-prefetcher``. ``FastCollateMixup`` mixes uint8 images in
-the loader's workers, at 0.2 ms an image of 224x224, which these ops do not better; ``NaFlexMixup``
-mixes images of different sizes, which are no batch. The targets of both suit the loss here.
+``FastCollateMixup`` and ``NaFlexMixup`` have no drop-in here: keep timm's. By default (prefetcher
+on) timm's train.py mixes with ``FastCollateMixup`` and never calls ``Mixup``: run it with
+``--no-prefetcher`` to mix on the device with this ``Mixup``. ``FastCollateMixup`` mixes uint8
+images in the loader's workers, at 0.2 ms per 224x224 image; these ops are no faster.
+``NaFlexMixup`` mixes images of different sizes, which are no batch. The loss here accepts the
+targets of both.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from .. import cutmix_, mix_, mix_targets, mixed_cross_entropy
 from ..tracing import readable
 from ..validation import check_fraction, describe
 
-# λ of SoftTargetCrossEntropy on the CPU, where a new tensor would cost as much as a small loss.
+# λ = 1 of SoftTargetCrossEntropy on the CPU: creating it takes as long as a small loss.
 _OWN_ALONE = torch.ones((), dtype=torch.float32, device="cpu")
 MODES = ("batch", "pair", "elem")
 NOT_OFFERED = ("FastCollateMixup", "NaFlexMixup")
 
 
 def __getattr__(name: str) -> Any:
-    if name in NOT_OFFERED:  # an ImportError's text survives "from ... import"
+    if name in NOT_OFFERED:  # "from ... import" hides an AttributeError's text
         raise ImportError(
             f"mmix_fast has no {name}: keep timm.data's, or let Mixup mix on the device with "
             "train.py's --no-prefetcher"
@@ -40,32 +41,32 @@ def __getattr__(name: str) -> Any:
 
 
 class Mixup:
-    """timm.data.Mixup: the constructor, the call, and (from NumPy's global state) the draws of it.
+    """Drop-in for timm.data.Mixup: same constructor, call and draws (from NumPy's global state).
 
-    Differences: an odd batch is allowed (the middle sample keeps to itself); "pair" and "elem" mix
-    in one launch instead of one for each sample; bad arguments raise ValueError; the box of CutMix
-    is cut from the last two dimensions, of videos ``(B, C, T, H, W)`` too; a label of -100 gives a
-    row of zeros; the targets of "pair" and "elem" have the λ that the images have (timm rounds it
-    to the images' dtype: for uint8 to 0).
+    Differences: an odd batch is allowed (the middle sample is its own partner); "pair" and "elem"
+    mix in one launch instead of one per sample; bad arguments raise ValueError; the box of CutMix
+    spans the last two dimensions, also of videos ``(B, C, T, H, W)``; a label of -100 gives a row
+    of zeros; in "pair" and "elem" the targets have the same λ as the images (timm rounds it to the
+    images' dtype: for uint8 to 0).
 
     Args:
-        mixup_alpha, cutmix_alpha: λ ~ Beta(alpha, alpha); 0 switches the kind off.
-        cutmix_minmax: least and greatest share of the box in each direction, instead of λ's.
-        prob: of mixing a batch (a sample, in "pair" and "elem").
-        switch_prob: of CutMix where both are on.
-        mode: "batch" one draw; "pair" one for each pair (i, B-1-i); "elem" one for each sample.
-        correct_lam: λ from the area of the box as clipped at the edge.
+        mixup_alpha, cutmix_alpha: λ ~ Beta(alpha, alpha); 0 turns that kind off.
+        cutmix_minmax: (min, max) share of the height and width that the box takes, instead of λ's.
+        prob: the probability of mixing a batch (a pair in "pair", a sample in "elem").
+        switch_prob: the probability of CutMix if both kinds are on.
+        mode: "batch": one draw; "pair": one per pair (i, B-1-i); "elem": one per sample.
+        correct_lam: compute λ from the area of the box after clipping at the edge.
         label_smoothing, num_classes: of the soft targets.
         multi_label: targets are dense ``(B, num_classes)``, smoothed towards 0.5.
 
-    A call takes x ``(B, ..., H, W)``, overwritten, and B labels of any dtype and shape, such as
-    ``(B,)`` or ``(B, 1)`` (fractions are cut off). It returns x and soft targets
-    ``(B, num_classes)``: float32, but float64 of float64 images in "pair" and "elem", as timm's. x
-    is floating; integer images can be pasted (CutMix), but not blended.
+    A call takes x ``(B, ..., H, W)``, which it overwrites, and B labels of any dtype and shape,
+    such as ``(B,)`` or ``(B, 1)`` (fractions are truncated). It returns x and soft targets
+    ``(B, num_classes)`` in float32; as in timm, in float64 for float64 images in "pair" and "elem".
+    x is floating; integer images can be pasted (CutMix), but not blended (Mixup).
 
     Raises:
-        ValueError: a bad option; a target with other than B labels, or with ``multi_label`` not
-            dense. TypeError: integer images where Mixup is drawn. IndexError: a bad label.
+        ValueError: a bad option; a target without exactly B labels, or not dense with
+            ``multi_label``. TypeError: integer images if Mixup is drawn. IndexError: a bad label.
 
     Equivalent code, and source: timm/data/mixup.py.
     """
@@ -111,7 +112,7 @@ class Mixup:
             lam = self._mix_samples(x, perm)
             if x.dtype == torch.float64:
                 dtype = x.dtype
-        if target.device != x.device:  # labels that stay on the CPU: the copy must have arrived
+        if target.device != x.device:  # labels that stay on the CPU: this copy must block
             perm = perm.to(target.device)
             lam = lam.to(target.device) if isinstance(lam, Tensor) else lam
         smoothing = self.label_smoothing
@@ -128,7 +129,7 @@ class Mixup:
         return x, soft
 
     def _check_target(self, target: Tensor, batch: int) -> Tensor:
-        """Dense targets as they are, or int64 labels ``(B,)``, before anything is drawn."""
+        """Checked before any draw. Returns dense targets unchanged, or int64 labels ``(B,)``."""
         if self.multi_label:
             if target.shape != (batch, self.num_classes):
                 raise ValueError(
@@ -161,12 +162,12 @@ class Mixup:
         return lam
 
     def _mix_samples(self, x: Tensor, perm: Tensor) -> Tensor:
-        """Mixes each sample, or pair, with a draw of its own; λ of the labels, ``(B,)``."""
+        """Mixes each sample, or pair, with its own draw. Returns λ for the labels, ``(B,)``."""
         draws = len(x) // 2 if self.mode == "pair" else len(x)
         labels, cutmix = self._draw(draws)
         pasted, blended = cutmix & (labels != 1), ~cutmix & (labels != 1)
         inside = np.where(blended, labels, 0)  # λ inside the box: 0 pastes
-        boxes = np.zeros((draws, 4), dtype=np.int64)  # an empty one leaves the sample as it is
+        boxes = np.zeros((draws, 4), dtype=np.int64)  # an empty box changes nothing
         for i in np.flatnonzero(pasted):
             boxes[i], labels[i] = self._box(x, labels[i])
         if pasted.any() and blended.any():
@@ -193,7 +194,7 @@ class Mixup:
         return weights
 
     def _draw(self, count: int) -> tuple[Any, Any]:
-        """λ and whether it is CutMix, of each draw; timm's calls of NumPy in timm's order."""
+        """(λ, True for CutMix) of each draw; makes timm's NumPy calls in timm's order."""
         lam, cutmix = np.ones(count, dtype=np.float32), np.zeros(count, dtype=bool)
         if not self.mixup_enabled:
             return lam, cutmix
@@ -212,7 +213,7 @@ class Mixup:
         ), cutmix
 
     def _box(self, x: Tensor, lam: float) -> tuple[tuple[int, ...], float]:
-        """(top, bottom, left, right) and λ by its area."""
+        """(top, bottom, left, right), and λ from its area if correct_lam or cutmix_minmax."""
         if x.ndim < 3:
             raise ValueError(f"x must have shape (B, ..., H, W) for CutMix, got {describe(x)}")
         height, width = x.shape[-2:]
@@ -243,7 +244,7 @@ def _check_blendable(x: Tensor) -> None:
 
 def _broadcast(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     try:
-        if target.is_floating_point() or target.ndim == x.ndim:  # else labels, as many as classes
+        if target.is_floating_point() or target.ndim == x.ndim:  # not C labels (C,)
             x, target = torch.broadcast_tensors(x, target)
             return x, target
     except RuntimeError:
@@ -257,9 +258,9 @@ def _broadcast(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 class SoftTargetCrossEntropy(nn.Module):
     """timm.loss.SoftTargetCrossEntropy: ``mean(sum(-target * log_softmax(x)))``, in one pass.
 
-    x ``(B, ..., C)``, and a target of x's shape or one that broadcasts to it, of any dtype: its
-    probabilities may sum to anything. Labels ``(B,)`` raise ValueError. The loss is float32 for
-    half-precision x, else of x's dtype. A probability of 0 at a logit of -inf counts for nothing
+    x is ``(B, ..., C)``. The target has x's shape or broadcasts to it, in any dtype; its
+    probabilities need not sum to 1. Labels ``(B,)`` raise ValueError. The loss is float32 for
+    half-precision x, else of x's dtype. A probability of 0 at a logit of -inf contributes 0
     (in timm it gives NaN).
 
     Equivalent PyTorch: ``(-target * F.log_softmax(x, -1)).sum(-1).mean()``.
@@ -270,7 +271,7 @@ class SoftTargetCrossEntropy(nn.Module):
             x, target = _broadcast(x, target)
         if not target.is_floating_point():
             target = target.to(x.dtype)
-        if x.ndim != 2:  # the mean is over all rows; a view costs its backward too
+        if x.ndim != 2:  # the mean is over all rows; not for 2-D: a view costs time in backward too
             x, target = x.reshape(-1, x.shape[-1]), target.reshape(-1, x.shape[-1])
         lam = _OWN_ALONE if x.is_cpu and readable(x) else 1.0
         return mixed_cross_entropy(x, target, None, lam, target_b=target)

@@ -3,10 +3,10 @@
 >>> from mmix_fast.integrations.torchvision import CutMix, MixUp  # instead of v2's
 >>> images, targets = MixUp(alpha=0.2, num_classes=1000)(images, labels)
 
-Everything else of the transforms is v2's own code: ``labels_getter``, nested samples, what is
-refused (PIL images, boxes, masks), and the draws from torch's default generator. Labels are indices
-``(B,)`` of any integer dtype (v2: int64 alone; -100 gives a row of zeros) or dense ``(B, C)``:
-floating targets keep their dtype, integer ones become float32. Images are rounded once.
+All else is as in v2: ``labels_getter``, nested samples, the inputs that raise (PIL images, boxes,
+masks), and the draws from torch's default generator. Labels are indices ``(B,)`` of any integer
+dtype (v2: int64 only; -100 gives a row of zeros) or dense ``(B, C)``: floating targets keep their
+dtype, integer ones become float32. Images are rounded once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..validation import describe
 
 
 class _Fused:
-    """Overrides v2's transform(): the labels, then the images; anything else is handed back."""
+    """Overrides v2's transform(): mixes labels and images, and returns anything else unchanged."""
 
     num_classes: int | None
 
@@ -42,7 +42,7 @@ class _Fused:
         if not (is_label or image or pure):
             return inpt
         device = inpt.device
-        if device not in params:  # most often one for images and labels
+        if device not in params:  # usually the same for images and labels
             params[device] = torch.arange(params["batch_size"], device=device).roll(1)
         perm = params[device]
         if is_label:
@@ -59,9 +59,9 @@ class _Fused:
 
 
 class MixUp(_Fused, v2.MixUp):
-    """torchvision.transforms.v2.MixUp: constructor, call and draws of it; one pass over the images.
+    """Drop-in for torchvision.transforms.v2.MixUp, with its draws; one pass over the images.
 
-    The images are floating; TypeError for others (in v2 a RuntimeError).
+    The images must be floating; others raise TypeError (in v2 RuntimeError).
 
     Equivalent code, and source: torchvision/transforms/v2/_augment.py.
     """
@@ -80,7 +80,7 @@ class MixUp(_Fused, v2.MixUp):
 
 
 class CutMix(_Fused, v2.CutMix):
-    """torchvision.transforms.v2.CutMix: constructor, call and draws of it; the box in place.
+    """Drop-in for torchvision.transforms.v2.CutMix, with its draws; pastes into a copy.
 
     The images may have any dtype, such as uint8 before ``v2.ToDtype``.
 
@@ -88,7 +88,7 @@ class CutMix(_Fused, v2.CutMix):
     """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """v2's draws in v2's order; the box is Python's arithmetic, where v2 calls 14 ops."""
+        """v2's draws in v2's order; computes the box in Python, where v2 calls 14 ops."""
         lam = float(self._dist.sample(()))
         height, width = query_size(flat_inputs)
         x, y = int(torch.randint(width, size=(1,))), int(torch.randint(height, size=(1,)))

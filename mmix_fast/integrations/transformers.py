@@ -4,13 +4,13 @@
 ...                        layers=["bert.embeddings", "bert.encoder.layer.0"], alpha=1.0)
 >>> trainer.train()
 
-Served are classifiers of sequences, images, audio, video and tokens, single-label (cross-entropy)
-and multi-label (binary cross-entropy), and masked language models. What is not served raises
-TypeError: regression, causal and sequence-to-sequence models, question answering and other models
-without one ``labels``, ``compute_loss_func``, DataParallel.
+Supported: classifiers of sequences, images, audio, video and tokens, single-label (cross-entropy)
+and multi-label (binary cross-entropy), and masked language models. Not supported (TypeError):
+regression, causal and sequence-to-sequence models, question answering and other models without a
+single ``labels``, ``compute_loss_func``, DataParallel.
 
-In a Trainer of your own: make ``self.mixup = ManifoldMixup(model, ...)`` once, take the labels out
-of the inputs in ``compute_loss`` (else the model computes a loss of its own), and return
+In your own Trainer: create ``self.mixup = ManifoldMixup(model, ...)`` once. In ``compute_loss``,
+take the labels out of the inputs (otherwise the model computes its own loss), and return
 ``self.mixup.loss(model(**inputs).logits, labels)``.
 """
 
@@ -30,8 +30,8 @@ from .. import mixed_cross_entropy
 from ..manifold import ManifoldMixup
 from ..validation import describe
 
-# In the names of transformers' own classes. The first four choose their loss by
-# config.problem_type; the others always have cross-entropy with class indices.
+# Parts of the class names in transformers. BY_PROBLEM_TYPE choose their loss by
+# config.problem_type; BY_TOKEN always use cross-entropy with class indices.
 BY_PROBLEM_TYPE = (
     "ForSequenceClassification",
     "ForImageClassification",
@@ -44,27 +44,28 @@ BINARY_OPTIONS = ("weight", "pos_weight", "reduction")
 
 
 class MixupTrainer(Trainer):
-    """A Trainer of classifiers whose training loss is mixed; evaluation is as ever.
+    """A Trainer for classifiers whose training loss is mixed; evaluation is unchanged.
 
     Args:
-        layers, alpha, mixup_options: of :class:`mmix_fast.ManifoldMixup`, names as seen from the
-            model; give the embedding instead of "" for models of tokens. The rest is Trainer's.
+        layers, alpha, mixup_options: as in :class:`mmix_fast.ManifoldMixup`; names are relative to
+            the model. For token models give the embedding instead of "". All other arguments are
+            Trainer's.
         loss_options: of :func:`mmix_fast.mixed_cross_entropy`, such as
             ``{"weight": torch.tensor([1.0, 5.0])}``; for multi-label models ``weight``,
-            ``pos_weight`` and ``reduction`` of ``F.binary_cross_entropy_with_logits``. They hold in
-            training alone: the evaluation loss is the model's.
+            ``pos_weight`` and ``reduction`` of ``F.binary_cross_entropy_with_logits``. They apply
+            to training only: the evaluation loss is the model's.
 
-    The loss is made of the model's logits; a loss that the model computes itself is not used. The
-    problem is ``model.config.problem_type`` or, as in transformers, told by the labels: integers
-    are single-label, floats multi-label. A model class of your own must say it for floats.
-    ``args.label_smoothing_factor`` smooths single-label training. Micro-batches of an accumulated
-    step count alike, whatever their number of labels. ``model_init`` makes a new model, and a new
-    ``trainer.mixup``, for each ``train()``. A second MixupTrainer on one model needs
-    ``trainer.mixup.close()`` of the first.
+    The loss is computed from the model's logits; the model's own loss is not used. The problem type
+    is ``model.config.problem_type`` or, as in transformers, follows from the labels: integers are
+    single-label, floats multi-label. Your own model class must set it for float labels.
+    ``args.label_smoothing_factor`` applies to single-label training. The micro-batches of an
+    accumulated step have equal weight, whatever their number of labels. ``model_init`` makes a new
+    model, and a new ``trainer.mixup``, for each ``train()``. Before a second MixupTrainer on one
+    model, call ``trainer.mixup.close()`` of the first.
 
     Raises:
-        TypeError: an option, model or (at the first step) labels that are not served; the message
-            names it. Besides, as ManifoldMixup.
+        TypeError: an option, model or (at the first step) labels that are not supported; the
+            message names it. Otherwise as ManifoldMixup.
     """
 
     mixup: ManifoldMixup
@@ -89,7 +90,7 @@ class MixupTrainer(Trainer):
                 f"args.n_gpu must be 1, got {self.args.n_gpu}: nn.DataParallel would mix each "
                 "part of a batch by itself; start one process for each GPU with torchrun"
             )
-        # Else Trainer takes the loss for one that the model has divided by all accumulated items.
+        # Otherwise Trainer assumes that the model divided its loss by all accumulated items.
         self.model_accepts_loss_kwargs = False
         self._layers, self._alpha, self._mixup_options = layers, alpha, mixup_options or {}
         self._loss_options = _loss_options(loss_options or {}, self.args)
@@ -97,7 +98,7 @@ class MixupTrainer(Trainer):
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         model = super().call_model_init(trial)
-        if hasattr(self, "mixup"):  # train() makes a new model; before, the constructor is at work
+        if hasattr(self, "mixup"):  # called by train(); the constructor calls _mix_model itself
             self._mix_model(model)
         return model
 
@@ -137,11 +138,11 @@ class MixupTrainer(Trainer):
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         options = {"label_smoothing": self.args.label_smoothing_factor, **self._loss_options}
         rows = logits.shape[:-1]
-        if logits.shape[-1] == 1:  # its cross-entropy is 0 whatever the model does
+        if logits.shape[-1] == 1:  # the cross-entropy of one class is always 0
             raise TypeError(f"logits must be of two classes or more, got {describe(logits)}")
         if not labels.is_floating_point() and labels.numel() == rows.numel():
-            labels = labels.reshape(rows)  # (B, 1), as transformers flattens them
-        # Classes come last there: (B, length, C).
+            labels = labels.reshape(rows)  # such as (B, 1); transformers flattens them too
+        # In transformers the classes come last: (B, length, C).
         return self.mixup.loss(logits.movedim(-1, 1), labels, **options)
 
     def _binary_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ class MixupTrainer(Trainer):
 
 
 def _loss_options(options: Mapping[str, Any], args: Any) -> dict[str, Any]:
-    """The options, judged, with tensors on the device that is trained on."""
+    """Checks the options, and moves their tensors to the training device."""
     parameters = inspect.signature(mixed_cross_entropy).parameters.values()
     known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"target_b"}
     for name in options:
@@ -178,7 +179,7 @@ def _loss_options(options: Mapping[str, Any], args: Any) -> dict[str, Any]:
 
 
 def _task(model: nn.Module) -> str | None:
-    """The served task in the name of the model's class, or a base of it; None: the user's own."""
+    """The supported task in the name of the model's class or a base; None for a user's class."""
     for cls in type(model).__mro__:
         for task in BY_PROBLEM_TYPE + BY_TOKEN:
             if task in cls.__name__:
@@ -220,7 +221,7 @@ def _refuse_regression(task: str | None, config: Any) -> None:
 
 
 def _is_multi_label(task: str | None, config: Any, labels: Tensor) -> bool:
-    """By config.problem_type, else by the labels' dtype as transformers' own loss does."""
+    """By config.problem_type, else by the labels' dtype, as in transformers' own loss."""
     problem = getattr(config, "problem_type", None)
     indices = not labels.is_floating_point() and labels.dtype != torch.bool
     if task in BY_TOKEN:
@@ -236,13 +237,13 @@ def _is_multi_label(task: str | None, config: Any, labels: Tensor) -> bool:
                 "classification' or, for probabilities, 'single_label_classification', got "
                 f"{describe(labels)}"
             )
-    elif config is not None:  # as the model's own loss does; pipelines of the saved model read it
+    elif config is not None:  # as the model's own loss does; pipelines of a saved model read it
         config.problem_type = f"{'single' if indices else 'multi'}_label_classification"
     return not indices
 
 
 def _logits(outputs: Any) -> Tensor:
-    """Of a ModelOutput or a mapping, or (return_dict=False) the first of a tuple."""
+    """The logits of a ModelOutput or mapping, or the first item of a tuple (return_dict=False)."""
     if isinstance(outputs, Mapping):
         outputs = outputs.get("logits")
     elif isinstance(outputs, tuple | list):

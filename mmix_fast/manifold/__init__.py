@@ -1,3 +1,3 @@
-"""Manifold Mixup of any model: the class, and what its hooks need."""
+"""Manifold Mixup for any model: the ManifoldMixup class and its hooks."""
 
 from .mixup import ManifoldMixup as ManifoldMixup

@@ -1,4 +1,4 @@
-"""Where the batch is: in what a model is called with, and in what a layer returns."""
+"""Finds the batch in the arguments of a model and in the output of a layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .layers import first_embedding
 def size_and_device(
     root: nn.Module, arguments: tuple[Any, ...], dim: int, mixes_input: bool
 ) -> tuple[int, torch.device]:
-    """Of the batch that the model is called with: its first tensor tells."""
+    """Size and device of the batch, read from the first tensor of the model's arguments."""
     found = nested.tensors(arguments)
     if not found:
         raise ValueError("the model must be called with a tensor to be mixed, got none")
@@ -40,7 +40,7 @@ class Layer:
 
     name: str
     module: nn.Module
-    is_input: bool  # of the root: its arguments are mixed, not its output
+    is_input: bool  # the layer "": the model's arguments are mixed, not its output
     states: frozenset[tuple[int, int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Layer:
 
 def _mix_pair(value: Any, mix: Mix, dims: tuple[int, int], inplace: bool) -> Any:
     output, rest = value
-    if output.ndim != 3:  # without a batch
+    if output.ndim != 3:  # unbatched
         return None
     new = nested.mix_tensors(output, mix, dims[0], inplace)
     if not nested.tensors(rest):
@@ -83,7 +83,7 @@ def _mix_pair(value: Any, mix: Mix, dims: tuple[int, int], inplace: bool) -> Any
 
 
 def _dims_of_pair(module: nn.Module) -> tuple[int, int] | None:
-    """The batch dimensions of the two parts that torch's own layers return; None for any other."""
+    """The batch dimensions of the pair that torch's RNN or attention layer returns, else None."""
     if isinstance(module, nn.RNNBase):  # output, state
         return (0 if module.batch_first else 1), 1
     if isinstance(module, nn.MultiheadAttention):  # output, weights
@@ -92,7 +92,7 @@ def _dims_of_pair(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _own_dim(module: nn.Module, dim: int) -> int:
-    """``dim``; torch's transformer layers say theirs themselves."""
+    """``dim``; for torch's transformer layers, the dimension that ``batch_first`` gives."""
     if isinstance(module, nn.TransformerEncoder | nn.TransformerDecoder):
         module = module.layers[0]
     if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
@@ -103,7 +103,7 @@ def _own_dim(module: nn.Module, dim: int) -> int:
 
 
 def _states_inside(module: nn.Module) -> frozenset[tuple[int, int]]:
-    """(layers, width) of the states ``(layers, batch, width)`` of recurrent layers inside."""
+    """(layers, width) of the states ``(layers, batch, width)`` of all RNN layers in ``module``."""
     found = set()
     for inner in module.modules():
         if isinstance(inner, nn.RNNBase):
@@ -115,7 +115,7 @@ def _states_inside(module: nn.Module) -> frozenset[tuple[int, int]]:
 def _misplaced(
     outputs: Iterable[Tensor], batch: int, dim: int, states: frozenset[tuple[int, int]]
 ) -> Tensor | None:
-    """A tensor that has its batch at 1 (at 0 for dim=1), as the state of a recurrent layer has."""
+    """The first tensor whose batch is at 1 (at 0 for dim=1), like the state of an RNN; or None."""
     if dim not in (0, 1):
         return None
     for t in outputs:
@@ -125,7 +125,7 @@ def _misplaced(
             continue
         if dim == 0 and (t.shape[0], t.shape[2]) in states:
             return t
-        # Computed from the batch; a table of positions (1, length, width) is not.
+        # With a grad_fn it was computed from the batch; a position table (1, length, width) is not.
         if t.shape[dim] != batch and not torch.compiler.is_compiling() and t.grad_fn is not None:
             return t
     return None

@@ -1,4 +1,4 @@
-"""One draw of a ManifoldMixup: the layer, λ and the pairing, on the host or inside a graph."""
+"""The draw of one forward (layer, λ and pairing), made on the host or inside a graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Draw:
     mix: Mix
 
     def at(self, number: int | None) -> Mix | None:
-        """What layer ``number`` mixes with: λ = 1 where a graph drew another one."""
+        """The Mix of layer ``number``, or None. In a graph λ = 1 if another layer was drawn."""
         if number is None:
             return None
         if isinstance(self.layer, int):
@@ -32,9 +32,9 @@ class Draw:
 def on_host(
     sample: Callable[[], Mix], layers: int, prob: float, generator: torch.Generator | None
 ) -> Draw | None:
-    """None with the probability ``1 - prob``, else one of ``layers`` and a sample."""
+    """None with probability ``1 - prob``; else one of ``layers`` layer numbers, and a sample."""
     if generator is not None and generator.device.type != "cpu":
-        generator = None  # reading what it draws would make the host wait
+        generator = None  # reading a draw made on a GPU would make the host wait
     with real_tensors():
         if prob < 1:
             chance = torch.rand((), generator=generator, dtype=torch.float32, device="cpu")
@@ -52,7 +52,7 @@ def in_graph(mix: Mix, layers: int, prob: Tensor) -> Draw:
 
 
 def real_tensors() -> AbstractContextManager[Any]:
-    """Out of FakeTensorMode and the like, whose numbers cannot be read on the host."""
+    """Turns off FakeTensorMode and other modes, whose values cannot be read on the host."""
     if torch._C._len_torch_dispatch_stack():
         return torch.utils._python_dispatch._disable_current_modes()
     return nullcontext()

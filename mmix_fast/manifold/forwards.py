@@ -1,8 +1,8 @@
-"""Which forward of the model made these logits, and which one is being recomputed?
+"""Finds the forward that made given logits, and the forward that a checkpoint recomputes.
 
-A forward leaves its record on the autograd nodes of what it returned and of the layers that may mix
-(``grad_fn.metadata``, which lives and dies with the graph), and a note of the storages that it
-returned. Both are found again in any order, from any thread, and after other forwards.
+Each forward writes its record into ``grad_fn.metadata`` of its outputs and of the layers that may
+mix; autograd frees it with the graph. It also notes the storages of its outputs. Both can be looked
+up in any order, from any thread, and after other forwards.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .draws import Draw
 
-# Forwards without grad mode that are kept for a reentrant checkpoint around the whole model: as
-# many may be in flight before their backward. Each keeps 8 bytes a sample.
+# Number of forwards without grad mode that are kept, for reentrant checkpoints around the whole
+# model: this many can be in flight before their backward. Each keeps 8 bytes per sample.
 KEPT = 64
 
 
 @dataclass(eq=False)
 class Forward:
-    """One forward of the root. Its autograd nodes are numbered from ``start`` to before ``end``."""
+    """One forward of the root. Its autograd nodes have sequence numbers in [start, end)."""
 
     draw: Draw | None  # None: it mixed nothing
     start: int = 0
@@ -41,19 +41,20 @@ def in_backward() -> bool:
 
 
 class Forwards:
-    """The forwards of one ManifoldMixup that logits or a recomputation may still ask for."""
+    """The forwards of one ManifoldMixup that logits or a recomputation may still need."""
 
     def __init__(self) -> None:
-        self._key = object()  # ours in a node's metadata
-        self._alive: WeakSet[Forward] = WeakSet()  # as long as a graph or a storage names them
+        self._key = object()  # our key in a node's metadata
+        self._alive: WeakSet[Forward] = WeakSet()  # those that a graph or a storage note refers to
         self._without_graph: deque[Forward] = deque(maxlen=KEPT)
         self._storages: dict[int, tuple[StorageWeakRef, Forward | None]] = {}
         self._prune_at = 16
-        self._threads: set[int] = set()  # the numbers count per thread
-        self._lock = threading.Lock()  # a set or dictionary must not grow while it is read
+        self._threads: set[int] = set()  # that ran forwards; sequence numbers count per thread
+        self._lock = threading.Lock()  # no set or dict may grow while another thread iterates it
 
     def start(self, draw: Draw | None) -> Forward:
-        # A reentrant checkpoint of the whole model makes its node, then calls us without grad mode.
+        # A reentrant checkpoint of the whole model creates its node first, then runs the model
+        # without grad mode: its node has the number before this one.
         grad_mode = torch.is_grad_enabled()
         forward = Forward(draw, torch.autograd._get_sequence_nr() - (not grad_mode))
         with self._lock:
@@ -64,7 +65,7 @@ class Forwards:
         return forward
 
     def tag(self, forward: Forward, tensors: Iterable[Tensor]) -> None:
-        """Puts the forward on the nodes that made the tensors, except those made before it."""
+        """Writes the forward into the tensors' grad_fn, except nodes older than the forward."""
         for t in tensors:
             node = t.grad_fn
             if node is not None and node._sequence_nr() >= forward.start:
@@ -86,15 +87,15 @@ class Forwards:
             address = _storage(t)
             if address is None:
                 continue
-            # The address cannot serve another storage while the reference exists.
+            # No other storage can get this address while the weak reference exists.
             known = self._storages.get(address)
             if known is None or known[0].expired():
                 self._storages[address] = StorageWeakRef(t.untyped_storage()), forward
-            elif known[1] is not forward:  # a forward that returned what it was given
+            elif known[1] is not forward:  # returned by two forwards (passed through): ambiguous
                 self._storages[address] = known[0], None
 
     def that_made(self, logits: Tensor) -> Forward | None:
-        """None where nothing tells. RuntimeError where logits come from several forwards."""
+        """None if it is unknown. RuntimeError if the logits come from several forwards."""
         address = _storage(logits)
         known = None if address is None else self._storages.get(address)
         if known is not None and known[1] is not None:
@@ -108,7 +109,7 @@ class Forwards:
         return next(iter(found), None)
 
     def recomputed(self) -> Forward | None:
-        """The forward whose part is run again inside backward; None where it is none of ours."""
+        """The forward that is being recomputed inside backward; None if it is not one of ours."""
         node = torch._C._current_autograd_node()
         number = -1 if node is None else node._sequence_nr()
         with self._lock:
@@ -123,7 +124,7 @@ class Forwards:
             )
         if not near:
             return None
-        # Forwards of several threads have the same numbers: the graph behind the node tells.
+        # Forwards of several threads can have the same numbers: the graph behind the node decides.
         found = self._behind(node) & near
         if len(found) == 1:
             return found.pop()
@@ -133,7 +134,7 @@ class Forwards:
         )
 
     def _behind(self, node: torch.autograd.graph.Node | None) -> set[Forward]:
-        """The forwards met first on every way from a node towards the leaves."""
+        """The first forward on each path from a node toward the leaves."""
         found: set[Forward] = set()
         todo = [] if node is None else [node]
         seen = set(todo)
@@ -156,5 +157,5 @@ def _metadata(node: Any) -> dict[Any, Any]:
 def _storage(t: Tensor) -> int | None:
     try:
         return t.untyped_storage()._cdata
-    except (RuntimeError, NotImplementedError):  # of torch.func, sparse: they have none
+    except (RuntimeError, NotImplementedError):  # torch.func's and sparse tensors have none
         return None

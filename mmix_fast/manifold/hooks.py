@@ -1,4 +1,4 @@
-"""The hooks of ManifoldMixup as objects: they do not travel with a copy or pickle of the model."""
+"""Hook objects of ManifoldMixup. A copy or pickle of the model gets inert hooks instead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COPY_NOT_SCRIPTED = (
 
 
 class Hook:
-    """Calls a method of ManifoldMixup."""
+    """Calls a method of Mixing. Copying or pickling it gives an InertHook."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -30,12 +30,12 @@ class Hook:
         return InertHook, ()
 
     @property
-    def __name__(self) -> str:  # the first thing that torch.jit.script asks for
+    def __name__(self) -> str:  # torch.jit.script reads this first
         raise RuntimeError(_NOT_SCRIPTED)
 
 
 class InertHook:
-    """What a copied or unpickled model has in the place of a Hook. It goes when it is called."""
+    """Replaces a Hook in a copied or unpickled model. Removes itself at the first eager call."""
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
         if torch.compiler.is_compiling():
@@ -43,7 +43,7 @@ class InertHook:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for number in [n for n, hook in hooks.items() if hook is self]:
                 del hooks[number]
-                # A hook that gets this number in another process must not inherit these.
+                # A hook that gets the same id in another process must not inherit these flags.
                 module._forward_pre_hooks_with_kwargs.pop(number, None)
                 module._forward_hooks_always_called.pop(number, None)
 

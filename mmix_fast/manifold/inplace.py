@@ -1,4 +1,4 @@
-"""Where ``inplace="auto"`` may overwrite a layer's output: where nothing else sees it."""
+"""Decides where ``inplace="auto"`` may overwrite a layer's output: where nothing else reads it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.utils._device import DeviceContext
 
 from ..tracing import transformed
 
-# These give a new tensor that their own backward does not read: mixing over it is safe. Exact types
-# only, since a subclass may return anything. Seen wrong or aliasing, so not here: activations that
-# save their output (ReLU, sigmoid, tanh, softmax), recurrent layers; Dropout and Identity, which
-# may return their own input.
+# These return a new tensor that their own backward does not read, so overwriting it is safe. Exact
+# types only, since a subclass may return anything. Left out, because they gave wrong gradients or
+# aliased memory: activations that save their output (ReLU, sigmoid, tanh, softmax), recurrent
+# layers, and Dropout and Identity, which may return their own input.
 _FRESH = frozenset(
     {
         *(nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.TransformerEncoderLayer),
@@ -29,16 +29,16 @@ _FRESH = frozenset(
 
 
 def may_overwrite(module: nn.Module, output: object) -> bool:
-    """Whether the output of a layer that carries one hook of ours may be mixed in place."""
+    """True if a layer's output may be mixed in place. The layer has exactly one hook of ours."""
     return type(output) is Tensor and _is_fresh(module, own_hooks=1) and not _is_watched()
 
 
 def _is_fresh(module: nn.Module, own_hooks: int) -> bool:
-    if len(module._forward_hooks) > own_hooks:  # it may keep the output or return another tensor
+    if len(module._forward_hooks) > own_hooks:  # another hook may keep or replace the output
         return False
     if module._backward_hooks or module._backward_pre_hooks:  # they make the output a view
         return False
-    if "forward" in vars(module):  # replaced on this one module, by who knows what
+    if "forward" in vars(module):  # replaced on this instance by unknown code
         return False
     if type(module) is nn.Sequential and len(module):
         return _is_fresh(module[-1], own_hooks=0)
@@ -48,12 +48,12 @@ def _is_fresh(module: nn.Module, own_hooks: int) -> bool:
 
 
 def _is_watched() -> bool:
-    """Whether something sees the outputs of every module or operation."""
+    """True if global hooks, a mode or a transform see the outputs of every module or op."""
     return bool(
         module_hooks._global_forward_hooks
         or module_hooks._global_backward_hooks
         or module_hooks._global_backward_pre_hooks
-        # Selective checkpoints cache outputs by a mode, others by the hooks of saved tensors.
+        # Selective checkpoints cache outputs in a mode, other checkpoints in saved-tensor hooks.
         or torch._C._len_torch_dispatch_stack()
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         or transformed()

@@ -1,4 +1,4 @@
-"""Names to modules, and the choice of ``layers="auto"``."""
+"""Resolves layer names to modules, and picks the layers for ``layers="auto"``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def bare(name: str) -> str:
-    """A module's name without what DDP and torch.compile put into it."""
+    """A module's name without the parts that DDP and torch.compile add."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def resolve(model: nn.Module, layers: Iterable[str]) -> list[tuple[str, nn.Module]]:
-    """Each name, as given, with its module; exact names win over such that differ in wrappers."""
+    """Each name as given, with its module. An exact name wins over one that differs in wrappers."""
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise TypeError(f"layers must be a list of names or 'auto', got {describe(layers)}")
     exact = dict(model.named_modules(remove_duplicate=False))
@@ -58,14 +58,15 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def auto(model: nn.Module) -> list[str]:
-    """The input, and the ends of the first stages, found from the names and classes of the modules.
+    """The input and the ends of the first stages, found by the names and classes of modules.
 
-    Stages are modules that differ in a number only (``layer1``, ``layer2``; ``blocks.0``,
-    ``blocks.1``), the outermost such list; without any, the layers with weights of a plain chain,
-    each with the activation that follows it. The last is never taken: mixing there mixes the
-    logits. The search stops at a block (a module with weights of its own beside its children), so
-    that nothing inside a skip connection is found; a skip around whole stages, as in a U-Net, shows
-    in no name: give the layers yourself there.
+    Stages are sibling modules whose names differ only in a number (``layer1``, ``layer2``;
+    ``blocks.0``, ``blocks.1``); the outermost such list is used. If there is none, the weighted
+    layers of a plain chain are used, in a Sequential each with the activation after it. The last
+    layer of a chain is never picked, nor the last stage of a model that is a Sequential of stages:
+    mixing there would mix the logits. The search does not enter a block (a module with a linear or
+    convolution layer among its children), so it picks nothing inside a skip connection. A skip
+    around whole stages, as in a U-Net, does not show in the names: give the layers yourself there.
     """
     while isinstance(inner := getattr(model, "module", None), nn.Module):
         model = inner  # DistributedDataParallel
@@ -91,14 +92,17 @@ def _stages(prefix: str, module: nn.Module) -> list[str]:
             groups[re.sub(r"\d+", "#", name)].append(name)
     stages = next((names for names in groups.values() if len(names) > 1), [])
     if stages and isinstance(module, nn.Sequential) and stages[-1] == children[-1][0]:
-        last_is_output = not prefix  # a chain that is the whole model ends in its logits
+        last_is_output = not prefix  # if the whole model is this chain, it ends in the logits
     else:
         last_is_output = False
     return [_join(prefix, name) for name in (stages[:-1] if last_is_output else stages)]
 
 
 def _chain(prefix: str, module: nn.Module, model: nn.Module) -> list[str]:
-    """For leaves in a row: in a Sequential the module before each weighted one but the first."""
+    """Picks from a plain chain: in a Sequential, the module before each weighted one but the first.
+
+    In a model that is no Sequential: each weighted module but the last.
+    """
     children = list(module.named_children())
     weighted = [i for i, (_, child) in enumerate(children) if isinstance(child, _WEIGHTED)]
     if isinstance(module, nn.Sequential):
@@ -111,7 +115,7 @@ def _chain(prefix: str, module: nn.Module, model: nn.Module) -> list[str]:
 
 
 def _input(model: nn.Module) -> str:
-    """ "", or the first embedding where the model reads integers."""
+    """The first embedding if it comes before any other weighted layer, else ""."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             return name

@@ -1,4 +1,4 @@
-"""What ManifoldMixup says where it cannot go on: each names the cause and what to do."""
+"""Error messages of ManifoldMixup: each names the cause and what to do."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def did_not_run(name: str, layer: nn.Module) -> str:
 
 
 def _something_compiled() -> bool:
-    # Traced code sees its own copy of the counters.
+    # Code under trace sees its own copy of the counters, so is_compiling is checked too.
     return torch.compiler.is_compiling() or bool(torch._dynamo.utils.counters["frames"])
 
 

@@ -1,4 +1,4 @@
-"""The hooks of a ManifoldMixup: a draw for each forward of the root, which one layer mixes with."""
+"""The hooks of a ManifoldMixup: each forward of the root makes a draw, and one layer mixes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .traces import (
 
 
 class Mixing:
-    """Installs the hooks; knows which forward runs, and which one made some logits.
+    """Installs the hooks, tracks the running forward, and finds the forward that made given logits.
 
-    In eager mode each forward has a record (:class:`Forward`), found again by the autograd graph.
-    A graph of torch.compile has no such nodes while it is traced: there the draw is an attribute,
-    and the outputs are tagged by the first eager call after the graph (:meth:`_settle`).
+    In eager mode each forward has a record (:class:`Forward`), found through the autograd graph.
+    While torch.compile traces, there are no autograd nodes: the draw is kept as an attribute, and
+    the first eager call after the graph tags the outputs (:meth:`_settle`).
 
     ``options``: the ManifoldMixup, whose alpha, prob, enabled may change between forwards.
     """
@@ -42,18 +42,18 @@ class Mixing:
         self.options, self.root, self.layers = options, root, layers
         self.last: Draw | None = None  # of the last forward
         self._last_forward: Forward | None = None
-        self._claimed = False  # whether the latest logits are known to be the last forward's
-        self._count = 0  # of forwards; with one in a graph only whether there were any
+        self._claimed = False  # True if the last logits looked up are the last forward's
+        self._count = 0  # number of forwards; a traced one sets it to 2, which only means "some"
         self._forwards, self._traces = Forwards(), Traces()
         self._live: dict[int, Forward] = {}  # the running forward of each thread
-        # (output, draw) of forwards in a graph, until they can be tagged outside of it.
+        # (output, draw) of compiled forwards, until an eager call tags them.
         self._traced: tuple[tuple[Any, Draw | None], ...] = ()
         self._closed = False
         self._draw_outside = torch.compiler.disable(self._draw_of, reason=messages.LOSS_ALONE)
         self._input = next((n for n, layer in enumerate(layers) if layer.is_input), None)
         self._handles = [
             root.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
-            # After an exception in the model too: nothing may go on mixing.
+            # Also after an exception in the model, so that no draw stays active.
             root.register_forward_hook(Hook(self._after), always_call=True),
         ]
         for number, layer in enumerate(layers):
@@ -67,7 +67,7 @@ class Mixing:
         self._closed = True
 
     def is_on(self) -> bool:
-        """Whether a forward would mix, with the probability ``prob``."""
+        """True if forwards mix, each with probability ``prob``."""
         return not self._closed and self.options.enabled and self.root.training
 
     @property
@@ -75,10 +75,10 @@ class Mixing:
         number = -1 if self.last is None else int(self.last.layer)
         return None if number < 0 else self.layers[number].name
 
-    # Which draw is a loss for?
+    # Finding the draw of given logits.
 
     def draw_of(self, logits: Tensor) -> Draw | None:
-        """The draw of the forward that made the logits; None where it mixed nothing."""
+        """The draw of the forward that made the logits; None if it mixed nothing."""
         if not torch.compiler.is_compiling():
             return self._draw_of(logits)
         if forwards := forwards_so_far(self._traces.token):
@@ -93,8 +93,8 @@ class Mixing:
             return forward.draw
         if not self.is_on():
             return None
-        # A copy without a graph is taken for one of the last forward only where that is the only
-        # one, or where its own logits were the last that came.
+        # Logits without a graph are taken as the last forward's only if it is the only forward, or
+        # if the last logits looked up were its own.
         if logits.grad_fn is None and last is not None and (self._claimed or self._count == 1):
             return last.draw
         raise RuntimeError(messages.unknown_logits(logits, self._count))
@@ -103,7 +103,7 @@ class Mixing:
         self._claimed = forwards == 1
         if forwards == 1:
             (_, draw), *_ = self._traced
-            self._traced = ((None, draw),)  # the output itself is not to leave the graph for us
+            self._traced = ((None, draw),)  # so the graph need not return the output for us
             return draw
         for output, draw in self._traced:
             if any(t is logits for t in nested.tensors(output)):
@@ -111,13 +111,13 @@ class Mixing:
         raise RuntimeError(messages.SEVERAL_IN_A_GRAPH)
 
     def _settle(self) -> None:
-        """Tags the outputs of compiled forwards, which exist only outside of the graph."""
+        """Tags the outputs of compiled forwards; they have autograd nodes only after the graph."""
         traced, self._traced = self._traced, ()
         for output, draw in traced:
             self._last_forward = Forward(draw)
             self._forwards.finish(self._last_forward, nested.tensors(output))
 
-    # Before the root: a draw.
+    # Before the root: make a draw.
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -126,11 +126,11 @@ class Mixing:
             forward = self._forwards.recomputed()
         else:
             self._settle()
-            self._live.pop(get_ident(), None)  # of a forward that was interrupted
+            self._live.pop(get_ident(), None)  # left by an interrupted forward
             draw = self._draw(args, kwargs) if self.is_on() else None
             forward = self._forwards.start(draw)
             self._live[get_ident()] = self._last_forward = forward
-            running[self._traces.token].draw = self.last = draw  # for layers in a graph too
+            running[self._traces.token].draw = self.last = draw  # also for compiled layers
             self._claimed = False
             self._count += 1
         if forward is None:
@@ -153,7 +153,7 @@ class Mixing:
         mix = None if draw is None else draw.at(self._input)
         if mix is None or self._input is None:
             return None
-        # Never over the caller's tensors.
+        # Never in place: these are the caller's tensors.
         return self.layers[self._input].mixed((args, kwargs), mix, self.options.dim, False)
 
     def _draw(self, args: Any, kwargs: Any) -> Draw | None:
@@ -170,11 +170,11 @@ class Mixing:
             return draws.on_host(sample, count, o.prob, o.generator)
         if o.generator is not None:
             raise RuntimeError("generator= cannot be used in a compiled graph; pass None there")
-        # As tensors: a graph would be made anew for each value of a number.
+        # alpha and prob as tensors: as numbers, each value would compile a new graph.
         mix = draw_mix(batch, o._alpha_tensor, device, o.per_sample, o.pairing)
         return draws.in_graph(mix, count, o._prob_tensor)
 
-    # After the root: no draw is running, and the drawn layer has run.
+    # After the root: clear the running draw, and check that the drawn layer ran.
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
@@ -188,7 +188,7 @@ class Mixing:
         draw = self._stop()
         if output is None:  # the model raised an exception
             return None
-        if forward is None:  # a graph holds what came before, and broke
+        if forward is None:  # this forward began inside a graph, which then broke
             forward = self._last_forward = Forward(draw)
         self._forwards.finish(forward, nested.tensors(output))
         if forward.ran:
@@ -210,7 +210,7 @@ class Mixing:
             if not met_in_traces(self._traces.token, layer.name):
                 raise RuntimeError(messages.did_not_run(layer.name, layer.module))
 
-    # After a layer: it is mixed if it is the drawn one.
+    # After a layer: mix its output if it is the drawn layer.
 
     def _at(self, number: int, module: nn.Module, args: Any, output: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -219,7 +219,7 @@ class Mixing:
         if again:
             forward = self._forwards.recomputed()
         else:
-            # In eval() the record is one of a forward that was interrupted.
+            # In eval() a record can only come from an interrupted forward.
             forward = self._live.get(get_ident()) if self.root.training else None
         if forward is None:
             return None
@@ -231,7 +231,7 @@ class Mixing:
             wish = self.options.inplace
             inplace = may_overwrite(module, output) if wish == "auto" else bool(wish)
             new = layer.mixed(output, mix, self.options.dim, inplace)
-        # For the recomputation of a checkpoint around the layer.
+        # A checkpoint around the layer finds the forward by this tag when it recomputes.
         self._forwards.tag(forward, nested.tensors(output if new is None else new))
         return new
 

@@ -1,4 +1,4 @@
-"""ManifoldMixup: hidden-layer mixing of any model, by hooks that are installed once."""
+"""ManifoldMixup: mixes hidden layers of any model by hooks that are installed once."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _open: WeakSet[ManifoldMixup] = WeakSet()
 
 
 class ManifoldMixup:
-    """Manifold Mixup of a model: in each training forward one of ``layers`` mixes its output.
+    """Manifold Mixup of a model: each training forward mixes the output of one of ``layers``.
 
     Args:
-        model: any ``nn.Module``, plain, compiled or in DistributedDataParallel. Build this before
-            the first call of a compiled model.
+        model: any ``nn.Module``, plain, compiled or in DistributedDataParallel. Create this before
+            a compiled model is first called.
         layers: names of ``model.named_modules()``, with or without ``module.`` and ``_orig_mod.``;
             "" is the model's input. "auto": the input (the embedding, for integers) and the ends of
             the first two stages or blocks; logged, and shown by ``mixup.layers``.
@@ -36,32 +36,33 @@ class ManifoldMixup:
         inplace: "auto": in place where the layer is known not to need its output for backward
             (convolution, linear, norms, GELU, pools), else out of place; True forces, False
             forbids. The caller's input is never written.
-        per_sample, pairing, generator: as in :func:`mmix_fast.sample_mix`. Ranks whose generators
-            are seeded alike draw alike.
+        per_sample, pairing, generator: as in :func:`mmix_fast.sample_mix`. Under DDP, give the
+            generators of all ranks the same seed to mix the same layer with the same λ.
         prob: the probability that a forward mixes at all.
 
-    The layer and ``prob`` are drawn on the host, from ``generator`` if that is a CPU one, else from
-    torch's default generator. In ``eval()`` of the model, with ``enabled = False``, and after
-    ``close()`` nothing is mixed: ``layer``, ``mix`` are None and ``loss`` is plain cross-entropy.
-    Inside a compiled graph everything is drawn in the graph; the layers not drawn mix with λ = 1.
+    The layer, and whether to mix at all, are drawn on the host, from ``generator`` if it is a CPU
+    generator, else from torch's default generator. Nothing is mixed in ``eval()``, after
+    ``close()``, and with ``enabled = False``: then ``layer`` and ``mix`` are None and ``loss`` is
+    plain cross-entropy. A compiled graph makes all draws itself; its layers that are not drawn mix
+    with λ = 1.
 
-    ``loss`` and ``accuracy`` take the draw of the forward that made the logits, in any order and
+    ``loss`` and ``accuracy`` use the draw of the forward that made the logits, in any order and
     from any thread. A model has one ManifoldMixup at a time; copies and pickles of it are closed.
-    torch's recurrent, attention and transformer layers are mixed along the batch dimension that
-    their ``batch_first`` tells, states too; other outputs along ``dim``.
+    Outputs and states of torch's recurrent, attention and transformer layers are mixed along their
+    own batch dimension (``batch_first``); all other outputs along ``dim``.
 
-    Recipes (Verma et al., section 5 and appendix): CIFAR, PreActResNet: ``alpha=2.0``, layers the
-    input and the ends of the first two stages, trained 2 to 10 times longer than without.
-    Tiny-ImageNet: ``alpha=0.2``, the input and the end of the first stage. Small data: 1 to 2.
-    ``layers=[""]`` with ``alpha`` 0.2 to 1 is Input Mixup.
+    Recipes (Verma et al., section 5 and appendix): CIFAR, PreActResNet: ``alpha=2.0``; layers: the
+    input and the ends of the first two stages; trained 2 to 10 times longer than without mixing.
+    Tiny-ImageNet: ``alpha=0.2``; the input and the end of the first stage. Small data: ``alpha`` 1
+    to 2. ``layers=[""]`` with ``alpha`` 0.2 to 1 is Input Mixup.
 
     Raises:
-        TypeError, ValueError: a name that is unknown (near names are listed) or given twice, a bad
+        TypeError, ValueError: an unknown name (near names are listed), a name given twice, or a bad
             option. RuntimeError: another ManifoldMixup is open on the model.
         At a forward, ValueError: the model is called with a list of tensors, which may be a batch;
-            the drawn layer gave no floating tensor with the batch size, or something that cannot be
-            mixed. TypeError: "" with integer inputs. RuntimeError: the drawn layer ran twice, or
-            not at all; the model is exported or traced in training.
+            the drawn layer returned no floating tensor with the batch size, or something that
+            cannot be mixed. TypeError: "" with integer inputs. RuntimeError: the drawn layer ran
+            more than once, or not at all; the model is exported or traced in training.
 
     Equivalent PyTorch, at the drawn layer: ``h = lam * h + (1 - lam) * h[perm]``, and for the loss
     ``lam * F.cross_entropy(z, y) + (1 - lam) * F.cross_entropy(z, y[perm])``.
@@ -114,7 +115,7 @@ class ManifoldMixup:
 
     @property
     def alpha(self) -> float:
-        """Of Beta(alpha, alpha); may be set between forwards."""
+        """The parameter of Beta(alpha, alpha); may be set between forwards."""
         return self._alpha
 
     @alpha.setter
@@ -140,34 +141,35 @@ class ManifoldMixup:
 
     @property
     def layer(self) -> str | None:
-        """The name of the layer that the last forward mixed, as it was given; None where none."""
+        """The name, as given, of the layer that the last forward mixed; None if there was none."""
         mixing = self._mixing
         return mixing.last_layer if mixing is not None and mixing.is_on() else None
 
     @property
     def mix(self) -> Mix | None:
-        """The draw of the last forward; None where it mixed nothing."""
+        """The draw of the last forward; None if it mixed nothing."""
         mixing = self._mixing
         if mixing is None or mixing.last is None or self.layer is None:
             return None
         return mixing.last.mix
 
     def loss(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
-        """:func:`mmix_fast.mixed_cross_entropy` of the draw of the forward that made the logits.
+        """:func:`mmix_fast.mixed_cross_entropy` with the draw of the forward that made the logits.
 
-        Takes its options. Other forwards may lie between, and the logits may have been worked on.
-        Plain cross-entropy where that forward mixed nothing. RuntimeError where it cannot be told
-        which forward it was: before any, for logits of several joined, of ``model.forward(x)``
-        (hooks do not run there), or for a copy without a graph after another forward.
+        Takes the same options. Other forwards may have run since, and ops may have been applied to
+        the logits. Plain cross-entropy if that forward mixed nothing. RuntimeError if the forward
+        cannot be determined: before any forward, for joined logits of several forwards, for logits
+        of ``model.forward(x)`` (which skips hooks), or for a copy without a graph after another
+        forward.
         """
         return self._for(logits).cross_entropy(logits, target, **options)
 
     def accuracy(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
-        """λ-weighted fraction of right predictions: :meth:`mmix_fast.Mix.accuracy` of the draw."""
+        """λ-weighted fraction of correct predictions: :meth:`mmix_fast.Mix.accuracy` of a draw."""
         return self._for(logits).accuracy(logits, target, **options)
 
     def close(self) -> None:
-        """Removes the hooks: forwards mix nothing from now on, and their loss is plain."""
+        """Removes the hooks: later forwards mix nothing; their loss is plain cross-entropy."""
         if self._mixing is not None:
             self._mixing.remove()
         _open.discard(self)

@@ -1,4 +1,4 @@
-"""Tensors inside what a module takes or returns: tuples, lists, mappings, dataclasses, nested."""
+"""Finds and replaces tensors in nested tuples, lists, mappings and dataclasses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _is_record(value: Any) -> bool:
 
 
 def listed(value: Any) -> list[Tensor]:
-    """The tensors that lie in a list or a plain tuple, which may be a list of samples."""
+    """Tensors inside lists and plain tuples (not namedtuples), which may be lists of samples."""
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         return tensors(value)
     return [t for part in _parts(value) for t in listed(part)]
@@ -55,23 +55,23 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, dict) and type(value) is dict:
         return {key: map_tensors(function, part) for key, part in value.items()}
     if isinstance(value, list | MutableMapping):
-        new = copy.copy(value)  # keeps what a subclass holds besides its items
+        new = copy.copy(value)  # keeps other attributes of a subclass
         for key in range(len(value)) if isinstance(value, list) else list(value):
             new[key] = map_tensors(function, value[key])
         return new
     if _is_record(value):
         new = copy.copy(value)
-        for f in dataclasses.fields(value):  # past the setattr of a frozen one
+        for f in dataclasses.fields(value):  # setattr would fail for a frozen one
             object.__setattr__(new, f.name, map_tensors(function, getattr(value, f.name)))
         return new
     return value
 
 
 def unreachable(value: Any) -> str | None:
-    """The type of an object inside that holds tensors, in a place that map_tensors cannot reach."""
+    """Type name of an inner object whose tensors map_tensors cannot reach; None if none exist."""
     if isinstance(value, Tensor) or value is None:
         return None
-    if isinstance(value, PackedSequence):  # a tuple, but its first dimension is no batch
+    if isinstance(value, PackedSequence):  # a tuple, but dimension 0 is not the batch
         return type(value).__name__
     if isinstance(value, tuple | list | MutableMapping) or _is_record(value):
         return next(filter(None, map(unreachable, _parts(value))), None)
@@ -91,7 +91,7 @@ def unreachable(value: Any) -> str | None:
 
 
 def mixable(t: Tensor, batch: int, dim: int) -> bool:
-    if t.is_nested:  # its shape is not to be asked; mix_tensors raises
+    if t.is_nested:  # it has no regular shape; mix_tensors raises
         return True
     return (
         (t.is_floating_point() or t.is_complex())
@@ -101,10 +101,10 @@ def mixable(t: Tensor, batch: int, dim: int) -> bool:
 
 
 def mix_tensors(value: Any, mix: Mix, dim: int, inplace: bool) -> Any:
-    """Mixes every floating tensor with the batch size at ``dim``; None where there is none.
+    """Mixes every floating tensor with the batch size at ``dim``; None if there is none.
 
-    A tensor that appears twice is mixed once. In place, two different views of one memory raise:
-    mixing both would mix what they share twice.
+    A tensor that appears twice is mixed once. In place, two different views of one storage raise:
+    their common elements would be mixed twice.
     """
     batch = mix.perm.shape[0]
     done: list[tuple[Tensor, Tensor]] = []

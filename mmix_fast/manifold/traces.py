@@ -1,6 +1,6 @@
-"""What torch.compile has met of a ManifoldMixup, counted on the host at trace time.
+"""Counts the forwards and layers of a ManifoldMixup that torch.compile traces, at trace time.
 
-A graph may not count by itself: inside a checkpoint Dynamo forbids to write a counter.
+Traced code cannot count by itself: inside a checkpoint Dynamo forbids writing to a counter.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 
 
 class Running:
-    """What the layers of a graph mix with: the draw of the forward that runs, or None."""
+    """The draw of the running forward, for the layers of a graph; or None."""
 
     def __init__(self) -> None:
         self.draw: Any = None
 
 
-# By token, and global, since Dynamo fixes the shapes of tensors that it reaches through a module,
-# as the attributes of a hook are: a graph for each batch size.
+# Keyed by token, and global: Dynamo makes the shapes of tensors static if it reaches them through a
+# module (such as attributes of a hook), which would compile a graph for each batch size.
 running: dict[str, Running] = {}
 
-_FORWARDS = "forwards of the root"  # counted beside the layers
+_FORWARDS = "forwards of the root"  # a key beside the layer names
 _numbers = itertools.count()
 _traces: WeakValueDictionary[str, Traces] = WeakValueDictionary()
 
@@ -39,10 +39,10 @@ class Traces:
         running[self.token] = Running()
         finalize(self, running.pop, self.token)
         for function in (forward_in_trace, forwards_so_far, runs_in_trace, met_in_traces):
-            torch.compiler.assume_constant_result(function)  # imports Dynamo: not at import time
+            torch.compiler.assume_constant_result(function)  # imports Dynamo, so only now
 
     def present(self) -> Counter[str]:
-        """How often the present forward in the present trace has met each layer."""
+        """How often the current forward of the current trace has met each layer."""
         context = torch._guards.TracingContext.try_get()
         if self.context is None or self.context() is not context:
             self.context, self.runs = ref(context), Counter()
@@ -50,7 +50,7 @@ class Traces:
 
 
 def forward_in_trace(token: str) -> int:
-    """A forward of the root begins: says how many the present trace has met."""
+    """Starts a forward of the root. Returns how many the current trace has met."""
     traces = _traces[token]
     traces.runs = Counter({_FORWARDS: traces.present()[_FORWARDS] + 1})
     return traces.runs[_FORWARDS]
@@ -61,7 +61,7 @@ def forwards_so_far(token: str) -> int:
 
 
 def runs_in_trace(token: str, layer: str) -> int:
-    """Counts a layer, and says how often the present forward in the trace has met it."""
+    """Counts a run of a layer. Returns how often the current forward in the trace has met it."""
     runs = _traces[token].present()
     _traces[token].met.add(layer)
     runs[layer] += 1

@@ -1,1 +1,1 @@
-"""The Triton backend. dispatch.py imports its modules at their first use: they import triton."""
+"""The Triton backend. dispatch.py imports its modules at first use, since they import triton."""

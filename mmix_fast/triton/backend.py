@@ -1,7 +1,7 @@
-"""The Triton backend: the ops of csrc/ops.cpp in a torch.ops namespace of their own.
+"""The Triton backend: the ops of csrc/ops.cpp in their own torch.ops namespace.
 
-Imported at its first use, by dispatch.py. Needs no compiled extension. With TRITON_INTERPRET=1 in
-the environment before the import, the kernels run on CPU tensors, which is how they are tested.
+dispatch.py imports it at first use. It needs no compiled extension. If TRITON_INTERPRET=1 is set
+before the import, the kernels run on CPU tensors; the tests use this.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOSS_ARGS = (
     "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "
     "str reduction, float label_smoothing, float z_loss, float softcap"
 )
-SCHEMAS = (  # those of csrc/ops.cpp, which may not be there; a test compares
+SCHEMAS = (  # equal to those of csrc/ops.cpp, which may not be built; a test compares them
     "mix(Tensor x, Tensor perm, Tensor lam, int dim, bool adjoint) -> Tensor",
     "mix_(Tensor(a!) x, Tensor perm, Tensor lam, int dim) -> ()",
     f"mix_targets({_TARGET_ARGS}) -> Tensor",
@@ -42,7 +42,7 @@ SCHEMAS = (  # those of csrc/ops.cpp, which may not be there; a test compares
 
 
 def _run(launches: list[launch.Launch], t: Tensor) -> None:
-    # Triton launches on the current device, which need not be that of the tensors.
+    # Triton launches on the current device, which may differ from the device of the tensors.
     with torch.accelerator.device_index(None if INTERPRETED.value else t.device.index):
         for one in launches:
             one.run()
@@ -52,7 +52,7 @@ def mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool) -> Tensor
     out = torch.empty_like(x)
     if x.numel():
         if launch.columns(x, out, dim) is None:
-            x = torch.empty_like(x).copy_(x)  # samples with holes in them: made dense, as out is
+            x = torch.empty_like(x).copy_(x)  # samples are not dense: copy to dense ones, like out
         _run(launch.mix(x, out, perm, lam, dim, adjoint), x)
     return out
 
@@ -116,7 +116,7 @@ def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> None:
 
 
 def _collapsed(t: Tensor) -> Tensor:
-    """t itself where its inner dimensions make one stride, else a contiguous copy."""
+    """t itself if its inner dimensions collapse to one stride, else a contiguous copy."""
     return t if loss_launch.row_strides(t) is not None else t.contiguous()
 
 

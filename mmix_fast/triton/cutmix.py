@@ -1,4 +1,4 @@
-"""The Triton kernel of cutmix_: mix_kernel's slab, in which each row changes inside its own box."""
+"""The Triton kernel of cutmix_: like mix_kernel in place, but each row changes only in its box."""
 # No `from __future__ import annotations`: triton reads the annotations of a kernel's parameters.
 
 import triton
@@ -18,9 +18,10 @@ def cutmix_kernel(
     x_outer, x_row, x_col, y_every, height, x_every, width,
     ALL: tl.constexpr, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """P >= B rows x W columns of x; column n of a sample is the pixel (n // y_every % height, ...).
+    """One tile: P >= B rows x W columns of x. Column n of a sample is the pixel
+    (n // y_every % height, n // x_every % width).
 
-    What no box covers is neither written nor, but as a partner, read.
+    Elements outside a row's box are not written, and read only as part of a partner.
     """
     acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
     inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
@@ -41,5 +42,5 @@ def cutmix_kernel(
     mine = tl.load(mine_at, mask=mask)
     theirs = tl.load(x_ptr + (j * x_row)[:, None] + x_cols, mask=mask)
     mixed = blend(a[:, None], b[:, None], mine, theirs)
-    tl.debug_barrier()  # hazard: as in mix_tile
+    tl.debug_barrier()  # hazard: see mix_tile
     tl.store(mine_at, mixed, mask=mask)

@@ -1,6 +1,7 @@
-"""Triton kernels on the permutation alone, for batches too large for one program to look through.
+"""Triton kernels that read only perm, for batches too large for each program to scan all of it.
 
-Their memory is int32 and 4 bytes (uses) or 24 bytes (cycles) a row; nothing is read on the host.
+Their scratch memory is int32: 4 bytes (uses) or 24 bytes (cycles) per row. Nothing is read on the
+host.
 """
 
 import triton
@@ -11,7 +12,7 @@ from .kernels import partner_of
 
 @triton.jit
 def uses_kernel(perm_ptr, uses_ptr, B, N: tl.constexpr):
-    """uses[j] = how many rows name j as their partner; uses comes as zeros."""
+    """uses[j] = how many rows name j as their partner; uses must be zero on entry."""
     i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     j = tl.load(perm_ptr + i, mask=i < B, other=-1)
     inside = (j >= 0) & (j < B)
@@ -20,13 +21,13 @@ def uses_kernel(perm_ptr, uses_ptr, B, N: tl.constexpr):
 
 @triton.jit
 def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
-    """The rows in cycle order, by pointer doubling: 2*rounds steps where 2**rounds >= B.
+    """Sorts the rows in cycle order by pointer doubling: 2*rounds steps, where 2**rounds >= B.
 
-    scratch, (6, B): 0 holds uses on entry and ``start`` on return, 1 holds ``order`` on return, the
-    others are free. order[t] is the row at position t, or -1-row where its index is bad; start[t]
-    is the position of the first row of its cycle. Rows whose index is bad end a path instead, whose
-    first row is one that no good index names. One program does it all, with barriers between the
-    steps, each of which reads what other threads wrote in the step before.
+    scratch is (6, B): [0] holds uses on entry and ``start`` on return, [1] holds ``order`` on
+    return, the others are temporary. order[t] is the row at position t, or -1-row if its index is
+    bad; start[t] is the position of the first row of its cycle. A row with a bad index ends a path
+    instead of a cycle; a path starts at a row that no good index names. One program runs all steps,
+    with barriers between them, since each step reads what other threads wrote in the one before.
     """
     uses, flags = scratch_ptr, scratch_ptr + B
     jump, low = scratch_ptr + 2 * B, scratch_ptr + 3 * B
@@ -38,7 +39,7 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
         tl.store(low + i, i, mask=i < B)
     tl.debug_barrier()
 
-    # jump: where 1, 2, 4, ... steps lead. low: the smallest of the rows stepped on.
+    # jump: the row that 1, 2, 4, ... steps lead to. low: the smallest row on the way.
     for _step in range(rounds):
         for i0 in range(0, B, N):
             i = i0 + tl.arange(0, N)
@@ -49,8 +50,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
         tl.debug_barrier()
         jump, low, new_jump, new_low = new_jump, new_low, jump, low
 
-    # A cycle is cut before its smallest row; from here on all are paths. After B steps a path has
-    # come to its bad end, a cycle has not.
+    # Cut each cycle before its smallest row, so that only paths remain. jump now looks B or more
+    # steps ahead: it is the row with a bad index that ends a path, or a good row of a cycle.
     for i0 in range(0, B, N):
         i = i0 + tl.arange(0, N)
         live = i < B
@@ -59,7 +60,7 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
         _back, closed = partner_of(end, live, perm_ptr, uses, B, 0)
         lowest = tl.load(low + i, mask=live, other=0)
         ends = (good == 0) | (closed & (j == lowest))
-        # A row with other than one use is named by no good index.
+        # A row whose uses differ from 1 is named by no good index, so it starts a path.
         first = (tl.load(uses + i, mask=live, other=1) != 1) | (closed & (i == lowest))
         tl.store(flags + i, first.to(tl.int32), mask=live)
         tl.store(new_jump + i, tl.where(ends, i, j).to(tl.int32), mask=live)
@@ -67,7 +68,7 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
     tl.debug_barrier()
     jump, low, new_jump, new_low = new_jump, new_low, jump, low
 
-    # jump: the end of the path. low, now a distance: the steps to it.
+    # jump: becomes the end of the path. low: from here on the number of steps to it.
     for _step in range(rounds):
         for i0 in range(0, B, N):
             i = i0 + tl.arange(0, N)
@@ -78,7 +79,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
         tl.debug_barrier()
         jump, low, new_jump, new_low = new_jump, new_low, jump, low
 
-    # Paths stand in the order of their first rows. At the end of each: where it starts, its length.
+    # Place the paths in the order of their first rows. At the last row of each path, store its
+    # start position (new_jump) and its length (new_low).
     taken = tl.full((), 0, tl.int32)
     for i0 in range(0, B, N):
         i = i0 + tl.arange(0, N)

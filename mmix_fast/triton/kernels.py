@@ -1,9 +1,9 @@
 """Triton kernels of mixing and soft targets, forward and backward, in place and out of place.
 
-A tensor is seen as (outer, B, inner) with strides; ``k`` numbers rows of the batch. All are
-launched without fused multiply-add, since the bits of a mix are part of the contract. An index that
-is out of range or used twice reads row 0 and makes the coefficients NaN, which poisons its row.
-Imported by backend.py alone: importing mmix_fast does not import triton.
+A tensor is addressed as (outer, B, inner) with strides; ``k`` numbers rows of the batch. All are
+launched without fused multiply-add, since the bits of a mix are part of the contract. A row
+whose index is out of range or used twice gets NaN coefficients, so the row becomes NaN; an index
+out of range reads row 0. Importing mmix_fast does not import this module, nor triton.
 """
 # No `from __future__ import annotations`: triton reads the annotations of a kernel's parameters.
 
@@ -17,7 +17,7 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 @triton.jit
 def rounded(v, dtype: tl.constexpr):
-    """v in dtype, to nearest even; 16-bit types by way of float32, as torch does."""
+    """v rounded to dtype, to nearest even; to 16-bit types through float32, as in torch."""
     if dtype == tl.float16 or dtype == tl.bfloat16:
         v = v.to(tl.float32)
     if INTERPRETED and dtype == tl.bfloat16:  # the interpreter's own cast truncates
@@ -31,25 +31,25 @@ def rounded(v, dtype: tl.constexpr):
 
 @triton.jit
 def aligned(n, VEC: tl.constexpr):
-    """n, a multiple of VEC, in a form that tells the compiler so: 16-byte accesses need it."""
+    """n, in a form that tells the compiler it is a multiple of VEC; 16-byte accesses need this."""
     return n // VEC * VEC
 
 
 @triton.constexpr_function
 def acc_of(dtype):
-    """The dtype of the arithmetic for x of dtype."""
+    """The compute dtype for tensors of dtype."""
     return tl.float64 if dtype == tl.float64 else tl.float32
 
 
 @triton.jit
 def number(v, acc: tl.constexpr):
-    """A float argument in acc; tl.cast would go by way of float32 in the interpreter."""
+    """A float argument as acc. In the interpreter, tl.cast would convert through float32."""
     return tl.full((), v, acc)
 
 
 @triton.jit
 def uses_at(i, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
-    """How many rows name row i as their partner: counted here for B <= ALL, else looked up."""
+    """How many rows name row i as partner: counted here if ALL > 0 (then ALL >= B), else loaded."""
     if ALL > 0:
         every = tl.arange(0, ALL)
         j = tl.load(perm_ptr + every, mask=every < B, other=-1)
@@ -63,7 +63,7 @@ def uses_at(i, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
 
 @triton.jit
 def partner_of(k, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
-    """(j, good): the partner of rows k, inside the batch whatever perm holds."""
+    """(j, good): the partners of rows k, always inside the batch; good if the index is valid."""
     j = tl.load(perm_ptr + k, mask=live, other=-1)
     inside = (j >= 0) & (j < B)
     j = tl.where(inside, j, 0)
@@ -72,7 +72,7 @@ def partner_of(k, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
 
 @triton.jit
 def blend(a, b, own, other):
-    """fl(fl(a*own) + fl(b*other)) rounded to own's dtype; a side with coefficient 0 is absent."""
+    """fl(fl(a*own) + fl(b*other)) rounded to own's dtype; a side with coefficient 0 is left out."""
     acc: tl.constexpr = acc_of(own.dtype)
     mixed = rounded(a * own.to(acc) + b * other.to(acc), own.dtype)
     return tl.where(b == 0, own, tl.where(a == 0, other, mixed))
@@ -80,7 +80,7 @@ def blend(a, b, own, other):
 
 @triton.jit
 def blend_adjoint(a, b, own, other):
-    """blend where a + b need not be 1: beside an absent side the other keeps its coefficient."""
+    """blend where a + b need not be 1: if one coefficient is 0, the other side is still scaled."""
     acc: tl.constexpr = acc_of(own.dtype)
     alone = tl.where(a != 0, a * own.to(acc), tl.where(b != 0, b * other.to(acc), 0.0))
     scaled = ((a == 0) | (b == 0)) & (a + b != 1)
@@ -89,7 +89,7 @@ def blend_adjoint(a, b, own, other):
 
 @triton.jit
 def coefficients(own_row, k, live, good, lam_ptr, lam_stride, acc: tl.constexpr):
-    """lam of own_row and 1-lam of k, rounded in acc as the formula says; NaN where not good."""
+    """(lam[own_row], 1 - lam[k]), rounded in acc as in the formula; NaN where not good."""
     nan = tl.full((), float("nan"), acc)
     a = tl.load(lam_ptr + own_row * lam_stride, mask=live, other=0).to(acc)
     b = 1 - tl.load(lam_ptr + k * lam_stride, mask=live, other=0).to(acc)
@@ -111,18 +111,18 @@ def mix_tile(
     ADJOINT: tl.constexpr, INPLACE: tl.constexpr,
     ALL: tl.constexpr, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """P rows x W columns. INPLACE is the slab: P >= B, so the tile holds whole columns.
+    """One tile of P rows x W columns. INPLACE: a slab, i.e. P >= B, so it holds whole columns.
 
-    Row k mixes with j = perm[k]. The adjoint sends what row k lent back to row j, which needs no
-    inverse permutation: out[j] = lam[j]*x[j] + (1-lam[k])*x[k].
+    Row k mixes with j = perm[k]. ADJOINT scatters to row j, so it needs no inverse permutation:
+    out[j] = lam[j]*x[j] + (1-lam[k])*x[k].
     """
     acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     inner = aligned(inner, VEC)
     x_row, out_row = aligned(x_row, VEC), aligned(out_row, VEC)
     x_outer, out_outer = aligned(x_outer, VEC), aligned(out_outer, VEC)
-    # Row tiles come fastest: programs that run together share columns, so that the second read of
-    # a row, as somebody's partner, is served by the L2 cache.
+    # Row tiles are the fastest index: programs that run together share columns, so the second read
+    # of a row, as a partner, hits the L2 cache.
     o, c, in_column = tile_columns(pid // row_tiles, inner, W)
     k = (pid % row_tiles * P + tl.arange(0, P)).to(tl.int64)
     live = k < B
@@ -132,7 +132,7 @@ def mix_tile(
     x_cols = (o * x_outer + c * x_col)[None, :]
     out_cols = (o * out_outer + c * out_col)[None, :]
     if INPLACE:
-        live = live & (b != 0)  # a row of lam = 1 stays as it is, untouched
+        live = live & (b != 0)  # a row with lam = 1 is not written
     mask = live[:, None] & in_column[None, :]
     mine = tl.load(x_ptr + (own * x_row)[:, None] + x_cols, mask=mask)
     theirs = tl.load(x_ptr + (other * x_row)[:, None] + x_cols, mask=mask)
@@ -140,11 +140,11 @@ def mix_tile(
     mixed = blend_adjoint(a, b, mine, theirs) if ADJOINT else blend(a, b, mine, theirs)
     if INPLACE:
         # Hazard: a row that one thread loads as a partner is stored by another thread of this
-        # program. Every load must be done before the first store. No other program comes here.
+        # program. All loads must finish before the first store. No other program has these columns.
         tl.debug_barrier()
     if ADJOINT:
         mask = mask & good[:, None]
-        # Rows that nobody names, or several do, have no value of their own.
+        # An output row that no index names, or several, has no value: it becomes NaN.
         lost = live & (uses_at(k, live, perm_ptr, uses_ptr, B, ALL) != 1)
         if tl.sum(lost.to(tl.int32), 0) > 0:
             nan = rounded(tl.full((P, W), float("nan"), acc), dtype)
@@ -158,10 +158,10 @@ def mix_walk(
     pid, x_ptr, perm_ptr, lam_ptr, start_ptr, order_ptr, B, inner, lam_stride,
     x_outer, x_row, x_col, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """In place where a slab of all B rows does not fit: the rows in cycle order, P at a time.
+    """In place if a slab of all B rows does not fit: the rows in cycle order, P at a time.
 
-    The partner of a row is the next one, or, at the end of a cycle, its head: saved in registers
-    where an earlier tile has overwritten it.
+    A row's partner is the next row, or, at the end of a cycle, the head (first row) of the cycle.
+    The head is saved in registers, since an earlier tile may have overwritten it.
     """
     acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
     inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
@@ -184,13 +184,13 @@ def mix_walk(
         ahead = mask & (behind == 0)[:, None]
         theirs = tl.load(column[None, :] + (j * x_row)[:, None], mask=ahead)
         mixed = blend(a[:, None], b[:, None], mine, tl.where(ahead, theirs, saved[None, :]))
-        # The head of the cycle that this tile leaves open, if it lies in this tile.
+        # Save the head of the last cycle of this tile, if it lies here: the next tile may need it.
         begin = tl.load(start_ptr + tl.minimum(t0 + P, B) - 1)
         if begin >= t0:
             head = tl.load(order_ptr + begin).to(tl.int64)
             head = tl.where(head >= 0, head, -1 - head)
             saved = tl.load(column + head * x_row, mask=in_column)
-        # Hazard: as in mix_tile; later tiles load no row that this one stores.
+        # Hazard: see mix_tile. Later tiles load no row that this tile stores.
         tl.debug_barrier()
         tl.store(own_at, mixed, mask=mask)
 
@@ -201,9 +201,9 @@ def targets_tile(
     lam_stride, ignore_index, keep, hot, base,
     LABELS: tl.constexpr, WIDE: tl.constexpr, ALL: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Soft targets (B, sample = C*inner), contiguous: of labels (B, inner), or of float targets.
+    """Soft targets (B, sample = C*inner), contiguous, from labels (B, inner) or float targets.
 
-    keep = 1-eps, base = eps/C and hot is their sum. WIDE: float64 arithmetic.
+    keep = 1-eps, base = eps/C, hot = keep + base. WIDE: float64 arithmetic.
     """
     acc: tl.constexpr = tl.float64 if WIDE else tl.float32
     _, c, in_column = tile_columns(pid // row_tiles, sample, W)
@@ -285,7 +285,7 @@ def batch_kernel(
     LABELS: tl.constexpr, WIDE: tl.constexpr, ALL: tl.constexpr, VEC: tl.constexpr,
     P: tl.constexpr, W: tl.constexpr, TP: tl.constexpr, TW: tl.constexpr,
 ):  # fmt: skip
-    """The slab of x in the first programs, the soft targets in the rest: one launch for both."""
+    """One launch: the first mix_programs programs mix x in place, the rest make soft targets."""
     pid = tl.program_id(0)
     if pid < mix_programs:
         mix_tile(

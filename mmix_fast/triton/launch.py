@@ -1,7 +1,7 @@
-"""Every launch setting of the Triton backend, in one place, from metadata alone.
+"""Launch settings of the Triton backend (of the loss: loss_launch.py), from metadata alone.
 
-Meta tensors serve as well as real ones: the ahead-of-time checks compile exactly what would run.
-There is no autotuning: nothing is tried out, and a call never launches more than it needs.
+Meta tensors work too, so the ahead-of-time checks compile exactly what would run. There is no
+autotuning: a call never launches more kernels than it needs.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .kernels import batch_kernel, mix_kernel, targets_kernel, walk_kernel
 
 cdiv, pow2 = triton.cdiv, triton.next_power_of_2
 
-# Up to so many rows one program looks through the whole permutation (or all labels) itself, which
-# saves a launch; 8 KiB of indices from the L2 cache.
+# Up to this many rows, each program scans the whole permutation (or all labels) itself, which saves
+# a launch; it reads 8 KiB of indices from the L2 cache.
 KNOWN_ROWS = 1024
-# Up to so many rows a slab of whole columns fits in the registers of one program.
+# Up to this many rows, a slab of whole columns fits in the registers of one program.
 SLAB_ROWS = 1024
-# Bytes of a tile that a thread holds: 4 loads of 16 bytes in flight, and 4 of the partners'.
+# Tile bytes per thread: 4 loads of 16 bytes in flight, and 4 more for the partners.
 BYTES_PER_THREAD = 64
 TILE_BYTES = 16384  # out of place: 8 warps
-SLAB_BYTES = 32768  # in place; more where that would leave less than LINE_BYTES of a row
+SLAB_BYTES = 32768  # in place; more if a row would get less than LINE_BYTES
 MAX_SLAB_BYTES = 65536
-# A tile should have so many contiguous bytes of a row, for DRAM's sake, and needs no more than so
-# many: below that more rows in a tile would only leave fewer programs.
+# Contiguous bytes of a row in a tile: at least LINE_BYTES, for DRAM efficiency; at most
+# MAX_LINE_BYTES, since wider tiles would only leave fewer programs.
 LINE_BYTES, MAX_LINE_BYTES = 256, 2048
 WALK_ROWS = 64
-# Enough programs to fill a GPU twice over, whatever its size; smaller problems take smaller tiles.
+# Enough programs to fill any GPU twice; smaller problems take smaller tiles.
 FULL_GPU = 256
 COUNT_BLOCK = 1024
 
@@ -67,7 +67,7 @@ def warps_for(tile_bytes: int, bytes_per_thread: int = BYTES_PER_THREAD) -> int:
 
 
 def vector(itemsize: int, *multiples: int) -> int:
-    """Elements of the widest access, up to 16 bytes, that divides every one of ``multiples``."""
+    """Elements per access: the widest, up to 16 bytes, that divides all ``multiples``."""
     width = 16 // itemsize
     while width > 1 and any(m % width for m in multiples):
         width //= 2
@@ -75,15 +75,15 @@ def vector(itemsize: int, *multiples: int) -> int:
 
 
 def sorted_dims(x: Tensor, out: Tensor, dim: int) -> list[int]:
-    """The dimensions but dim, fastest first: the order in which columns are counted."""
+    """All dimensions except dim, smallest stride first; columns are numbered in this order."""
     dims = [d for d in range(x.ndim) if d != dim and x.shape[d] != 1]
     return sorted(dims, key=lambda d: (x.stride(d), out.stride(d)))
 
 
 def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, int, int]] | None:
-    """The dimensions but dim as two groups (size, stride in x, in out), fastest first.
+    """All dimensions except dim as two groups (size, stride in x, stride in out), fastest first.
 
-    None where it takes more than two: x is not dense within a sample.
+    None if more than two groups are needed: x is not dense within a sample.
     """
     groups: list[tuple[int, int, int]] = []
     for d in sorted_dims(x, out, dim):
@@ -100,7 +100,7 @@ def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, int, int]] | No
 
 
 def uses(perm: Tensor) -> tuple[Tensor | None, int, list[Launch]]:
-    """How often each row is named: (tensor or None, rows a program counts itself, launches)."""
+    """How often each row is named: (counts, ALL, launches). counts is None if programs count."""
     batch = perm.shape[0]
     if batch <= KNOWN_ROWS:
         return None, max(16, pow2(batch)), []
@@ -115,7 +115,7 @@ def uses_launch(perm: Tensor, counts: Tensor) -> Launch:
 
 
 def strides(x: Tensor, out: Tensor, dim: int) -> dict[str, Any] | None:
-    """inner, outer and the strides of x and out as mix_tile takes them."""
+    """inner, outer and the strides of x and out, as mix_tile takes them; None if columns is."""
     groups = columns(x, out, dim)
     if groups is None:
         return None
@@ -139,7 +139,7 @@ def lam_stride(lam: Tensor) -> int:
 
 
 def mix(x: Tensor, out: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool) -> list[Launch]:
-    """Out of place; x and out as :func:`columns` can take them, neither empty."""
+    """Out of place. x and out are not empty, and :func:`columns` does not give None for them."""
     args = strides(x, out, dim)
     assert args is not None
     batch, item, outer = x.shape[dim], x.element_size(), args.pop("outer")
@@ -174,7 +174,7 @@ def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str,
 
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
-    """The slab where it fits, else cycle order and walk; both move 2 bytes for each byte of x."""
+    """The slab if it fits, else cycle order and walk; both move 2 bytes per byte of x."""
     batch, item = x.shape[dim], x.element_size()
     if batch <= SLAB_ROWS:
         programs, args, warps = slab(x, perm, lam, dim)
@@ -201,7 +201,7 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
 
 
 def cutmix(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> list[Launch] | None:
-    """None where x is not dense within a sample, or has more than SLAB_ROWS samples."""
+    """None if x is not dense within a sample, or has more than SLAB_ROWS samples."""
     if x.shape[0] > SLAB_ROWS or columns(x, x, 0) is None:
         return None
     programs, args, warps = slab(x, perm, lam, 0)
@@ -253,7 +253,7 @@ def targets(
 def batch(
     x: Tensor, target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
 ) -> list[Launch]:
-    """mix_inplace along dimension 0, and targets: one launch where the slab serves."""
+    """mix_inplace along dimension 0, and targets; one launch if the slab fits."""
     if x.shape[0] > SLAB_ROWS:
         soft = targets(target, out, perm, lam, eps, ignore_index)
         return soft + mix_inplace(x, perm, lam, 0)

@@ -1,13 +1,13 @@
 """Triton kernels of the mixed cross-entropy: loss, statistics and gradient, a tile of rows at once.
 
-Logits are seen as (outer, n, C) with strides: row s of outer index o. Without inner dimensions
-the rows are the batch (outer = 1), else each sample is an outer index (SPATIAL). BESIDE: rows, not
-classes, are neighbours in memory. With
+Logits are addressed as (outer, n, C) with strides: row s of outer index o. Without inner dimensions
+the rows are the batch (outer = 1), else each sample is an outer index (SPATIAL). BESIDE: the class
+stride is not 1; logits usually have stride 1 along rows, e.g. (B, C, H, W). With
     t[c] = weight[c] * (base + [c == y]*hot + [c == y']*hot')
-or, for float targets, weight[c]*scale*((1-eps)*(lam*a[c] + (1-lam)*b[c]) + eps/C), all is linear:
+or, for float targets, weight[c]*scale*((1-eps)*(lam*a[c] + (1-lam)*b[c]) + eps/C), a row has:
     loss = sum_c t[c]*(lse - z[c]) + z_coef*lse**2
     gradient[c] = (sum_c t[c] + 2*z_coef*lse)*softmax[c] - t[c]
-A row whose index or label is bad has NaN for sum_c t[c], so for its loss and gradient.
+If a row's index or label is bad, sum_c t[c] is NaN, and so are its loss and gradient.
 """
 
 import triton
@@ -31,7 +31,7 @@ def divisors_kernel(
     sums_ptr, target_ptr, target_b_ptr, perm_ptr, lam_ptr, weight_ptr, uses_ptr, rows, B, C, inner,
     lam_stride, ignore_index, ALL: tl.constexpr, N: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """sums[:, program] = divisor_sums of every SUMS-th block of N rows; deterministic."""
+    """sums[:, program] = divisor_sums over every SUMS-th block of N rows; deterministic."""
     acc: tl.constexpr = sums_ptr.dtype.element_ty
     pid = tl.program_id(0).to(tl.int64)
     own, other = tl.zeros((), acc), tl.zeros((), acc)
@@ -66,10 +66,10 @@ def loss_kernel(
     """R rows: FORWARD writes loss and statistics, GRADIENT writes out (upstream 1 in a FORWARD).
 
     WHOLE: K >= C, the logits are read once and stay in registers. Else K classes at a time, once
-    for the online softmax and once for the gradient. out may be the logits, in a backward alone:
-    each element is then stored by the thread that has loaded it for that, and the row's statistics
-    come from memory of their own, so no barrier is needed. RESCALE: out holds the gradient for
-    upstream 1, and only rows with another upstream are written.
+    for the online softmax and once for the gradient. out may be the logits in a backward, not in a
+    FORWARD: the thread that stores an element has loaded it before, and the row's statistics are in
+    separate memory, so no barrier is needed. RESCALE: out holds the gradient for upstream 1; only
+    rows with another upstream are written.
     """
     acc: tl.constexpr = acc_of(logits_ptr.dtype.element_ty)
     dtype: tl.constexpr = logits_ptr.dtype.element_ty
@@ -100,7 +100,7 @@ def loss_kernel(
             return
 
     # The coefficients of each row.
-    if SPATIAL:  # one number, so that masks with it leave vectors of neighbouring rows whole
+    if SPATIAL:  # one scalar, so masks made from it do not split vector accesses of adjacent rows
         lam = tl.zeros((R,), acc) + tl.load(lam_ptr + o * lam_stride).to(acc)
     else:
         lam = tl.load(lam_ptr + b * lam_stride, mask=here, other=0).to(acc)
@@ -158,7 +158,7 @@ def loss_kernel(
             t_at, tb_at = target_ptr + s * t_row, target_b_ptr + j * tb_row
         z_coef = tl.full((R,), z_loss * mean_scale, acc)
         mass = tl.zeros((R,), acc)
-    # t is more than its labels' entries: the mass has to be summed over the classes.
+    # DENSE: outside its labels' entries t is not constant, so its mass is summed over the classes.
     DENSE: tl.constexpr = not LABELS or (SMOOTH and weight_ptr is not None)
     if not LABELS:
         mine = tl.full((R,), -1, tl.int32)
@@ -171,8 +171,8 @@ def loss_kernel(
         pivot = tl.load(stats_ptr + 2 * r, mask=here, other=0)
         log_sum = tl.load(stats_ptr + 2 * r + 1, mask=here, other=0)
 
-    # Pass 1: statistics of the softmax, and of dot = sum_c t[c]*(z[c] - pivot) the part that is not
-    # the labels'. The pivot is the max, or 0 where that is -inf, against which exp would give NaN.
+    # Pass 1: statistics of the softmax, and dot = sum_c t[c]*(z[c] - pivot) without the labels' own
+    # terms. The pivot is the max, or 0 if the max is -inf, since -inf - -inf would give NaN.
     total, dot = tl.zeros((R,), acc), tl.zeros((R,), acc)
     if WHOLE:
         c = tl.arange(0, K)
@@ -216,7 +216,7 @@ def loss_kernel(
 
     if FORWARD:
         log_sum = tl.log(total)
-        if not DENSE:  # t is base, and more at the labels; a term with coefficient 0 is absent
+        if not DENSE:  # t is base, plus hot at the labels; a term with coefficient 0 is left out
             dot = tl.where(base == 0, 0, base * dot)
             dot += label_term(z_at, mine, own_hot, pivot, z_class, CAPPED, softcap)
             dot += label_term(z_at, theirs, other_hot, pivot, z_class, CAPPED, softcap)
@@ -236,11 +236,11 @@ def loss_kernel(
         if Z_LOSS:
             mass += 2 * z_coef * (pivot + log_sum)
         mass = tl.where(bad, float("nan"), mass)
-        # From log_sum in the forward too, so that a second backward gives the same bits.
+        # Computed from log_sum in the forward too, so that a second backward gives the same bits.
         share = 1 / tl.exp(log_sum)
         g_at = out_ptr + o * g_outer + s * g_row
-        # A loop for WHOLE too: one round, whose class numbers are made anew. Taken from pass 1 they
-        # would cost a register for each element, and spills.
+        # WHOLE takes this loop too, for one iteration, and recomputes the class numbers. Reusing
+        # those of pass 1 would cost a register per element, and spills.
         for c0 in range(0, C, K):
             c = c0 + tl.arange(0, K)
             mask = live[:, None] & (c < C)[None, :]
@@ -257,7 +257,7 @@ def loss_kernel(
             g = (mass[:, None] * p - t) * upstream[:, None]
             if CAPPED:
                 g = through_cap(g, z, number(softcap, acc))
-            g = rounded(tl.where(live[:, None], g, 0), dtype)  # 0 in rows that count for nothing
+            g = rounded(tl.where(live[:, None], g, 0), dtype)  # 0 if the row is not live
             tl.store(
                 g_at[:, None] + (c.to(tl.int64) * g_class)[None, :],
                 g,

@@ -1,4 +1,4 @@
-"""The launch settings of the mixed cross-entropy, from metadata alone, as launch.py's."""
+"""Launch settings of the mixed cross-entropy, from metadata alone, as in launch.py."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from . import launch as common
 from .launch import Launch, cdiv, fits, pow2
 from .loss_kernels import divisors_kernel, loss_kernel
 
-# A row is kept in registers up to so many classes, by the bytes of the arithmetic's dtype; half as
-# many where the targets are as long as the logits, or weigh every class, and are kept too.
+# A row of up to this many classes is kept in registers; the key is the compute dtype's size in
+# bytes. Half as many if the targets are kept too: float targets, or smoothing with class weights.
 WHOLE_CLASSES = {4: 32768, 8: 8192}
-# Classes a step of the online softmax, for rows larger than that; half where targets are kept too,
-# as fewer threads to a block may each have more than 128 registers.
+# Bytes of a row per step of the online softmax, for longer rows. Half as many if targets are kept
+# too: with fewer threads per block, each may use more than 128 registers.
 CHUNK_BYTES = 32768
 TILE_BYTES = 16384
 MIN_TILE_BYTES = 4096  # smaller problems take smaller tiles, down to this
 BYTES_PER_THREAD = 64
-LINE_ROWS = 32  # of rows side by side, so many make a line of memory
-PARTIAL_SUMS = 128  # of the divisors of the mean; every program of the loss adds them up
+LINE_ROWS = 32  # BESIDE: adjacent rows that fill a line of memory
+PARTIAL_SUMS = 128  # of the mean's divisors; every program of the loss adds them up
 
 
 def row_strides(t: Tensor) -> tuple[int, int, int] | None:
-    """(sample, row, class) strides of (B, C, d1, ...); None where d1, ... do not collapse."""
+    """(sample, row, class) strides of (B, C, d1, ...); None if d1, ... do not collapse to one."""
     inner = [d for d in range(2, t.ndim) if t.shape[d] != 1]
     if not inner:
         return 0, t.stride(0), t.stride(1)
@@ -38,7 +38,7 @@ def row_strides(t: Tensor) -> tuple[int, int, int] | None:
 
 
 def tile(n: int, outer: int, classes: int, acc: int, beside: bool, dense: bool) -> tuple[int, int]:
-    """(rows, classes) of the tile of one program; ``acc``: bytes of the arithmetic's dtype."""
+    """(rows, classes) of the tile of one program; ``acc``: size of the compute dtype in bytes."""
     every = max(pow2(classes), 2)
     elements = TILE_BYTES // acc
     if beside:
@@ -62,8 +62,8 @@ def loss(
     grad: Tensor | None = None,
     rescale: bool = False,
 ) -> list[Launch]:
-    """``inputs``: the op's arguments from target on. A forward where ``losses`` is given, and the
-    gradient where ``out`` is."""
+    """``inputs``: the op's arguments from target on. Runs the forward if ``losses`` is given, and
+    writes the gradient if ``out`` is."""
     target, perm, target_b, lam, weight, ignore_index, reduction, eps, z_loss, softcap = inputs
     samples, classes = logits.shape[:2]
     inner = math.prod(logits.shape[2:])
@@ -79,7 +79,7 @@ def loss(
     along = n if beside else classes
 
     def vector(t: Tensor, *strides: tuple[int, int, int]) -> int:
-        """What 16-byte accesses need to divide: the strides across, and the length along them."""
+        """Elements per access: it must divide the length along it and the strides across it."""
         if any(s[1 if beside else 2] != 1 for s in strides):
             return 1
         across = (s[i] for s in strides for i in ((0, 2) if beside else (0, 1)))

@@ -1,4 +1,4 @@
-"""What the loss kernels need of a row: its labels, class weights, divisors, logits and targets."""
+"""Helpers of the loss kernels for a row's labels, class weights, divisors, logits and targets."""
 
 import triton
 import triton.language as tl
@@ -37,8 +37,8 @@ def divisor_sums(
     first, rows, target_ptr, target_b_ptr, perm_ptr, lam_ptr, weight_ptr, uses_ptr, B, C, inner,
     lam_stride, ignore_index, acc: tl.constexpr, ALL: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    """What the mean divides by, over N rows: the weights of own labels, of partners' labels, both
-    times their coefficients, and the coefficients alone (for the z-loss)."""
+    """Sums over N rows for the divisors of the mean: the weights of own labels, the weights of
+    partners' labels, both times their coefficients, and the coefficients alone (for the z-loss)."""
     r = (first + tl.arange(0, N)).to(tl.int64)
     live = r < rows
     b = r // inner
@@ -50,7 +50,7 @@ def divisor_sums(
     has_own, has_other = live & (mine != ignore_index), live & (theirs != ignore_index)
     w_own = label_weight(mine, has_own, weight_ptr, C, acc)
     w_other = label_weight(theirs, has_other, weight_ptr, C, acc)
-    # A term whose coefficient is 0 is absent.
+    # A term whose coefficient is 0 is left out.
     joint = tl.where(lam == 0, 0, lam * w_own) + tl.where(rest == 0, 0, rest * w_other)
     count = tl.where(has_own, lam, 0) + tl.where(has_other, rest, 0)
     return tl.sum(w_own, 0), tl.sum(w_other, 0), tl.sum(joint, 0), tl.sum(count, 0)
@@ -66,7 +66,7 @@ def tanh(u):
     e = tl.exp(-2 * tl.abs(u))
     far = (1 - e) / (1 + e)
     if u.dtype == tl.float32:
-        # 1 - e loses digits near 0; the series is good to 2e-8 of u below 0.3.
+        # 1 - e loses digits near 0; below 0.3 the series is accurate to 2e-8 of u.
         v = u * u
         near = 62.0 / 2835.0
         near = near * v - 17.0 / 315.0
@@ -89,8 +89,8 @@ def load_logits(
     at, c, here, live, C, z_class, acc: tl.constexpr, BESIDE: tl.constexpr, CAPPED: tl.constexpr,
     softcap,
 ):  # fmt: skip
-    """Logits of the classes c; -inf past the last class, and in rows that count for nothing."""
-    # Of rows side by side a vector access takes several, so dead ones have to come along.
+    """Logits of the classes c; -inf past the last class, and in rows that are not live."""
+    # BESIDE: a vector access covers several rows, so rows that are not live are loaded too.
     rows = here if BESIDE else live
     mask = rows[:, None] & (c < C)[None, :]
     at = at[:, None] + (c.to(tl.int64) * z_class)[None, :]
@@ -104,7 +104,7 @@ def load_logits(
 
 @triton.jit
 def label_term(at, y, hot, pivot, z_class, CAPPED: tl.constexpr, softcap):
-    """hot*(z[y] - pivot) of every row, absent where hot is 0. Not for logits being overwritten."""
+    """hot*(z[y] - pivot) of each row, 0 where hot is 0. Not while the logits are overwritten."""
     z = tl.load(at + y.to(tl.int64) * z_class, mask=hot != 0, other=0).to(hot.dtype)
     if CAPPED:
         z = capped(z, number(softcap, hot.dtype))
@@ -113,7 +113,7 @@ def label_term(at, y, hot, pivot, z_class, CAPPED: tl.constexpr, softcap):
 
 @triton.jit
 def through_cap(g, z, softcap):
-    """The gradient g to the capped logits z, made one to the logits themselves.
+    """Converts g, the gradient to the capped logits z, to the gradient to the logits themselves.
 
     A masked class (-inf) was not capped.
     """
@@ -123,27 +123,27 @@ def through_cap(g, z, softcap):
 
 @triton.jit
 def load_side(at, c, t_class, mask, coef):
-    """The float targets of the classes c; 0 where their row's coefficient is."""
+    """The float targets of the classes c; 0, and not read, where the row's coefficient is 0."""
     at = at[:, None] + (c.to(tl.int64) * t_class)[None, :]
     return tl.load(at, mask=mask & (coef != 0)[:, None], other=0).to(coef.dtype)
 
 
 @triton.jit
 def row_targets(c, mask, row, at, LABELS: tl.constexpr, SMOOTH: tl.constexpr):
-    """t of the classes c of every row, 0 where masked."""
+    """t[c] of the classes c in each row, 0 where masked."""
     mine, theirs, own_hot, other_hot, lam, rest, base, keep, scale = row
     weight_ptr, C, t_at, tb_at, t_class, tb_class = at
     acc: tl.constexpr = lam.dtype
     w = tl.full((1, 1), 1, acc)
     if weight_ptr is not None and (SMOOTH or not LABELS):
         w = tl.load(weight_ptr + c, mask=c < C, other=0).to(acc)[None, :]
-    if LABELS:  # the weights of the labels themselves are in own_hot and other_hot
+    if LABELS:  # own_hot and other_hot include the class weights of the labels themselves
         t = tl.where(c[None, :] == mine[:, None], own_hot[:, None], 0)
         t += tl.where(c[None, :] == theirs[:, None], other_hot[:, None], 0)
         if SMOOTH:
             t += base[:, None] * w
     else:
-        # A side with coefficient 0 is absent, and not read.
+        # A side with coefficient 0 is left out, and not read.
         own = load_side(t_at, c, t_class, mask, lam)
         other = load_side(tb_at, c, tb_class, mask, rest)
         mix = lam[:, None] * own + rest[:, None] * other
