@@ -130,8 +130,19 @@ def rounded(value):
     return [rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def write_json(path: Path, data: dict | list) -> None:
-    write(path, json.dumps(rounded(data), indent=1) + "\n")
+def lines(data: dict) -> str:
+    """JSON with a record in each line: a change is seen as the records that changed."""
+    parts = []
+    for key, value in data.items():
+        text = json.dumps(value)
+        if isinstance(value, list):
+            text = "[\n" + ",\n".join(json.dumps(record) for record in value) + "\n]"
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def write_json(path: Path, data: dict) -> None:
+    write(path, lines(rounded(data)))
 
 
 def save_rows(name: str, rows: list[dict]) -> None:

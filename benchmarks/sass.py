@@ -145,4 +145,4 @@ def main() -> None:
             f"{k.stack:>7}{k.occupancy:>6.0%}  {widths}"
         )
     rows = [{**asdict(k), "occupancy": k.occupancy} for k in kernels]
-    write_json(path_of("sass"), rows)
+    write_json(path_of("sass"), {"rows": rows})
