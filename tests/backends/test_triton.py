@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,13 +19,13 @@ triton = pytest.importorskip("triton")
 from benchmarks import triton_aot as aot  # noqa: E402
 
 FOLDER = "tests/triton_interpreter"
-SHARED = [
-    f"tests/ops/test_{name}.py"
-    for name in (
-        *("mix", "cross_entropy", "targets", "errors", "sampling", "cutmix", "arguments"),
-        *("cross_entropy_backward", "gradients", "loss_gradients"),
-    )
-]
+# Every file of tests/ops whose tests take the backend fixture, except those about tracers
+# and transforms, which reach no kernel that the others do not.
+SHARED = sorted(
+    str(file)
+    for file in (Path(__file__).parents[1] / "ops").glob("test_*.py")
+    if "(backend" in file.read_text() and file.stem not in ("test_tracing", "test_transforms")
+)
 # The folder has the cases of these two grids, fewer for each dtype: here they take ten minutes.
 GRIDS = "test_bits_in_every_layout or test_parity_grid"
 LONG = "gradcheck or test_every_option_at_once or test_arguments"
