@@ -30,6 +30,11 @@ def _fake_nothing(*args: Any) -> None:
     return None
 
 
+def empty_soft_targets(target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    inner = target.shape[1:] if target.dtype == torch.int64 else target.shape[2:]
+    return target.new_empty((target.shape[0], num_classes, *inner), dtype=dtype)
+
+
 def _fake_mix_targets(
     target: Tensor,
     perm: Tensor,
@@ -39,8 +44,7 @@ def _fake_mix_targets(
     ignore_index: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    inner = target.shape[1:] if target.dtype == torch.int64 else target.shape[2:]
-    return target.new_empty((target.shape[0], num_classes, *inner), dtype=dtype)
+    return empty_soft_targets(target, num_classes, dtype)
 
 
 def _fake_mix_batch(x: Tensor, *args: Any) -> Tensor:

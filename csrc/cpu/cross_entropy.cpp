@@ -36,9 +36,8 @@ double share_out(const LossRows<A> &rows, const GradientRows *out, const Body &b
 
 template <class A, class Body>
 double over_rows(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
-  const RowView &z = rows.logits;
-  const bool beside = z.class_stride != 1 && z.step() == 1;
-  if (beside || rows.classes < kShortRow) return share_out<AcrossRows<A>>(rows, out, body);
+  if (rows.logits.rows_adjacent() || rows.classes < kShortRow)
+    return share_out<AcrossRows<A>>(rows, out, body);
   return share_out<AlongClasses<A>>(rows, out, body);
 }
 

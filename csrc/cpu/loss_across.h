@@ -193,8 +193,6 @@ private:
     }
   }
 
-  // Whether the stride is 1 along rows but not along classes.
-  static bool beside(const RowView &view) { return view.step() == 1 && view.class_stride != 1; }
   // Whether consecutive rows are contiguous in memory, without gaps.
   bool adjoining(const RowView &view) const {
     return view.class_stride == 1 && view.step() == rows_.classes;
@@ -216,7 +214,7 @@ private:
   void load_tile(A *tile, const RowView &view, int64_t first, int64_t n) {
     over_runs(view, first, n, [&](int64_t k, int64_t rows, int64_t offset) {
       const int64_t classes = rows_.classes, step = view.step();
-      if (beside(view))
+      if (view.rows_adjacent())
         return over_classes(view, offset, rows, [&](int64_t c, int64_t at) {
           kernels_.widen[view.type](tile + c * lanes_ + k, view.at(at), rows);
         });
@@ -237,7 +235,7 @@ private:
     const RowView &view = out_->view;
     over_runs(view, first, n, [&](int64_t k, int64_t rows, int64_t offset) {
       const int64_t classes = rows_.classes, step = view.step();
-      if (beside(view))
+      if (view.rows_adjacent())
         return over_classes<true>(view, offset, rows, [&](int64_t c, int64_t at) {
           kernels_.narrow[view.type](out_->at(at), tile + c * lanes_ + k, rows);
         });

@@ -37,6 +37,8 @@ struct RowView {
   }
   // The stride from row to row within the innermost dimension.
   int64_t step() const { return sizes.empty() ? 0 : strides[0]; }
+  // Whether the stride is 1 along rows but not along classes.
+  bool rows_adjacent() const { return step() == 1 && class_stride != 1; }
   const char *at(int64_t offset) const {
     return static_cast<const char *>(data) + offset * element_size(type);
   }

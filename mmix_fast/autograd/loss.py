@@ -35,6 +35,7 @@ def cross_entropy(logits: Tensor, tensors: LossTensors, call: LossCall) -> Tenso
 # For each kind of loss: the last upstream gradient, and whether the one before was equal. Training
 # loops repeat one value, such as 1, 1/(accumulation steps) or a loss scale. Filled on the CPU only.
 _upstreams: dict[tuple[Any, ...], tuple[float, bool]] = {}
+_UNSEEN = 1.0, True  # most losses are what backward() is called on
 
 
 def _expected_upstream(kind: tuple[Any, ...]) -> float | None:
@@ -43,7 +44,7 @@ def _expected_upstream(kind: tuple[Any, ...]) -> float | None:
     If the guess is right, the logits' bytes move twice; if it is wrong, four times; without a
     gradient in the forward, three times. So it is None after two different upstream gradients.
     """
-    last, repeated = _upstreams.get(kind, (1.0, True))
+    last, repeated = _upstreams.get(kind, _UNSEEN)
     return last if repeated else None
 
 
@@ -78,7 +79,7 @@ class CrossEntropyFn(Function):
         # Read on the CPU only; on a GPU the host would wait.
         if ctx.kind is not None and not mapped and grad.is_cpu and readable(grad):
             upstream = grad.item()
-            last, _ = _upstreams.get(ctx.kind, (1.0, True))
+            last, _ = _upstreams.get(ctx.kind, _UNSEEN)
             _upstreams[ctx.kind] = upstream, upstream == last
             if ready and upstream == ctx.upstream:
                 return gradient, None, None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..ops import register_fakes
+from ..ops import empty_soft_targets, register_fakes
 from ..validation import compute_dtype
 from . import launch, loss_launch
 from .kernels import INTERPRETED
@@ -66,11 +66,6 @@ def mix_(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> None:
         _run(launch.mix_inplace(x, perm, lam, dim), x)
 
 
-def _soft_like(target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    inner = target.shape[1:] if target.dtype == torch.int64 else target.shape[2:]
-    return target.new_empty((target.shape[0], num_classes, *inner), dtype=dtype)
-
-
 def mix_targets(
     target: Tensor,
     perm: Tensor,
@@ -80,7 +75,7 @@ def mix_targets(
     ignore_index: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    out = _soft_like(target, num_classes, dtype)
+    out = empty_soft_targets(target, num_classes, dtype)
     if out.numel():
         _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index), out)
     return out
@@ -96,7 +91,7 @@ def mix_batch_(
     ignore_index: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    out = _soft_like(target, num_classes, dtype)
+    out = empty_soft_targets(target, num_classes, dtype)
     if x.numel() == 0 or out.numel() == 0 or launch.columns(x, x, 0) is None:
         out = mix_targets(target, perm, lam, num_classes, label_smoothing, ignore_index, dtype)
         mix_(x, perm, lam, 0)
