@@ -220,6 +220,23 @@ def test_ignored_rows_hide_anything(backend):
             assert got.isfinite() and (grad[[0, 2]] == 0).all() and grad[[1, 3]].isfinite().all()
 
 
+@pytest.mark.parametrize("classes", [5, 300])
+@pytest.mark.parametrize("lam", [0.0, 1.0])
+def test_a_row_whose_only_label_has_a_coefficient_of_0_counts_for_nothing(backend, lam, classes):
+    ignored, labels = torch.tensor([0, -100, -100, 3]), torch.tensor([1, 1, 2, 2])
+    y, b = (labels, ignored) if lam == 0 else (ignored, labels)
+    for each in (lam, torch.full((4,), lam)):
+        z = torch.randn(4, classes)
+        z[1], z[2] = float("nan"), -float("inf")
+        z.requires_grad_()
+        got = m.mixed_cross_entropy(z, y, None, each, target_b=b, reduction="none")
+        counted = F.cross_entropy(z, ignored, reduction="none")  # 0 where ignored
+        torch.testing.assert_close(got, counted)
+        for up in (1.0, 0.5):
+            (grad,) = torch.autograd.grad(up * got.sum(), z, retain_graph=True)
+            assert (grad[1:3] == 0).all() and grad.isfinite().all() and (grad[0] != 0).all()
+
+
 def test_zero_weight_and_probability_are_absent_at_a_masked_class(backend):
     z = torch.randn(3, 4)
     z[:, 3] = -float("inf")
