@@ -1,16 +1,10 @@
-// The arguments that all ops of the loss share, in one order: as the text of a schema, as C++
-// parameters and as a struct. A new option joins each of the three, and Python's LossTensors or
-// LossCall (mmix_fast/autograd/loss.py).
+// The arguments that all ops of the loss share, in the order of their schema (mmix_fast/schemas.py):
+// as C++ parameters and as a struct.
 #pragma once
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <torch/csrc/stable/tensor.h>
-
-// After the logits, which one op writes to.
-#define MMIX_LOSS_SCHEMA                                                                           \
-  "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "  \
-  "str reduction, float label_smoothing, float z_loss, float softcap"
 
 #define MMIX_LOSS_PARAMETERS                                                                       \
   Tensor logits, Tensor target, std::optional<Tensor> perm, std::optional<Tensor> target_b,        \

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import validation as v
+from .arithmetic import as_lam
 from .tracing import readable
 from .validation_targets import check_loss_target
 
@@ -36,7 +37,7 @@ def mixed_accuracy(
     else:
         best = logits.topk(topk, dim=1).indices
         own, other = ((best == labels.unsqueeze(1)).any(1) for labels in (target, partner))
-    lam = v.as_lam(lam, torch.float32, logits.device)
+    lam = as_lam(lam, torch.float32, logits.device)
     if lam.ndim:
         lam = lam.reshape(-1, *[1] * (own.ndim - 1))
     return (lam * own + (1 - lam) * other).mean()

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import ops
+from . import ops, reference
+from .autograd.kernels import Kernels
 
 BUILD_ADVICE = "build it with: pip install -e . --no-build-isolation"
 
@@ -27,16 +29,18 @@ class Status:
 
 @dataclass(frozen=True)
 class Backend:
-    """``namespace`` names the torch.ops namespace of its kernels; "" means plain PyTorch.
+    """``ops`` has a function for each op; all backends' have the signatures of reference.py.
 
+    ``plain``: it runs plain PyTorch, so it has all gradients and rules.
     ``checks_values``: its kernels check labels, perm and box, so Python skips its value checks.
     ``pastes_bytes``: its cutmix_ pastes any dtype of 1, 2, 4 or 8 bytes, as raw bytes.
     """
 
     name: str
-    namespace: str
+    ops: Any
     missing: Callable[[], tuple[str, ...]]
     device: str | None = None  # the only device type it serves; None serves all
+    plain: bool = False
     checks_values: bool = False
     pastes_bytes: bool = False
 
@@ -46,7 +50,7 @@ class Backend:
             return False
         if as_bytes and not self.pastes_bytes:
             return False
-        return not (self.namespace and beyond) and not self.missing()
+        return not (beyond and not self.plain) and not self.missing()
 
     def unsupported_reasons(
         self, device: str, beyond: str, as_bytes: bool = False
@@ -59,7 +63,7 @@ class Backend:
         reasons: tuple[str, ...] = ()
         if self.device is not None and device != self.device:
             reasons += (f"it serves {self.device} tensors, got {device}",)
-        if self.namespace and beyond:
+        if beyond and not self.plain:
             reasons += (f"it has no {beyond}",)
         if as_bytes and not self.pastes_bytes:
             reasons += ("its cutmix_ serves float16, bfloat16, float32 and float64 only",)
@@ -113,12 +117,16 @@ def _never_missing() -> tuple[str, ...]:
 _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _GPU = "xpu" if torch.xpu.is_available() else "cuda"
 
-CPP = Backend("cpp", "mmix_fast", _cpp_missing, "cpu", checks_values=True, pastes_bytes=True)
-CUDA = Backend("cuda", "mmix_fast", _cuda_missing, "cuda")
+_COMPILED = Kernels("mmix_fast")
+CPP = Backend("cpp", _COMPILED, _cpp_missing, "cpu", checks_values=True, pastes_bytes=True)
+CUDA = Backend("cuda", _COMPILED, _cuda_missing, "cuda")
 TRITON = Backend(
-    "triton", "mmix_fast_triton", _triton_missing, "cpu" if _TRITON_INTERPRETED else _GPU
+    "triton",
+    Kernels("mmix_fast_triton"),
+    _triton_missing,
+    "cpu" if _TRITON_INTERPRETED else _GPU,
 )
-REFERENCE = Backend("reference", "", _never_missing, pastes_bytes=True)
+REFERENCE = Backend("reference", reference, _never_missing, plain=True, pastes_bytes=True)
 BACKENDS: tuple[Backend, ...] = (CPP, CUDA, TRITON, REFERENCE)  # in order of preference
 
 _forced: str | None = os.environ.get("MMIX_FAST_BACKEND") or None
@@ -246,7 +254,7 @@ def select(x: Tensor, beyond: str = "", as_bytes: bool = False) -> Backend:
     for backend in BACKENDS:
         if backend.serves(device, beyond, as_bytes):
             break  # always reached: reference serves every call
-    missing = ops.LOAD_ERROR is not None and not backend.namespace
+    missing = ops.LOAD_ERROR is not None and backend.plain
     if missing and not torch.compiler.is_compiling():
         _warn_once()
     return backend

@@ -1,4 +1,4 @@
-"""Loads the compiled extension (only here), and registers its fake kernels for torch.compile."""
+"""Loads the compiled extension (only here), defines its ops, and registers their fake kernels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .validation import compute_dtype
+from .arithmetic import compute_dtype
+from .schemas import SCHEMAS
 
-LOAD_ERROR: str | None = None
-try:
-    importlib.import_module("mmix_fast._C")
-except ImportError as error:  # dispatch.py reports it at the first use
-    LOAD_ERROR = str(error)
+_libraries: list[torch.library.Library] = []  # an op exists as long as the library that defines it
 
 
 def kernel(namespace: str, name: str) -> Any:
@@ -79,10 +76,20 @@ _FAKES: dict[str, Any] = {
 }
 
 
-def register_fakes(namespace: str) -> None:
+def define(namespace: str) -> torch.library.Library:
+    """Defines torch.ops.<namespace> and registers the fake kernels that torch.compile needs."""
+    library = torch.library.Library(namespace, "DEF")
+    _libraries.append(library)
+    for schema in SCHEMAS:
+        library.define(schema)
     for name, fake in _FAKES.items():
         torch.library.register_fake(f"{namespace}::{name}", fake)
+    return library
 
 
-if LOAD_ERROR is None:
-    register_fakes("mmix_fast")
+LOAD_ERROR: str | None = None
+try:
+    importlib.import_module("mmix_fast._C")
+    define("mmix_fast").define("cpu_isa() -> str")
+except (ImportError, RuntimeError) as error:  # dispatch.py reports it at the first use
+    LOAD_ERROR = str(error)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from .tracing import functorch_active, transformed
-from .validation import as_lam, compute_dtype
+from .arithmetic import as_lam, compute_dtype
+from .tracing import copy_into, functorch_active, transformed
 
 Lam = float | Tensor
 
@@ -94,13 +94,14 @@ def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
 
 
 def mix_(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
-    return x.copy_(mix(x, perm, lam, dim=dim))
+    source = x.clone() if transformed() else x  # backward may need mix's input
+    return copy_into(x, mix(source, perm, lam, dim=dim), "mix_")
 
 
 def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
     """mix_ inside each row's box only; box is (4,) or (B, 4): top, bottom, left, right.
 
-    If lam is the number 0, the bits are copied, in any dtype. Any other lam needs a floating dtype.
+    Where lam is 0, the bits are copied, in any dtype. Any other lam needs a floating dtype.
     """
     y = torch.arange(x.shape[-2], device=x.device).unsqueeze(1)
     column = torch.arange(x.shape[-1], device=x.device)
@@ -108,9 +109,11 @@ def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
     top, bottom, left, right = (edges[:, k] for k in range(4))
     inside = (top <= y) & (y < bottom) & (left <= column) & (column < right)
     before = x.clone() if functorch_active() else x  # under vmap, index_select saves its input
-    pastes = not isinstance(lam, Tensor) and lam == 0
-    inner = _partners(before, perm) if pastes else mix(before, perm, lam)
-    return x.copy_(torch.where(inside, inner, before))
+    inner = _partners(before, perm)
+    if x.is_floating_point():
+        weight = _per_row(as_lam(lam, compute_dtype(x.dtype), x.device), x, 0)
+        inner = torch.where(weight == 0, inner, mix(before, perm, lam))
+    return copy_into(x, torch.where(inside, inner, before), "cutmix_")
 
 
 def _partners(x: Tensor, perm: Tensor) -> Tensor:

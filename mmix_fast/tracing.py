@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -77,11 +74,10 @@ def readable(*tensors: Tensor | None) -> bool:
     return True
 
 
-@contextmanager
-def explained_writes(op: str) -> Iterator[None]:
-    """Names the op and the cause where torch.func refuses an in-place write."""
+def copy_into(x: Tensor, value: Tensor, op: str) -> Tensor:
+    """x.copy_(value). Where torch.func refuses the write, the error names the op and the cause."""
     try:
-        yield
+        return x.copy_(value)
     except RuntimeError as error:
         if not functorch_active():
             raise

@@ -11,7 +11,7 @@ from torch.autograd import Function
 
 from .. import reference
 from ..ops import kernel
-from ..tracing import batched, functionalized, transformed
+from ..tracing import batched, copy_into, functionalized, transformed
 from .apply import apply, needs_autograd
 
 
@@ -145,7 +145,9 @@ class MixInplaceFn(Function):
 
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int, namespace: str) -> Tensor:
-    """Never called under torch.func or forward-mode AD: mix_ runs x.copy_(mix(x)) there."""
+    if transformed():
+        # A copy of x, since backward may need mix's input.
+        return copy_into(x, mix(x.clone(), perm, lam, dim, False, namespace), "mix_")
     if torch.compiler.is_compiling():
         # AOTAutograd and inductor remove the copies.
         return x.copy_(mix(x, perm, lam, dim, False, namespace))
@@ -174,3 +176,14 @@ class MixBatchFn(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         return MixInplaceFn.backward(ctx, grad)
+
+
+def mix_batch_inplace(
+    x: Tensor, perm: Tensor, lam: Tensor, targets: tuple[Any, ...], namespace: str
+) -> tuple[Tensor, Tensor]:
+    """``targets``: the target and the options of mix_targets. Never called under torch.func."""
+    if torch.compiler.is_compiling():
+        target, *options = targets
+        soft = kernel(namespace, "mix_targets")(target, perm, lam, *options)
+        return mix_inplace(x, perm, lam, 0, namespace), soft
+    return MixBatchFn.apply(x, perm, lam, targets, namespace)

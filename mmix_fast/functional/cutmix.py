@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import reference
 from .. import validation as v
+from ..arithmetic import as_lam, compute_dtype
 from ..dispatch import select
-from ..ops import kernel
-from ..tracing import beyond_kernels, explained_writes, readable
+from ..tracing import beyond_kernels, readable
 from .values import checks_here
 
 # λ = 0 for every paste on the CPU: creating it takes as long as pasting a few images.
@@ -74,23 +73,17 @@ def cutmix_(
     if checks_here(backend, x, perm, box):
         v.check_permutation_values(perm)
         _check_box_values(box, x)
-    acc = v.compute_dtype(x.dtype)
+    acc = compute_dtype(x.dtype)
     pastes = plain and x.is_cpu and not isinstance(lam, Tensor) and lam == 0
-    weight = _PASTE if pastes else v.as_lam(lam, acc, x.device)
-    if backend.namespace:
-        kernel(backend.namespace, "cutmix_")(written, perm.contiguous(), box.contiguous(), weight)
-        if not torch.compiler.is_compiling():
-            torch.autograd.graph.increment_version(x)
-    else:
-        with explained_writes("cutmix_"):
-            reference.cutmix_(written, perm, box, lam)
+    weight = _PASTE if pastes else as_lam(lam, acc, x.device)
+    backend.ops.cutmix_(written, perm, box, weight)
     whole = max(x.shape[-2] * x.shape[-1], 1)
     if edges is not None:
         top, bottom, left, right = edges
         share = (bottom - top) * (right - left) / whole
         if isinstance(lam, Tensor):
             return x, 1 - (1 - weight) * share
-        return x, v.as_lam(_corrected(lam, share, acc), acc, x.device)
+        return x, as_lam(_corrected(lam, share, acc), acc, x.device)
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     return x, 1 - (1 - weight) * (area.to(acc) / whole)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .. import validation as v
 from .. import validation_targets as vt
-from ..autograd import loss as autograd
 from ..dispatch import select
 from ..tracing import beyond_kernels
 from .values import checks_here
@@ -83,21 +81,17 @@ def mixed_cross_entropy(
         for name, y in (("target", target), ("target_b", target_b)):
             if labels and y is not None:
                 v.check_label_values(name, y, logits.shape[1], ignore_index)
-    options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
-    if not backend.namespace:
-        return autograd.plainly(logits, (target, perm, target_b, lam, weight), options)
-    if labels:
-        target = target.contiguous()
-        target_b = None if target_b is None else target_b.contiguous()
-    tensors = (
+    return backend.ops.mixed_cross_entropy(
+        logits,
         target,
-        None if perm is None else perm.contiguous(),
-        target_b,
-        v.as_lam(lam, v.compute_dtype(logits.dtype), logits.device),
-        None if weight is None else weight.contiguous(),
-    )
-    # In a compiled graph the compiler manages the buffers. Overlapping memory cannot be reused.
-    inplace = inplace_backward and not torch.compiler.is_compiling() and not v.overlaps(logits)
-    return autograd.cross_entropy(
-        logits, tensors, autograd.LossCall(options, backend.namespace, inplace)
+        perm,
+        lam,
+        target_b=target_b,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        inplace_backward=inplace_backward,
     )

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import reference
 from .. import validation as v
-from ..autograd import mix as autograd
-from ..dispatch import Backend, select
-from ..tracing import explained_writes, transformed
+from ..dispatch import select
 from .values import checks_here
 
 
@@ -45,16 +42,10 @@ def mix(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor
             [0.7500]])
     """
     dim, lam = check_mix(x, perm, lam, dim)
-    return _mixed(select(x), x, perm, lam, dim)
-
-
-def _mixed(backend: Backend, x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> Tensor:
+    backend = select(x)
     if checks_here(backend, x, perm):
         v.check_permutation_values(perm)
-    if not backend.namespace:
-        return reference.mix(x, perm, lam, dim=dim)
-    lam_tensor = v.as_lam(lam, v.compute_dtype(x.dtype), x.device)
-    return autograd.mix(x, perm.contiguous(), lam_tensor, dim, False, backend.namespace)
+    return backend.ops.mix(x, perm, lam, dim=dim)
 
 
 def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tensor:
@@ -74,22 +65,10 @@ def mix_(x: Tensor, perm: Tensor, lam: float | Tensor, *, dim: int = 0) -> Tenso
     """
     dim, lam = check_mix(x, perm, lam, dim)
     v.check_inplace(x, lam)
-    return overwrite(select(x), x, perm, lam, dim)
-
-
-def overwrite(backend: Backend, x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> Tensor:
-    """mix_ of arguments that are checked."""
-    if transformed():
-        copy = x.clone()  # since backward may need mix's input
-        mixed = _mixed(backend, copy, perm, lam, dim)
-        with explained_writes("mix_"):
-            return x.copy_(mixed)
+    backend = select(x)
     if checks_here(backend, x, perm):
         v.check_permutation_values(perm)
-    if not backend.namespace:
-        return reference.mix_(x, perm, lam, dim=dim)
-    lam_tensor = v.as_lam(lam, v.compute_dtype(x.dtype), x.device)
-    return autograd.mix_inplace(x, perm.contiguous(), lam_tensor, dim, backend.namespace)
+    return backend.ops.mix_(x, perm, lam, dim=dim)
 
 
 def check_mix(x: Tensor, perm: Tensor, lam: float | Tensor, dim: int) -> tuple[int, float | Tensor]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
 from .. import validation as v
 from .. import validation_targets as vt
-from ..autograd import mix as autograd
-from ..dispatch import Backend, select
-from ..ops import kernel
+from ..dispatch import select
 from ..tracing import beyond_kernels
-from .mixing import check_mix, overwrite
+from .mixing import check_mix
 from .values import check_target_values, checks_here
 
 
@@ -61,34 +58,16 @@ def mix_targets(
     v.check_perm(perm, target.shape[0], target.device)
     lam = v.check_lam(lam, target.shape[0], target.device)
     backend = select(target, beyond_kernels(target=target, lam=lam))
-    return _soft_targets(
-        backend, target, perm, lam, (classes, label_smoothing, ignore_index, dtype)
-    )
-
-
-Options = tuple[int, float, int, torch.dtype]  # classes, label_smoothing, ignore_index, dtype
-
-
-def _soft_targets(
-    backend: Backend, target: Tensor, perm: Tensor, lam: float | Tensor, options: Options
-) -> Tensor:
-    """mix_targets of arguments that are checked."""
-    classes, label_smoothing, ignore_index, dtype = options
     if checks_here(backend, target, perm, target):
         check_target_values(target, perm, classes, ignore_index)
-    if not backend.namespace:
-        return reference.mix_targets(
-            target,
-            perm,
-            lam,
-            num_classes=classes,
-            label_smoothing=label_smoothing,
-            ignore_index=ignore_index,
-            dtype=dtype,
-        )
-    lam_tensor = v.as_lam(lam, v.compute_dtype(target.dtype, dtype), target.device)
-    return kernel(backend.namespace, "mix_targets")(
-        target.contiguous(), perm.contiguous(), lam_tensor, *options
+    return backend.ops.mix_targets(
+        target,
+        perm,
+        lam,
+        num_classes=classes,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        dtype=dtype,
     )
 
 
@@ -120,16 +99,17 @@ def mix_batch_(
         target, num_classes, label_smoothing, ignore_index, dtype
     )
     vt.check_same_batch(target, x)
-    backend = select(x, beyond_kernels(target=target, lam=lam))
-    options = (classes, label_smoothing, ignore_index, dtype)
-    if not backend.namespace or torch.compiler.is_compiling():
-        # The targets first, so that their values are checked before x is written.
-        soft = _soft_targets(backend, target, perm, lam, options)
-        return overwrite(select(x), x, perm, lam, 0), soft
+    beyond = beyond_kernels(target=target, lam=lam)
+    backend = select(x, beyond)
     if checks_here(backend, x, perm, target):
         check_target_values(target, perm, classes, ignore_index)
-    # The kernel rounds λ to the compute dtypes of x and of the targets, which may differ.
-    lam_tensor = v.as_lam(lam, v.compute_dtype(x.dtype, target.dtype, dtype), x.device)
-    return autograd.MixBatchFn.apply(
-        x, perm.contiguous(), lam_tensor, (target.contiguous(), *options), backend.namespace
-    )
+    options = {
+        "num_classes": classes,
+        "label_smoothing": label_smoothing,
+        "ignore_index": ignore_index,
+        "dtype": dtype,
+    }
+    if beyond:  # of the targets: kernels may still mix x
+        soft = backend.ops.mix_targets(target, perm, lam, **options)
+        return select(x).ops.mix_(x, perm, lam), soft
+    return backend.ops.mix_batch_(x, target, perm, lam, **options)

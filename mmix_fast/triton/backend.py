@@ -1,4 +1,4 @@
-"""The Triton backend: the ops of csrc/ops.cpp in their own torch.ops namespace.
+"""The Triton backend: the ops of schemas.py in their own torch.ops namespace.
 
 dispatch.py imports it at first use. It needs no compiled extension. If TRITON_INTERPRET=1 is set
 before the import, the kernels run on CPU tensors; the tests use this.
@@ -12,33 +12,13 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..ops import empty_soft_targets, register_fakes
-from ..validation import compute_dtype
+from ..arithmetic import compute_dtype
+from ..ops import define, empty_soft_targets
+from ..schemas import SCHEMAS
 from . import launch, loss_launch
 from .kernels import INTERPRETED
 
 NAMESPACE = "mmix_fast_triton"
-_TARGET_ARGS = (
-    "Tensor target, Tensor perm, Tensor lam, int num_classes, float label_smoothing, "
-    "int ignore_index, ScalarType dtype"
-)
-_LOSS_ARGS = (
-    "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "
-    "str reduction, float label_smoothing, float z_loss, float softcap"
-)
-SCHEMAS = (  # equal to those of csrc/ops.cpp, which may not be built; a test compares them
-    "mix(Tensor x, Tensor perm, Tensor lam, int dim, bool adjoint) -> Tensor",
-    "mix_(Tensor(a!) x, Tensor perm, Tensor lam, int dim) -> ()",
-    f"mix_targets({_TARGET_ARGS}) -> Tensor",
-    f"mix_batch_(Tensor(a!) x, {_TARGET_ARGS}) -> Tensor",
-    "cutmix_(Tensor(a!) x, Tensor perm, Tensor box, Tensor lam) -> ()",
-    f"cross_entropy(Tensor logits, {_LOSS_ARGS}, float? upstream) -> "
-    "(Tensor loss, Tensor stats, Tensor gradient)",
-    f"cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, {_LOSS_ARGS}) -> Tensor",
-    f"cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, {_LOSS_ARGS}) -> ()",
-    "cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
-    f"{_LOSS_ARGS}) -> ()",
-)
 
 
 def _run(launches: list[launch.Launch], t: Tensor) -> None:
@@ -175,10 +155,8 @@ def cross_entropy_rescale_(
     _gradient(gradient, grad, stats, logits, inputs, rescale=True)
 
 
-_library = torch.library.Library(NAMESPACE, "DEF")
+_library = define(NAMESPACE)
 for _schema in SCHEMAS:
-    _library.define(_schema)
     _name = _schema.partition("(")[0]
     for _key in ("CPU",) if INTERPRETED.value else ("CUDA", "XPU"):
         _library.impl(_name, globals()[_name], _key)
-register_fakes(NAMESPACE)

@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..validation import compute_dtype
+from ..arithmetic import compute_dtype
 from .cutmix import cutmix_kernel
 from .cycles import order_kernel, uses_kernel
 from .kernels import batch_kernel, mix_kernel, targets_kernel, walk_kernel

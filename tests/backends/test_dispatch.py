@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import contextvars
+import inspect
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.cases import run
 
 import mmix_fast as m
 from mmix_fast import dispatch
+from mmix_fast.autograd.kernels import Kernels
 
 
 def test_dispatch():
@@ -194,7 +196,9 @@ ORDER = [
     "tracing",
     "validation",
     "validation_targets",
+    "arithmetic",
     "reference",
+    "schemas",
     "ops",
     "triton",
     "triton.kernels",
@@ -205,11 +209,12 @@ ORDER = [
     "triton.launch",
     "triton.loss_launch",
     "triton.backend",
-    "dispatch",
     "autograd",
     "autograd.apply",
     "autograd.mix",
     "autograd.loss",
+    "autograd.kernels",
+    "dispatch",
     "accuracy",
     "functional.values",
     "functional.mixing",
@@ -269,3 +274,12 @@ def test_imports_go_one_way():
     for at, name in enumerate(ORDER):
         for other in imported(files[name]):
             assert other in ORDER[:at], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize(
+    "op", ["mix", "mix_", "cutmix_", "mix_targets", "mix_batch_", "mixed_cross_entropy"]
+)
+def test_kernels_take_the_arguments_of_the_reference(op):
+    wanted = inspect.signature(getattr(m.reference, op)).parameters
+    taken = inspect.signature(getattr(Kernels("mmix_fast"), op)).parameters
+    assert [(p.name, p.kind) for p in taken.values()] == [(p.name, p.kind) for p in wanted.values()]

@@ -4,7 +4,7 @@
 // How it is used
 //   shims/ comes first on the include path: <cuda_runtime.h>, <cuda_fp16.h> and <cuda_bf16.h> then
 //   mean this header, and torch's DeviceGuard does nothing. No CUDA toolkit is needed.
-//   emulation.py compiles every csrc/cuda/*.cu this way, with ops.cpp, as the op namespace
+//   emulation.py compiles every csrc/cuda/*.cu this way, as the op namespace
 //   `mmix_fast_emulated` on CPU tensors, and offers
 //     emulation.load()                  the module; torch.ops.mmix_fast_emulated.* exist after it
 //     module.set_seed(n)                threads and blocks run in the random order of this seed

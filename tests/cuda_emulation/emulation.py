@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmix_fast import ops
+from mmix_fast.autograd.kernels import Kernels
 from mmix_fast.dispatch import Backend
 
 HERE = Path(__file__).resolve().parent
@@ -70,7 +71,7 @@ def _build(name: str, engine: str, directory: Path, *extra: str) -> Any:
     own = [str(HERE / f) for f in ("bind.cpp", "launch.cpp", "memory.cpp", engine)]
     return cpp_extension.load(
         name,
-        [*own, str(ROOT / "csrc/ops.cpp"), *_units(directory)],
+        [*own, *_units(directory)],
         extra_cflags=[*FLAGS, *extra],
         extra_ldflags=list(extra),
         extra_include_paths=[str(HERE / "shims"), str(ROOT / "csrc")],
@@ -82,7 +83,7 @@ def _build(name: str, engine: str, directory: Path, *extra: str) -> Any:
 def load() -> Any:
     """The emulator on fibers, its ops registered."""
     module = _load("mmix_emulated", "engine_fibers.cpp")
-    ops.register_fakes(NAMESPACE)
+    ops.define(NAMESPACE)
     return module
 
 
@@ -95,7 +96,7 @@ def build_threads() -> Path:
 
 
 # The kernels as a backend on CPU tensors: every test of the `backend` fixture runs them.
-BACKEND = Backend("cuda-emulated", NAMESPACE, lambda: (), "cpu")
+BACKEND = Backend("cuda-emulated", Kernels(NAMESPACE), lambda: (), "cpu")
 
 
 def symbols() -> list[str]:

@@ -6,6 +6,9 @@ import importlib.util
 import sys
 
 import torch
+from emulation import NAMESPACE
+
+from mmix_fast import ops
 
 library, checks, file, line = sys.argv[1:]
 torch.set_num_threads(1)  # torch's own threads are not what is tested
@@ -13,6 +16,7 @@ torch.manual_seed(0)
 spec = importlib.util.spec_from_file_location("mmix_emulated_threads", library)
 emulator = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(emulator)
+ops.define(NAMESPACE)
 emulator.disable_barrier(file, int(line))
 module = importlib.import_module(checks)
 right = getattr(module, "run_few", module.run_all)(emulator, torch.float32)

@@ -10,6 +10,7 @@ from support.cases import DTYPES, PERMS, expected_mix
 
 import mmix_fast as m
 from mmix_fast import dispatch
+from mmix_fast.autograd.kernels import Kernels
 
 LAYOUTS = {
     "contiguous": lambda: torch.randn(6, 3, 7, 9),
@@ -147,7 +148,7 @@ def test_any_dtype_is_pasted_bit_for_bit(backend, layout, dtype):
 
 def test_a_backend_without_integers_is_passed_over(monkeypatch):
     """As the CUDA and Triton kernels are: what no one forced falls to plain PyTorch."""
-    never_run = dataclasses.replace(dispatch.CPP, pastes_bytes=False, namespace="nowhere")
+    never_run = dataclasses.replace(dispatch.CPP, pastes_bytes=False, ops=Kernels("nowhere"))
     only = (never_run, dispatch.REFERENCE)
     monkeypatch.setattr(dispatch, "BACKENDS", only)
     x = torch.arange(24, dtype=torch.uint8).reshape(3, 2, 4)

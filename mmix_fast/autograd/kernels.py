@@ -1,0 +1,115 @@
+"""The ops as the kernels of one torch.ops namespace compute them, with gradients.
+
+Each method takes the checked arguments of the function of the same name in reference.py, and turns
+them into the kernel's: λ becomes a tensor of the compute dtype, indices become contiguous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..arithmetic import as_lam, compute_dtype
+from ..ops import kernel
+from ..validation import overlaps
+from .loss import LossCall, cross_entropy
+from .mix import mix, mix_batch_inplace, mix_inplace
+
+Lam = float | Tensor
+
+
+def _contiguous(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.contiguous()
+
+
+@dataclass(frozen=True)
+class Kernels:
+    namespace: str
+
+    def mix(self, x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+        weight = as_lam(lam, compute_dtype(x.dtype), x.device)
+        return mix(x, perm.contiguous(), weight, dim, False, self.namespace)
+
+    def mix_(self, x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+        weight = as_lam(lam, compute_dtype(x.dtype), x.device)
+        return mix_inplace(x, perm.contiguous(), weight, dim, self.namespace)
+
+    def cutmix_(self, x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> Tensor:
+        # lam is a tensor already, since the op returns one that is made from it.
+        kernel(self.namespace, "cutmix_")(x, perm.contiguous(), box.contiguous(), lam)
+        if not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(x)
+        return x
+
+    def mix_targets(
+        self,
+        target: Tensor,
+        perm: Tensor,
+        lam: Lam,
+        *,
+        num_classes: int,
+        label_smoothing: float,
+        ignore_index: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        weight = as_lam(lam, compute_dtype(target.dtype, dtype), target.device)
+        return kernel(self.namespace, "mix_targets")(
+            target.contiguous(),
+            perm.contiguous(),
+            weight,
+            num_classes,
+            label_smoothing,
+            ignore_index,
+            dtype,
+        )
+
+    def mix_batch_(
+        self,
+        x: Tensor,
+        target: Tensor,
+        perm: Tensor,
+        lam: Lam,
+        *,
+        num_classes: int,
+        label_smoothing: float,
+        ignore_index: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        # The kernel rounds λ to the compute dtypes of x and of the targets, which may differ.
+        weight = as_lam(lam, compute_dtype(x.dtype, target.dtype, dtype), x.device)
+        options = num_classes, label_smoothing, ignore_index, dtype
+        return mix_batch_inplace(
+            x, perm.contiguous(), weight, (target.contiguous(), *options), self.namespace
+        )
+
+    def mixed_cross_entropy(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        perm: Tensor | None,
+        lam: Lam,
+        *,
+        target_b: Tensor | None,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: str,
+        label_smoothing: float,
+        z_loss: float,
+        softcap: float | None,
+        inplace_backward: bool,
+    ) -> Tensor:
+        if target.dtype == torch.int64:
+            target, target_b = target.contiguous(), _contiguous(target_b)
+        tensors = (
+            target,
+            _contiguous(perm),
+            target_b,
+            as_lam(lam, compute_dtype(logits.dtype), logits.device),
+            _contiguous(weight),
+        )
+        options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
+        # In a compiled graph the compiler manages the buffers. Overlapping memory cannot be reused.
+        inplace = inplace_backward and not torch.compiler.is_compiling() and not overlaps(logits)
+        return cross_entropy(logits, tensors, LossCall(options, self.namespace, inplace))

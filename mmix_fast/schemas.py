@@ -1,0 +1,43 @@
+"""The schemas of the kernels' ops, the same in each torch.ops namespace.
+
+The C++, CUDA and Triton kernels only register implementations. λ is a Tensor, never a float:
+torch.compile would make a graph for each value of a float. A raw in-place op does not bump the
+version counter, so these ops stay private to mmix_fast/.
+"""
+
+from __future__ import annotations
+
+_TARGETS = (
+    "Tensor target, Tensor perm, Tensor lam, int num_classes, float label_smoothing, "
+    "int ignore_index, ScalarType dtype"
+)
+# The arguments that all ops of the loss share, after the logits. csrc/loss_args.h has them as C++
+# parameters, and autograd/loss.py as LossTensors and LossCall.
+_LOSS = (
+    "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "
+    "str reduction, float label_smoothing, float z_loss, float softcap"
+)
+SCHEMAS = (
+    # out[i] = lam[i]*x[i] + (1-lam[i])*x[perm[i]].
+    # Adjoint: out[i] = lam[i]*x[i] + (1-lam[j])*x[j], where perm[j] = i.
+    "mix(Tensor x, Tensor perm, Tensor lam, int dim, bool adjoint) -> Tensor",
+    "mix_(Tensor(a!) x, Tensor perm, Tensor lam, int dim) -> ()",
+    # Inside a box (top, bottom, left, right), the same as mix_. Outside it, nothing changes. box is
+    # (4,), one box for all rows, or (B, 4), one box for each row.
+    "cutmix_(Tensor(a!) x, Tensor perm, Tensor box, Tensor lam) -> ()",
+    f"mix_targets({_TARGETS}) -> Tensor",
+    # mix_ of x and mix_targets of target. On the CPU, all values are checked before x is written.
+    f"mix_batch_(Tensor(a!) x, {_TARGETS}) -> Tensor",
+    # stats: (rows, 2), for each row the max of the logits z and log(sum(exp(z - max))). gradient:
+    # the gradient of the loss times `upstream`, written in the same pass. It is empty without an
+    # upstream. On a GPU it is also empty for any upstream other than 1.
+    f"cross_entropy(Tensor logits, {_LOSS}, float? upstream) "
+    "-> (Tensor loss, Tensor stats, Tensor gradient)",
+    f"cross_entropy_backward(Tensor grad, Tensor stats, Tensor logits, {_LOSS}) -> Tensor",
+    f"cross_entropy_backward_(Tensor grad, Tensor stats, Tensor(a!) logits, {_LOSS}) -> ()",
+    # Corrects the gradient that cross_entropy wrote for an upstream of 1, so that it is right for
+    # `grad`. Rows whose upstream gradient is exactly 1 stay as they are. The others are computed
+    # again from the logits.
+    "cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
+    f"{_LOSS}) -> ()",
+)
