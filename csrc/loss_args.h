@@ -1,5 +1,5 @@
-// The arguments that all ops of the loss share, in the order of their schema (mmix_fast/schemas.py):
-// as C++ parameters and as a struct.
+// The arguments that all ops of the loss share, in the order of their schema
+// (mmix_fast/schemas.py): as C++ parameters and as a struct.
 #pragma once
 #include <cstdint>
 #include <optional>
