@@ -186,7 +186,7 @@ private:
   // each run: `rows` rows from row first + k on, at `offset`.
   template <class Run>
   static void over_runs(const RowView &view, int64_t first, int64_t n, const Run &run) {
-    const int64_t size = view.sizes.empty() ? 1 : view.sizes[0];
+    const int64_t size = view.dims.empty() ? 1 : view.dims[0].size;
     for (int64_t k = 0, rows; k < n; k += rows) {
       rows = std::min(n - k, size - (first + k) % size);
       run(k, rows, view.offset(first + k));

@@ -4,6 +4,7 @@
 #include "checks.h"
 #include "cpu/tensors.h"
 #include "loss_args.h"
+#include "row_layout.h"
 #include <cmath>
 #include <limits>
 
@@ -11,32 +12,21 @@ namespace mmix {
 
 // A (B, C, d1, ...) tensor as rows of classes. Copies sizes and strides once, because each query to
 // a stable Tensor is a call through the ABI.
-struct RowView {
+struct RowView : ClassRows {
   explicit RowView(const Tensor &t)
-      : data(t.const_data_ptr()), type(dtype_of(t.scalar_type())), class_stride(t.stride(1)) {
-    for (int64_t d = t.dim() - 1; d >= 0; --d) {
-      if (d == 1 || t.size(d) == 1) continue;
-      if (!sizes.empty() && t.stride(d) == strides.back() * sizes.back()) {
-        sizes.back() *= t.size(d);
-        continue;
-      }
-      sizes.push_back(t.size(d));
-      strides.push_back(t.stride(d));
-    }
-    if (t.size(1) == 1) class_stride = 1;
-  }
+      : ClassRows(t), data(t.const_data_ptr()), type(dtype_of(t.scalar_type())) {}
   // Offset of the first class of row r.
   int64_t offset(int64_t r) const {
-    if (sizes.size() == 1) return r * strides[0];
+    if (dims.size() == 1) return r * dims[0].stride;
     int64_t at = 0;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      at += r % sizes[d] * strides[d];
-      r /= sizes[d];
+    for (const Dim &d : dims) {
+      at += r % d.size * d.stride;
+      r /= d.size;
     }
     return at;
   }
   // The stride from row to row within the innermost dimension.
-  int64_t step() const { return sizes.empty() ? 0 : strides[0]; }
+  int64_t step() const { return dims.empty() ? 0 : dims[0].stride; }
   // Whether the stride is 1 along rows but not along classes.
   bool rows_adjacent() const { return step() == 1 && class_stride != 1; }
   const char *at(int64_t offset) const {
@@ -44,8 +34,6 @@ struct RowView {
   }
   const void *data;
   DType type;
-  int64_t class_stride;
-  std::vector<int64_t> sizes, strides; // innermost first, merged where possible
 };
 
 namespace {

@@ -6,6 +6,7 @@
 #include "cuda/kernels/cross_entropy_mean.cuh"
 #include "cuda/launch.h"
 #include "loss_args.h"
+#include "row_layout.h"
 #include <tuple>
 
 namespace mmix {
@@ -14,18 +15,13 @@ namespace {
 constexpr int64_t kRowsPerDivisorBlock = 8192;
 
 RowLayout row_layout(const Tensor &t) {
+  const ClassRows rows(t);
+  STD_TORCH_CHECK(rows.dims.size() <= RowLayout::kMaxDims, "logits have too many dimensions");
   RowLayout at{};
-  at.class_stride = t.size(1) == 1 ? 1 : t.stride(1);
-  for (int64_t d = t.dim() - 1; d >= 0; --d) {
-    if (d == 1 || t.size(d) == 1) continue;
-    const int last = at.dims - 1;
-    if (at.dims > 0 && t.stride(d) == at.stride[last] * static_cast<int64_t>(at.size[last].n)) {
-      at.size[last] = divisor(static_cast<int64_t>(at.size[last].n) * t.size(d));
-      continue;
-    }
-    STD_TORCH_CHECK(at.dims < RowLayout::kMaxDims, "logits have too many dimensions");
-    at.size[at.dims] = divisor(t.size(d));
-    at.stride[at.dims++] = t.stride(d);
+  at.class_stride = rows.class_stride;
+  for (const Dim &d : rows.dims) {
+    at.size[at.dims] = divisor(d.size);
+    at.stride[at.dims++] = d.stride;
   }
   if (at.dims == 0) { // one row
     at.dims = 1;

@@ -3,6 +3,7 @@
 #include "cuda/kernels/cutmix.cuh"
 #include "cuda/launch.h"
 #include "cuda/mix_plan.h"
+#include "row_layout.h"
 #include <optional>
 #include <vector>
 
@@ -34,43 +35,17 @@ Kind kind_of(ScalarType type) {
   }
 }
 
-// The dimensions of a sample, smallest stride first. Columns are counted in this order.
-std::vector<int64_t> sorted_dims(const Tensor &x, int64_t batch_dim) {
-  std::vector<int64_t> dims;
-  for (int64_t d = 0; d < x.dim(); ++d)
-    if (d != batch_dim && x.size(d) != 1) dims.push_back(d);
-  std::sort(dims.begin(), dims.end(),
-            [&](int64_t a, int64_t b) { return x.stride(a) < x.stride(b); });
-  return dims;
-}
-
-// The dimensions of a sample, merged where the strides of x and out allow. nullopt if more than
-// kMaxDims are left.
+// The columns of x and out as a kernel takes them. nullopt if they have more than kMaxDims
+// dimensions, the run counted as one.
 std::optional<Columns> columns_of(const Tensor &x, const Tensor &out, int64_t dim) {
-  const std::vector<int64_t> dims = sorted_dims(x, dim);
-  Columns c{1, 1, 0, {}, {}, {}};
-  for (int64_t d : dims) {
-    if (c.dims > 0 && x.stride(d) == c.x_stride[c.dims - 1] * c.size[c.dims - 1] &&
-        out.stride(d) == c.out_stride[c.dims - 1] * c.size[c.dims - 1]) {
-      c.size[c.dims - 1] *= x.size(d);
-      continue;
-    }
-    if (c.dims == kMaxDims) return std::nullopt;
-    c.size[c.dims] = x.size(d);
-    c.x_stride[c.dims] = x.stride(d);
-    c.out_stride[c.dims] = out.stride(d);
-    ++c.dims;
+  const SampleLayout sample(x, out, dim);
+  if (sample.dims.size() + (sample.run != 1) > kMaxDims) return std::nullopt;
+  Columns c{sample.run, sample.runs, 0, {}, {}, {}};
+  for (const Dim &d : sample.dims) {
+    c.size[c.dims] = d.size;
+    c.x_stride[c.dims] = d.stride;
+    c.out_stride[c.dims++] = d.out_stride;
   }
-  if (c.dims > 0 && c.x_stride[0] == 1 && c.out_stride[0] == 1) {
-    c.run = c.size[0];
-    --c.dims;
-    for (int d = 0; d < c.dims; ++d) {
-      c.size[d] = c.size[d + 1];
-      c.x_stride[d] = c.x_stride[d + 1];
-      c.out_stride[d] = c.out_stride[d + 1];
-    }
-  }
-  for (int d = 0; d < c.dims; ++d) c.runs *= c.size[d];
   return c;
 }
 
@@ -145,7 +120,7 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
 BoxArgs box_args(const Tensor &x, const Tensor &box) {
   BoxArgs b{input<int64_t>(box), box.dim() == 2 ? 4 : 0, 1, 1, 1, 1};
   int64_t every = 1;
-  for (int64_t d : sorted_dims(x, 0)) {
+  for (int64_t d : sorted_dims(x, x, 0)) {
     if (d == x.dim() - 2) b.y_every = every, b.height = x.size(d);
     if (d == x.dim() - 1) b.x_every = every, b.width = x.size(d);
     every *= x.size(d);
