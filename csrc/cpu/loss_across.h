@@ -162,9 +162,8 @@ private:
       for (end = k + 1; end < n && partners_[end] == partners_[end - 1] + 1;) ++end;
       load_tile(b_.data() + k, *rows_.target_b, partners_[k], end - k);
     }
-    const double eps = rows_.args.label_smoothing;
     kernels_.blend_tile(t_.data(), both ? b_.data() : nullptr, rows_.weights(), rows_.classes, row_,
-                        1 - eps, eps / rows_.classes);
+                        rows_.smoothing.keep, rows_.smoothing.base);
   }
 
   // from: the exponentials if `kept`, else the logits.

@@ -5,6 +5,8 @@
 #include "cpu/tensors.h"
 #include "loss_args.h"
 #include "row_layout.h"
+#include "shapes.h"
+#include "smoothing.h"
 #include <cmath>
 #include <limits>
 
@@ -60,7 +62,8 @@ template <class A> struct LossRows {
   RowCoefficients<double, int64_t> row(const LossSample &sample, int64_t r) const;
 
   const LossArgs &args;
-  int64_t batch, classes, inner = 1, count;
+  int64_t batch, classes, inner, count;
+  Smoothing smoothing;
   RowView logits;
   std::optional<RowView> target, target_b; // probabilities
   bool labels, mean, per_row;
@@ -85,11 +88,10 @@ private:
 
 template <class A>
 LossRows<A>::LossRows(const LossArgs &a)
-    : args(a), batch(a.logits.size(0)), classes(a.logits.size(1)), logits(a.logits),
-      labels(a.target.scalar_type() == ScalarType::Long), mean(a.is_mean()),
-      per_row(a.is_per_row()), lam(a.lam, logits.type == kDouble) {
-  for (int64_t d = 2; d < a.logits.dim(); ++d) inner *= a.logits.size(d);
-  count = batch * inner;
+    : args(a), batch(a.logits.size(0)), classes(a.logits.size(1)), inner(positions(a.logits)),
+      count(batch * inner), smoothing(a.label_smoothing, classes), logits(a.logits),
+      labels(are_labels(a.target)), mean(a.is_mean()), per_row(a.is_per_row()),
+      lam(a.lam, logits.type == kDouble) {
   if (a.perm) {
     perm = static_cast<const int64_t *>(a.perm->const_data_ptr());
     check_permutation(perm, batch);
@@ -102,8 +104,8 @@ LossRows<A>::LossRows(const LossArgs &a)
   if (labels) {
     read_labels();
     const Means means = mean ? label_means() : Means{};
-    const double eps = a.label_smoothing, each = eps / classes;
-    scales = {(1 - eps) * means.own, (1 - eps) * means.other, each * means.own, each * means.other,
+    const auto [keep, base, hot] = smoothing;
+    scales = {keep * means.own, keep * means.other, base * means.own, base * means.other,
               a.z_loss * means.z};
   } else {
     spread = kTargets;

@@ -4,6 +4,8 @@
 #include "cuda/launch.h"
 #include "cuda/mix_plan.h"
 #include "row_layout.h"
+#include "shapes.h"
+#include "smoothing.h"
 #include <optional>
 #include <vector>
 
@@ -16,23 +18,6 @@ LamRef lam_ref(const Tensor &lam) {
   const bool wide = lam.scalar_type() == ScalarType::Double;
   const void *data = wide ? static_cast<const void *>(input<double>(lam)) : input<float>(lam);
   return {data, wide, lam.dim() == 1 ? lam.stride(0) : 0};
-}
-
-Kind kind_of(ScalarType type) {
-  switch (type) {
-  case ScalarType::Half:
-    return kHalf;
-  case ScalarType::BFloat16:
-    return kBFloat16;
-  case ScalarType::Float:
-    return kFloat;
-  case ScalarType::Double:
-    return kDouble;
-  case ScalarType::Long:
-    return kLabels;
-  default:
-    STD_TORCH_CHECK(false, "expected int64, float16, bfloat16, float32 or float64");
-  }
 }
 
 // The columns of x and out as a kernel takes them. nullopt if they have more than kMaxDims
@@ -88,31 +73,26 @@ struct Targets { // the part of a launch that writes soft targets
 
 Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam, int64_t classes,
                      double eps, int64_t ignore_index, ScalarType dtype) {
-  const bool labels = target.scalar_type() == ScalarType::Long;
-  std::vector<int64_t> sizes{target.size(0), classes};
-  int64_t inner = 1;
-  for (int64_t d = labels ? 1 : 2; d < target.dim(); ++d) {
-    sizes.push_back(target.size(d));
-    inner *= target.size(d);
-  }
-  Tensor out = torch::stable::new_empty(target, sizes, dtype);
-  const bool wide = target.scalar_type() == ScalarType::Double || dtype == ScalarType::Double;
+  Tensor out = torch::stable::new_empty(target, soft_target_shape(target, classes), dtype);
+  const bool wide = arithmetic_of(target.scalar_type(), dtype) == ScalarType::Double;
   const auto narrow_to = [wide](double v) {
     return wide ? v : static_cast<double>(static_cast<float>(v));
   };
   TargetArgs a{};
-  a.kind = kind_of(target.scalar_type());
-  a.out_kind = kind_of(dtype);
+  a.labels = are_labels(target);
+  if (!a.labels) a.type = dtype_of(target.scalar_type());
+  a.out_type = dtype_of(dtype);
   a.target = input<void>(target);
   a.out = output<void>(out);
   a.batch = checked_batch(target.size(0));
   a.classes = classes;
-  a.inner = inner;
+  a.inner = positions(out);
   a.perm = input<int64_t>(perm);
   a.lam = lam_ref(lam);
-  a.keep = narrow_to(1 - eps);
-  a.base = narrow_to(eps / classes);
-  a.hot = narrow_to(1 - eps + eps / classes);
+  const Smoothing smoothing(eps, classes);
+  a.keep = narrow_to(smoothing.keep);
+  a.base = narrow_to(smoothing.base);
+  a.hot = narrow_to(smoothing.hot);
   a.ignore_index = ignore_index;
   return {a, out, wide};
 }
