@@ -4,6 +4,7 @@
 #include "checks.h"
 #include "cpu/tensors.h"
 #include "loss_args.h"
+#include "mean_factors.h"
 #include "row_layout.h"
 #include "shapes.h"
 #include "smoothing.h"
@@ -79,11 +80,7 @@ template <class A> struct LossRows {
 private:
   void read_labels();
   void check_labels(const char *name, const int64_t *labels) const;
-  // With reduction "mean": the factors of the two terms and of the z-loss.
-  struct Means {
-    double own = 1, other = 1, z = 1;
-  };
-  Means label_means();
+  MeanFactors label_factors() const; // with reduction "mean"
 };
 
 template <class A>
@@ -103,10 +100,11 @@ LossRows<A>::LossRows(const LossArgs &a)
   }
   if (labels) {
     read_labels();
-    const Means means = mean ? label_means() : Means{};
+    const MeanFactors means = mean ? label_factors() : MeanFactors{};
+    undefined = means.undefined;
     const auto [keep, base, hot] = smoothing;
     scales = {keep * means.own, keep * means.other, base * means.own, base * means.other,
-              a.z_loss * means.z};
+              a.z_loss * means.z_loss};
   } else {
     spread = kTargets;
     target.emplace(a.target);
@@ -135,8 +133,8 @@ template <class A> void LossRows<A>::check_labels(const char *name, const int64_
     check_label(name, label[r], classes, args.ignore_index);
 }
 
-template <class A> typename LossRows<A>::Means LossRows<A>::label_means() {
-  double own_div = 0, other_div = 0, joint_div = 0, z_div = 0;
+template <class A> MeanFactors LossRows<A>::label_factors() const {
+  MeanSums sums;
   struct Divisor {
     double weight, count; // sum of the weights, and number, of the labels that count
   };
@@ -150,27 +148,23 @@ template <class A> typename LossRows<A>::Means LossRows<A>::label_means() {
     return Divisor{weight.empty() ? count : sum, count};
   };
   const auto add = [&](double l, double k, const Divisor &own, const Divisor &other) {
-    own_div += own.weight;
-    other_div += other.weight;
-    if (l != 0) joint_div += l * own.weight, z_div += l * own.count;
-    if (k != 0) joint_div += k * other.weight, z_div += k * other.count;
+    sums.own += own.weight;
+    sums.other += other.weight;
+    if (l != 0) sums.joint += l * own.weight, sums.joint_z += l * own.count;
+    if (k != 0) sums.joint += k * other.weight, sums.joint_z += k * other.count;
   };
   if (lam.per_sample) {
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t *theirs = y_b ? y_b + b * inner : y + perm[b] * inner;
       add(lam.own(b), lam.other(b), divisor(y + b * inner, inner), divisor(theirs, inner));
     }
-    own_div = other_div = joint_div;
   } else {
     const Divisor own = divisor(y, count); // permuted labels give the same
     add(lam.own(0), lam.other(0), own, y_b ? divisor(y_b, count) : own);
   }
-  const auto invert = [](double d) { return d == 0 ? 0 : 1 / d; };
-  // A term with a zero coefficient is absent, and so is its divisor.
-  undefined = lam.per_sample ? joint_div == 0
-                             : (own_div == 0 && (count == 0 || lam.own(0) != 0)) ||
-                                   (other_div == 0 && (count == 0 || lam.other(0) != 0));
-  return {invert(own_div), invert(other_div), invert(z_div)};
+  const bool shared = !lam.per_sample; // a λ for each sample may be an empty tensor
+  return mean_factors(sums, lam.per_sample, count == 0, shared && lam.own(0) != 0,
+                      shared && lam.other(0) != 0);
 }
 
 template <class A> LossSample LossRows<A>::sample(int64_t b) const {

@@ -121,7 +121,7 @@ void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tens
   const LossPlan plan =
       plan_loss(a, element_size(dtype_of(args.logits.scalar_type())), device.multiprocessors(),
                 device.shared_bytes(), has_clusters(device));
-  const int64_t partials = MeanScales::kCount + kMeanThreads * MeanSums::kCount;
+  const int64_t partials = MeanScales::kCount + kMeanThreads * kMeanSums;
   const Tensor workspace = torch::stable::new_empty(
       args.logits, {partials + (summed ? plan.blocks : 0)}, ScalarType::Double);
   double *scales = output<double>(workspace);

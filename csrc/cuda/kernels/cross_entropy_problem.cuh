@@ -54,9 +54,9 @@ struct RowLayout {
     int64_t at = 0;
 #pragma unroll 1 // a dynamic index into kernel parameters is cheap
     for (int d = 0; d + 1 < dims; ++d) {
-      const int64_t rest = size[d].quotient(r);
-      at += (r - rest * static_cast<int64_t>(size[d].n)) * stride[d];
-      r = rest;
+      const int64_t outer = size[d].quotient(r);
+      at += (r - outer * static_cast<int64_t>(size[d].n)) * stride[d];
+      r = outer;
     }
     return at + r * stride[dims - 1];
   }
