@@ -29,7 +29,8 @@ template <class A, class T> struct TargetRows {
   Smoothing smoothing;
   T *out;
 
-  // Targets from labels. All entries of a row are equal, except those of its two labels.
+  // Targets from labels. All entries of a row are equal, except those of its two labels. An ignored
+  // label contributes zeros.
   void from_labels(const int64_t *y, int64_t ignore_index) const {
     const A base = static_cast<A>(smoothing.base), hot = static_cast<A>(smoothing.hot);
     each([&](const Blend<A> &blend, int64_t b) {
@@ -87,17 +88,14 @@ Tensor mix_targets(Tensor target, Tensor perm, Tensor lam_tensor, int64_t classe
   if (out.numel() == 0) return out;
   const bool wide = arithmetic_of(target.scalar_type(), dtype) == ScalarType::Double;
   const Lam lam(lam_tensor, wide);
+  const int64_t inner = positions(out);
+  const Smoothing smoothing(eps, classes);
   const auto fill = [&](auto acc) {
     using A = decltype(acc);
     visit(dtype_of(dtype), [&](auto *o) {
       using T = std::remove_pointer_t<decltype(o)>;
-      const TargetRows<A, T> rows{lam,
-                                  index,
-                                  classes,
-                                  positions(out),
-                                  batch,
-                                  Smoothing(eps, classes),
-                                  static_cast<T *>(out.mutable_data_ptr())};
+      T *data = static_cast<T *>(out.mutable_data_ptr());
+      const TargetRows<A, T> rows{lam, index, classes, inner, batch, smoothing, data};
       if (labels) return rows.from_labels(y, ignore_index);
       visit(dtype_of(target.scalar_type()), [&](auto *s) {
         rows.from_probabilities(

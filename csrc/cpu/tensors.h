@@ -19,6 +19,7 @@ namespace mmix {
 
 using torch::stable::Tensor;
 
+// Calls f with a null pointer of the C++ type that `type` names.
 template <class F> decltype(auto) visit(DType type, const F &f) {
   return visit_dtype<c10::Half, c10::BFloat16>(type, f);
 }
