@@ -56,7 +56,7 @@ template <class A> Softmax<A> *softmax_of(const Tensor &stats) {
 }
 
 template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F &f) {
-  return logits.scalar_type() == ScalarType::Double ? f(double{}) : f(float{});
+  return arithmetic_of(logits.scalar_type()) == ScalarType::Double ? f(double{}) : f(float{});
 }
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
@@ -65,11 +65,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
   return with_arithmetic(logits, [&](auto zero) {
     using A = decltype(zero);
     const LossRows<A> rows(args);
-    const auto acc = sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float;
-    std::vector<int64_t> shape;
-    for (int64_t d = 0; rows.per_row && d < logits.dim(); ++d)
-      if (d != 1) shape.push_back(logits.size(d));
-    Tensor loss = fresh(shape, acc);
+    const ScalarType acc = arithmetic_of(logits.scalar_type());
+    Tensor loss = fresh(rows.per_row ? row_shape(logits) : std::vector<int64_t>{}, acc);
     Tensor stats = fresh({rows.count, 2}, acc);
     Tensor gradient = upstream ? fresh_like(logits) : fresh({0}, logits.scalar_type());
     std::optional<GradientRows> out;

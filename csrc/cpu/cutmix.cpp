@@ -191,23 +191,19 @@ void walk(const Tensor &x, const Cycles &cycles, const Lines &lines, const Boxes
   });
 }
 
-bool is_number(ScalarType type) {
-  return type == ScalarType::Half || type == ScalarType::BFloat16 || type == ScalarType::Float ||
-         type == ScalarType::Double;
-}
-
 void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam_tensor) {
   const Cycles cycles(static_cast<const int64_t *>(perm.const_data_ptr()), x.size(0));
   const Lines lines(x);
   const Boxes boxes(box, x.size(0), lines.height, lines.width);
   if (x.numel() == 0 || boxes.all.left >= boxes.all.right) return;
-  const Lam lam(lam_tensor, x.scalar_type() == ScalarType::Double);
+  const std::optional<DType> type = find_dtype(x.scalar_type());
+  const Lam lam(lam_tensor, type == kDouble);
   const int64_t unit = lines.unit;
-  if (!is_number(x.scalar_type()) || (!lam.per_sample && lam.shared == 0)) {
+  if (!type || (!lam.per_sample && lam.shared == 0)) {
     walk(x, cycles, lines, boxes, Paste{unit * static_cast<int64_t>(x.element_size())});
     return;
   }
-  const auto kernel = row_kernels().mix[dtype_of(x.scalar_type())];
+  const auto kernel = row_kernels().mix[*type];
   walk(x, cycles, lines, boxes, [=](char *p, const char *from, int64_t columns, int64_t i) {
     kernel(p, p, from, p, columns * unit, lam.own(i), lam.other(i), false);
   });

@@ -2,13 +2,12 @@
 // row_kernels.inc. Nothing here depends on torch: if the files shared an inline function, the
 // linker could keep the copy with wide instructions for all CPUs.
 #pragma once
+#include "dtypes.h"
 #include <cstdint>
 #include <type_traits>
 #include <utility>
 
 namespace mmix {
-
-enum DType { kHalf = 0, kBFloat16 = 1, kFloat = 2, kDouble = 3, kDTypes = 4 };
 
 // The exponentials of rows up to this length can be kept: as many as fit in the L1 cache together
 // with the row. Kernels write whole vectors, up to kKeptExcess elements more.

@@ -162,9 +162,8 @@ private:
       for (end = k + 1; end < n && partners_[end] == partners_[end - 1] + 1;) ++end;
       load_tile(b_.data() + k, *rows_.target_b, partners_[k], end - k);
     }
-    const double eps = rows_.args.label_smoothing;
     kernels_.blend_tile(t_.data(), both ? b_.data() : nullptr, rows_.weights(), rows_.classes, row_,
-                        1 - eps, eps / rows_.classes);
+                        rows_.smoothing.keep, rows_.smoothing.base);
   }
 
   // from: the exponentials if `kept`, else the logits.
@@ -186,7 +185,7 @@ private:
   // each run: `rows` rows from row first + k on, at `offset`.
   template <class Run>
   static void over_runs(const RowView &view, int64_t first, int64_t n, const Run &run) {
-    const int64_t size = view.sizes.empty() ? 1 : view.sizes[0];
+    const int64_t size = view.dims.empty() ? 1 : view.dims[0].size;
     for (int64_t k = 0, rows; k < n; k += rows) {
       rows = std::min(n - k, size - (first + k) % size);
       run(k, rows, view.offset(first + k));

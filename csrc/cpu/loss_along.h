@@ -92,14 +92,13 @@ private:
   }
 
   void load_targets(int64_t r) {
-    const double eps = rows_.args.label_smoothing;
     // A target with a coefficient of exactly 0 is absent. It is not read, so that an inf or NaN in
     // it does not leak.
     const LossSample &s = sample_;
     const int64_t partner = s.partner + r - s.first;
     const A *a = s.own != 0 ? target(*rows_.target, r, t_) : nullptr;
     const A *b = s.other != 0 ? target(*rows_.target_b, partner, b_) : nullptr;
-    const bool as_it_is = eps == 0 && rows_.weight.empty();
+    const bool as_it_is = rows_.args.label_smoothing == 0 && rows_.weight.empty();
     if (as_it_is && !b && s.own == 1) {
       u_ = a;
     } else if (as_it_is && !a && s.other == 1) {
@@ -107,7 +106,7 @@ private:
     } else {
       u_scratch_.resize(rows_.classes);
       kernels_.blend_row(u_scratch_.data(), a, b, rows_.weights(), rows_.classes, s.own, s.other,
-                         1 - eps, eps / rows_.classes);
+                         rows_.smoothing.keep, rows_.smoothing.base);
       u_ = u_scratch_.data();
     }
   }

@@ -4,6 +4,10 @@
 #include "checks.h"
 #include "cpu/tensors.h"
 #include "loss_args.h"
+#include "mean_factors.h"
+#include "row_layout.h"
+#include "shapes.h"
+#include "smoothing.h"
 #include <cmath>
 #include <limits>
 
@@ -11,32 +15,21 @@ namespace mmix {
 
 // A (B, C, d1, ...) tensor as rows of classes. Copies sizes and strides once, because each query to
 // a stable Tensor is a call through the ABI.
-struct RowView {
+struct RowView : ClassRows {
   explicit RowView(const Tensor &t)
-      : data(t.const_data_ptr()), type(dtype_of(t.scalar_type())), class_stride(t.stride(1)) {
-    for (int64_t d = t.dim() - 1; d >= 0; --d) {
-      if (d == 1 || t.size(d) == 1) continue;
-      if (!sizes.empty() && t.stride(d) == strides.back() * sizes.back()) {
-        sizes.back() *= t.size(d);
-        continue;
-      }
-      sizes.push_back(t.size(d));
-      strides.push_back(t.stride(d));
-    }
-    if (t.size(1) == 1) class_stride = 1;
-  }
+      : ClassRows(t), data(t.const_data_ptr()), type(dtype_of(t.scalar_type())) {}
   // Offset of the first class of row r.
   int64_t offset(int64_t r) const {
-    if (sizes.size() == 1) return r * strides[0];
+    if (dims.size() == 1) return r * dims[0].stride;
     int64_t at = 0;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      at += r % sizes[d] * strides[d];
-      r /= sizes[d];
+    for (const Dim &d : dims) {
+      at += r % d.size * d.stride;
+      r /= d.size;
     }
     return at;
   }
   // The stride from row to row within the innermost dimension.
-  int64_t step() const { return sizes.empty() ? 0 : strides[0]; }
+  int64_t step() const { return dims.empty() ? 0 : dims[0].stride; }
   // Whether the stride is 1 along rows but not along classes.
   bool rows_adjacent() const { return step() == 1 && class_stride != 1; }
   const char *at(int64_t offset) const {
@@ -44,8 +37,6 @@ struct RowView {
   }
   const void *data;
   DType type;
-  int64_t class_stride;
-  std::vector<int64_t> sizes, strides; // innermost first, merged where possible
 };
 
 namespace {
@@ -72,7 +63,8 @@ template <class A> struct LossRows {
   RowCoefficients<double, int64_t> row(const LossSample &sample, int64_t r) const;
 
   const LossArgs &args;
-  int64_t batch, classes, inner = 1, count;
+  int64_t batch, classes, inner, count;
+  Smoothing smoothing;
   RowView logits;
   std::optional<RowView> target, target_b; // probabilities
   bool labels, mean, per_row;
@@ -88,20 +80,15 @@ template <class A> struct LossRows {
 private:
   void read_labels();
   void check_labels(const char *name, const int64_t *labels) const;
-  // With reduction "mean": the factors of the two terms and of the z-loss.
-  struct Means {
-    double own = 1, other = 1, z = 1;
-  };
-  Means label_means();
+  MeanFactors label_factors() const; // with reduction "mean"
 };
 
 template <class A>
 LossRows<A>::LossRows(const LossArgs &a)
-    : args(a), batch(a.logits.size(0)), classes(a.logits.size(1)), logits(a.logits),
-      labels(a.target.scalar_type() == ScalarType::Long), mean(a.is_mean()),
-      per_row(a.is_per_row()), lam(a.lam, logits.type == kDouble) {
-  for (int64_t d = 2; d < a.logits.dim(); ++d) inner *= a.logits.size(d);
-  count = batch * inner;
+    : args(a), batch(a.logits.size(0)), classes(a.logits.size(1)), inner(positions(a.logits)),
+      count(batch * inner), smoothing(a.label_smoothing, classes), logits(a.logits),
+      labels(are_labels(a.target)), mean(a.is_mean()), per_row(a.is_per_row()),
+      lam(a.lam, logits.type == kDouble) {
   if (a.perm) {
     perm = static_cast<const int64_t *>(a.perm->const_data_ptr());
     check_permutation(perm, batch);
@@ -113,10 +100,11 @@ LossRows<A>::LossRows(const LossArgs &a)
   }
   if (labels) {
     read_labels();
-    const Means means = mean ? label_means() : Means{};
-    const double eps = a.label_smoothing, each = eps / classes;
-    scales = {(1 - eps) * means.own, (1 - eps) * means.other, each * means.own, each * means.other,
-              a.z_loss * means.z};
+    const MeanFactors means = mean ? label_factors() : MeanFactors{};
+    undefined = means.undefined;
+    const auto [keep, base, hot] = smoothing;
+    scales = {keep * means.own, keep * means.other, base * means.own, base * means.other,
+              a.z_loss * means.z_loss};
   } else {
     spread = kTargets;
     target.emplace(a.target);
@@ -145,8 +133,8 @@ template <class A> void LossRows<A>::check_labels(const char *name, const int64_
     check_label(name, label[r], classes, args.ignore_index);
 }
 
-template <class A> typename LossRows<A>::Means LossRows<A>::label_means() {
-  double own_div = 0, other_div = 0, joint_div = 0, z_div = 0;
+template <class A> MeanFactors LossRows<A>::label_factors() const {
+  MeanSums sums;
   struct Divisor {
     double weight, count; // sum of the weights, and number, of the labels that count
   };
@@ -160,27 +148,23 @@ template <class A> typename LossRows<A>::Means LossRows<A>::label_means() {
     return Divisor{weight.empty() ? count : sum, count};
   };
   const auto add = [&](double l, double k, const Divisor &own, const Divisor &other) {
-    own_div += own.weight;
-    other_div += other.weight;
-    if (l != 0) joint_div += l * own.weight, z_div += l * own.count;
-    if (k != 0) joint_div += k * other.weight, z_div += k * other.count;
+    sums.own += own.weight;
+    sums.other += other.weight;
+    if (l != 0) sums.joint += l * own.weight, sums.joint_z += l * own.count;
+    if (k != 0) sums.joint += k * other.weight, sums.joint_z += k * other.count;
   };
   if (lam.per_sample) {
     for (int64_t b = 0; b < batch; ++b) {
       const int64_t *theirs = y_b ? y_b + b * inner : y + perm[b] * inner;
       add(lam.own(b), lam.other(b), divisor(y + b * inner, inner), divisor(theirs, inner));
     }
-    own_div = other_div = joint_div;
   } else {
     const Divisor own = divisor(y, count); // permuted labels give the same
     add(lam.own(0), lam.other(0), own, y_b ? divisor(y_b, count) : own);
   }
-  const auto invert = [](double d) { return d == 0 ? 0 : 1 / d; };
-  // A term with a zero coefficient is absent, and so is its divisor.
-  undefined = lam.per_sample ? joint_div == 0
-                             : (own_div == 0 && (count == 0 || lam.own(0) != 0)) ||
-                                   (other_div == 0 && (count == 0 || lam.other(0) != 0));
-  return {invert(own_div), invert(other_div), invert(z_div)};
+  const bool shared = !lam.per_sample; // a λ for each sample may be an empty tensor
+  return mean_factors(sums, lam.per_sample, count == 0, shared && lam.own(0) != 0,
+                      shared && lam.other(0) != 0);
 }
 
 template <class A> LossSample LossRows<A>::sample(int64_t b) const {

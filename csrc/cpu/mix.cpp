@@ -2,6 +2,7 @@
 #include "checks.h"
 #include "cpu/cycles.h"
 #include "cpu/tensors.h"
+#include "row_layout.h"
 #include <algorithm>
 #include <cstring>
 #include <torch/csrc/stable/library.h>
@@ -21,46 +22,22 @@ constexpr int64_t kNarrowRow = 4096, kNarrowBytesPerThread = 2 << 20;
 // A row is prefetched kAheadBytes before its visit, but at least kLeastAhead and at most kMostAhead
 // rows before.
 constexpr int64_t kAheadBytes = 32768, kLeastAhead = 2, kMostAhead = 8;
-// A sample as runs of contiguous elements, with the offsets of the runs in x and out.
-struct Layout {
+
+// A batch as runs of contiguous elements, with the offsets of the runs in x and out.
+struct Layout : SampleLayout {
   int64_t batch, x_stride, out_stride; // of the batch dimension
-  int64_t run = 1;
-  std::vector<int64_t> sizes, x_strides, out_strides; // the other dimensions, smallest stride first
-  int64_t runs = 1;
 
   Layout(const Tensor &x, const Tensor &out, int64_t dim)
-      : batch(x.size(dim)), x_stride(x.stride(dim)), out_stride(out.stride(dim)) {
-    std::vector<int64_t> dims;
-    for (int64_t d = 0; d < x.dim(); ++d)
-      if (d != dim && x.size(d) != 1) dims.push_back(d);
-    std::sort(dims.begin(), dims.end(),
-              [&](int64_t a, int64_t b) { return x.stride(a) < x.stride(b); });
-    for (int64_t d : dims) {
-      if (!sizes.empty() && x.stride(d) == x_strides.back() * sizes.back() &&
-          out.stride(d) == out_strides.back() * sizes.back()) {
-        sizes.back() *= x.size(d);
-        continue;
-      }
-      sizes.push_back(x.size(d));
-      x_strides.push_back(x.stride(d));
-      out_strides.push_back(out.stride(d));
-    }
-    if (!sizes.empty() && x_strides[0] == 1 && out_strides[0] == 1) {
-      run = sizes[0];
-      sizes.erase(sizes.begin());
-      x_strides.erase(x_strides.begin());
-      out_strides.erase(out_strides.begin());
-    }
-    for (int64_t s : sizes) runs *= s;
-  }
+      : SampleLayout(x, out, dim), batch(x.size(dim)), x_stride(x.stride(dim)),
+        out_stride(out.stride(dim)) {}
 
   void offsets(int64_t index, int64_t &x_offset, int64_t &out_offset) const {
     x_offset = out_offset = 0;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      const int64_t k = index % sizes[d];
-      index /= sizes[d];
-      x_offset += k * x_strides[d];
-      out_offset += k * out_strides[d];
+    for (const Dim &d : dims) {
+      const int64_t k = index % d.size;
+      index /= d.size;
+      x_offset += k * d.stride;
+      out_offset += k * d.out_stride;
     }
   }
 };

@@ -2,6 +2,8 @@
 // mixes the activations.
 #include "checks.h"
 #include "cpu/tensors.h"
+#include "shapes.h"
+#include "smoothing.h"
 #include <torch/csrc/stable/library.h>
 
 namespace mmix {
@@ -24,12 +26,13 @@ template <class A, class T> struct TargetRows {
   const Lam &lam;
   const int64_t *perm;
   int64_t classes, inner, batch;
-  double eps;
+  Smoothing smoothing;
   T *out;
 
-  // Targets from labels. All entries of a row are equal to `rest`, except those of its two labels.
+  // Targets from labels. All entries of a row are equal, except those of its two labels. An ignored
+  // label contributes zeros.
   void from_labels(const int64_t *y, int64_t ignore_index) const {
-    const A base = static_cast<A>(eps / classes), hot = static_cast<A>(1.0 - eps + eps / classes);
+    const A base = static_cast<A>(smoothing.base), hot = static_cast<A>(smoothing.hot);
     each([&](const Blend<A> &blend, int64_t b) {
       T *sample = out + b * classes * inner;
       const int64_t *mine = y + b * inner, *theirs = y + perm[b] * inner;
@@ -40,11 +43,11 @@ template <class A, class T> struct TargetRows {
         return static_cast<T>(blend(q(mine[s]), q(theirs[s])));
       };
       for (int64_t s = 0; s < inner; ++s) {
-        const T rest = entry(s, -1); // -1 is no class
+        const T usual = entry(s, -1); // -1 is no class
         if (inner == 1)
-          std::fill_n(sample, classes, rest);
+          std::fill_n(sample, classes, usual);
         else
-          for (int64_t c = 0; c < classes; ++c) sample[c * inner + s] = rest;
+          for (int64_t c = 0; c < classes; ++c) sample[c * inner + s] = usual;
         for (int64_t label : {mine[s], theirs[s]})
           if (label != ignore_index) sample[label * inner + s] = entry(s, label);
       }
@@ -52,7 +55,7 @@ template <class A, class T> struct TargetRows {
   }
 
   template <class S> void from_probabilities(const S *target) const {
-    const A keep = static_cast<A>(1.0 - eps), base = static_cast<A>(eps / classes);
+    const A keep = static_cast<A>(smoothing.keep), base = static_cast<A>(smoothing.base);
     each([&](const Blend<A> &blend, int64_t b) {
       const int64_t sample = classes * inner;
       const S *mine = target + b * sample, *theirs = target + perm[b] * sample;
@@ -74,29 +77,25 @@ private:
 
 Tensor mix_targets(Tensor target, Tensor perm, Tensor lam_tensor, int64_t classes, double eps,
                    int64_t ignore_index, ScalarType dtype) {
-  const bool labels = target.scalar_type() == ScalarType::Long;
+  const bool labels = are_labels(target);
   const int64_t batch = target.size(0);
   const int64_t *index = static_cast<const int64_t *>(perm.const_data_ptr());
   check_permutation(index, batch);
-  std::vector<int64_t> sizes{batch, classes};
-  int64_t inner = 1;
-  for (int64_t d = labels ? 1 : 2; d < target.dim(); ++d) {
-    sizes.push_back(target.size(d));
-    inner *= target.size(d);
-  }
   const int64_t *y = labels ? static_cast<const int64_t *>(target.const_data_ptr()) : nullptr;
-  for (int64_t i = 0; labels && i < batch * inner; ++i)
+  for (int64_t i = 0, n = target.numel(); labels && i < n; ++i)
     check_label("target", y[i], classes, ignore_index);
-  Tensor out = fresh(sizes, dtype);
+  Tensor out = fresh(soft_target_shape(target, classes), dtype);
   if (out.numel() == 0) return out;
-  const bool wide = dtype == ScalarType::Double || target.scalar_type() == ScalarType::Double;
+  const bool wide = arithmetic_of(target.scalar_type(), dtype) == ScalarType::Double;
   const Lam lam(lam_tensor, wide);
+  const int64_t inner = positions(out);
+  const Smoothing smoothing(eps, classes);
   const auto fill = [&](auto acc) {
     using A = decltype(acc);
     visit(dtype_of(dtype), [&](auto *o) {
       using T = std::remove_pointer_t<decltype(o)>;
-      const TargetRows<A, T> rows{
-          lam, index, classes, inner, batch, eps, static_cast<T *>(out.mutable_data_ptr())};
+      T *data = static_cast<T *>(out.mutable_data_ptr());
+      const TargetRows<A, T> rows{lam, index, classes, inner, batch, smoothing, data};
       if (labels) return rows.from_labels(y, ignore_index);
       visit(dtype_of(target.scalar_type()), [&](auto *s) {
         rows.from_probabilities(

@@ -1,13 +1,13 @@
 // Shared by the CPU ops: dtypes, λ, new tensors, and the least work of a thread.
 #pragma once
 #include "cpu/kernels.h"
+#include "scalar_types.h"
 #include <algorithm>
 #include <cstdint>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 #include <type_traits>
 #include <vector>
@@ -17,38 +17,11 @@
 
 namespace mmix {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-inline DType dtype_of(ScalarType type) {
-  switch (type) {
-  case ScalarType::Half:
-    return kHalf;
-  case ScalarType::BFloat16:
-    return kBFloat16;
-  case ScalarType::Float:
-    return kFloat;
-  case ScalarType::Double:
-    return kDouble;
-  default:
-    STD_TORCH_CHECK(false, "expected float16, bfloat16, float32 or float64");
-  }
-}
-
-inline int64_t element_size(DType type) { return type == kDouble ? 8 : type == kFloat ? 4 : 2; }
 
 // Calls f with a null pointer of the C++ type that `type` names.
 template <class F> decltype(auto) visit(DType type, const F &f) {
-  switch (type) {
-  case kHalf:
-    return f(static_cast<c10::Half *>(nullptr));
-  case kBFloat16:
-    return f(static_cast<c10::BFloat16 *>(nullptr));
-  case kFloat:
-    return f(static_cast<float *>(nullptr));
-  default:
-    return f(static_cast<double *>(nullptr));
-  }
+  return visit_dtype<c10::Half, c10::BFloat16>(type, f);
 }
 
 inline double read(const void *p, DType type, int64_t i) {

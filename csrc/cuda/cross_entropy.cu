@@ -6,6 +6,9 @@
 #include "cuda/kernels/cross_entropy_mean.cuh"
 #include "cuda/launch.h"
 #include "loss_args.h"
+#include "row_layout.h"
+#include "shapes.h"
+#include "smoothing.h"
 #include <tuple>
 
 namespace mmix {
@@ -14,18 +17,13 @@ namespace {
 constexpr int64_t kRowsPerDivisorBlock = 8192;
 
 RowLayout row_layout(const Tensor &t) {
+  const ClassRows rows(t);
+  STD_TORCH_CHECK(rows.dims.size() <= RowLayout::kMaxDims, "logits have too many dimensions");
   RowLayout at{};
-  at.class_stride = t.size(1) == 1 ? 1 : t.stride(1);
-  for (int64_t d = t.dim() - 1; d >= 0; --d) {
-    if (d == 1 || t.size(d) == 1) continue;
-    const int last = at.dims - 1;
-    if (at.dims > 0 && t.stride(d) == at.stride[last] * static_cast<int64_t>(at.size[last].n)) {
-      at.size[last] = divisor(static_cast<int64_t>(at.size[last].n) * t.size(d));
-      continue;
-    }
-    STD_TORCH_CHECK(at.dims < RowLayout::kMaxDims, "logits have too many dimensions");
-    at.size[at.dims] = divisor(t.size(d));
-    at.stride[at.dims++] = t.stride(d);
+  at.class_stride = rows.class_stride;
+  for (const Dim &d : rows.dims) {
+    at.size[at.dims] = divisor(d.size);
+    at.stride[at.dims++] = d.stride;
   }
   if (at.dims == 0) { // one row
     at.dims = 1;
@@ -35,15 +33,7 @@ RowLayout row_layout(const Tensor &t) {
 }
 
 Values values(const Tensor &t, const RowLayout &at) {
-  const auto type = t.scalar_type() == ScalarType::Half       ? Values::kHalf
-                    : t.scalar_type() == ScalarType::BFloat16 ? Values::kBFloat16
-                    : t.scalar_type() == ScalarType::Float    ? Values::kFloat
-                                                              : Values::kDouble;
-  return {input<char>(t), type, at};
-}
-
-ScalarType arithmetic(const Tensor &logits) {
-  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return {input<char>(t), dtype_of(t.scalar_type()), at};
 }
 
 LossProblem problem_of(const LossArgs &args) {
@@ -51,14 +41,14 @@ LossProblem problem_of(const LossArgs &args) {
   const Tensor &z = args.logits;
   STD_TORCH_CHECK(z.size(1) <= INT32_MAX / 2, "logits have too many classes");
   a.batch = z.size(0);
-  a.inner = 1;
-  for (int64_t d = 2; d < z.dim(); ++d) a.inner *= z.size(d);
+  a.inner = positions(z);
   a.by_inner = divisor(a.inner);
   a.rows = a.batch * a.inner;
   a.classes = static_cast<int>(z.size(1));
   a.ignore_index = args.ignore_index;
-  a.smoothing = args.label_smoothing;
-  a.even_share = a.smoothing / a.classes;
+  const Smoothing smoothing(args.label_smoothing, a.classes);
+  a.keep = smoothing.keep;
+  a.base = smoothing.base;
   a.z_loss = args.z_loss;
   a.softcap = args.softcap;
   a.inverse_softcap = args.softcap == 0 ? 0 : 1 / args.softcap;
@@ -67,7 +57,7 @@ LossProblem problem_of(const LossArgs &args) {
   a.gradient_at = a.logits_at;
   if (args.perm) a.perm = input<int64_t>(*args.perm);
   a.constant_scale = 1;
-  if (args.target.scalar_type() == ScalarType::Long) {
+  if (are_labels(args.target)) {
     a.labels = input<int64_t>(args.target);
     if (args.target_b) a.labels_b = input<int64_t>(*args.target_b);
   } else {
@@ -81,7 +71,7 @@ LossProblem problem_of(const LossArgs &args) {
     at.class_stride = at.dims = 1;
     a.terms[kWeight] = values(*args.weight, at);
   }
-  a.dense = !a.labels || (args.weight && a.smoothing != 0);
+  a.dense = !a.labels || (args.weight && args.label_smoothing != 0);
   a.lam = input<char>(args.lam);
   a.lam_stride = args.lam.dim() == 1 ? args.lam.stride(0) : 0;
   a.lam_per_sample = args.lam.dim() == 1;
@@ -129,9 +119,9 @@ bool has_clusters(const OnDevice &device) {
 void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tensor *loss) {
   const bool summed = loss && !args.is_per_row(), counted = args.is_mean() && a.labels;
   const LossPlan plan =
-      plan_loss(a, element_size(args.logits.scalar_type()), device.multiprocessors(),
+      plan_loss(a, element_size(dtype_of(args.logits.scalar_type())), device.multiprocessors(),
                 device.shared_bytes(), has_clusters(device));
-  const int64_t partials = MeanScales::kCount + kMeanThreads * MeanSums::kCount;
+  const int64_t partials = MeanScales::kCount + kMeanThreads * kMeanSums;
   const Tensor workspace = torch::stable::new_empty(
       args.logits, {partials + (summed ? plan.blocks : 0)}, ScalarType::Double);
   double *scales = output<double>(workspace);
@@ -151,10 +141,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
                                                  std::optional<double> upstream) {
   const LossArgs args = MMIX_LOSS_ARGS;
   const OnDevice device(logits);
-  const ScalarType acc = arithmetic(logits);
-  std::vector<int64_t> shape;
-  for (int64_t d = 0; args.is_per_row() && d < logits.dim(); ++d)
-    if (d != 1) shape.push_back(logits.size(d));
+  const ScalarType acc = arithmetic_of(logits.scalar_type());
+  const auto shape = args.is_per_row() ? row_shape(logits) : std::vector<int64_t>{};
   LossProblem a = problem_of(args);
   const bool with_gradient = upstream && *upstream == 1; // loss and gradient share coefficients
   Tensor loss = torch::stable::new_empty(logits, shape, acc);

@@ -4,15 +4,14 @@
 // This function is in libtorch_cuda.so, which a CPU build of torch does not have. It is weak, so
 // that the extension loads there too.
 #pragma weak aoti_torch_get_current_cuda_stream
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "cuda/kernels/dtypes.cuh"
+#include "scalar_types.h"
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 // torch declares it only if USE_CUDA is defined, which it is not in a CPU build.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void **stream);
@@ -29,7 +28,6 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, voi
 
 namespace mmix {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 inline void check_cuda(cudaError_t error, const char *doing) {
@@ -92,43 +90,24 @@ private:
   cudaStream_t stream_ = nullptr;
 };
 
-inline int64_t element_size(ScalarType type) {
-  return type == ScalarType::Half || type == ScalarType::BFloat16 ? 2
-         : type == ScalarType::Float                              ? 4
-                                                                  : 8; // float64, int64
-}
-
 // The bytes from the first to the last element of a strided tensor.
 inline size_t extent(const Tensor &t) {
   if (t.numel() == 0) return 0;
   int64_t last = 0;
   for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
-  return static_cast<size_t>((last + 1) * element_size(t.scalar_type()));
+  return static_cast<size_t>(last + 1) * t.element_size();
 }
 
 template <class T> const T *input(const Tensor &t) {
-  [[maybe_unused]] const size_t bytes = extent(t);
-  return MMIX_DEVICE_POINTER(static_cast<const T *>(t.const_data_ptr()), bytes, false);
+  return MMIX_DEVICE_POINTER(static_cast<const T *>(t.const_data_ptr()), extent(t), false);
 }
 template <class T> T *output(const Tensor &t) {
-  [[maybe_unused]] const size_t bytes = extent(t);
-  return MMIX_DEVICE_POINTER(static_cast<T *>(t.mutable_data_ptr()), bytes, true);
+  return MMIX_DEVICE_POINTER(static_cast<T *>(t.mutable_data_ptr()), extent(t), true);
 }
 
 // Calls body.template operator()<T>() with the element type of a floating dtype.
 template <class Body> void with_dtype(ScalarType type, const Body &body) {
-  switch (type) {
-  case ScalarType::Half:
-    return body.template operator()<__half>();
-  case ScalarType::BFloat16:
-    return body.template operator()<__nv_bfloat16>();
-  case ScalarType::Float:
-    return body.template operator()<float>();
-  case ScalarType::Double:
-    return body.template operator()<double>();
-  default:
-    STD_TORCH_CHECK(false, "expected float16, bfloat16, float32 or float64");
-  }
+  visit(dtype_of(type), [&]<class T>(T *) { body.template operator()<T>(); });
 }
 
 } // namespace mmix

@@ -3,6 +3,9 @@
 #include "cuda/kernels/cutmix.cuh"
 #include "cuda/launch.h"
 #include "cuda/mix_plan.h"
+#include "row_layout.h"
+#include "shapes.h"
+#include "smoothing.h"
 #include <optional>
 #include <vector>
 
@@ -17,60 +20,17 @@ LamRef lam_ref(const Tensor &lam) {
   return {data, wide, lam.dim() == 1 ? lam.stride(0) : 0};
 }
 
-Kind kind_of(ScalarType type) {
-  switch (type) {
-  case ScalarType::Half:
-    return kHalf;
-  case ScalarType::BFloat16:
-    return kBFloat16;
-  case ScalarType::Float:
-    return kFloat;
-  case ScalarType::Double:
-    return kDouble;
-  case ScalarType::Long:
-    return kLabels;
-  default:
-    STD_TORCH_CHECK(false, "expected int64, float16, bfloat16, float32 or float64");
-  }
-}
-
-// The dimensions of a sample, smallest stride first. Columns are counted in this order.
-std::vector<int64_t> sorted_dims(const Tensor &x, int64_t batch_dim) {
-  std::vector<int64_t> dims;
-  for (int64_t d = 0; d < x.dim(); ++d)
-    if (d != batch_dim && x.size(d) != 1) dims.push_back(d);
-  std::sort(dims.begin(), dims.end(),
-            [&](int64_t a, int64_t b) { return x.stride(a) < x.stride(b); });
-  return dims;
-}
-
-// The dimensions of a sample, merged where the strides of x and out allow. nullopt if more than
-// kMaxDims are left.
+// The columns of x and out as a kernel takes them. nullopt if they have more than kMaxDims
+// dimensions, the run counted as one.
 std::optional<Columns> columns_of(const Tensor &x, const Tensor &out, int64_t dim) {
-  const std::vector<int64_t> dims = sorted_dims(x, dim);
-  Columns c{1, 1, 0, {}, {}, {}};
-  for (int64_t d : dims) {
-    if (c.dims > 0 && x.stride(d) == c.x_stride[c.dims - 1] * c.size[c.dims - 1] &&
-        out.stride(d) == c.out_stride[c.dims - 1] * c.size[c.dims - 1]) {
-      c.size[c.dims - 1] *= x.size(d);
-      continue;
-    }
-    if (c.dims == kMaxDims) return std::nullopt;
-    c.size[c.dims] = x.size(d);
-    c.x_stride[c.dims] = x.stride(d);
-    c.out_stride[c.dims] = out.stride(d);
-    ++c.dims;
+  const SampleLayout sample(x, out, dim);
+  if (sample.dims.size() + (sample.run != 1) > kMaxDims) return std::nullopt;
+  Columns c{sample.run, sample.runs, 0, {}, {}, {}};
+  for (const Dim &d : sample.dims) {
+    c.size[c.dims] = d.size;
+    c.x_stride[c.dims] = d.stride;
+    c.out_stride[c.dims++] = d.out_stride;
   }
-  if (c.dims > 0 && c.x_stride[0] == 1 && c.out_stride[0] == 1) {
-    c.run = c.size[0];
-    --c.dims;
-    for (int d = 0; d < c.dims; ++d) {
-      c.size[d] = c.size[d + 1];
-      c.x_stride[d] = c.x_stride[d + 1];
-      c.out_stride[d] = c.out_stride[d + 1];
-    }
-  }
-  for (int d = 0; d < c.dims; ++d) c.runs *= c.size[d];
   return c;
 }
 
@@ -113,31 +73,26 @@ struct Targets { // the part of a launch that writes soft targets
 
 Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam, int64_t classes,
                      double eps, int64_t ignore_index, ScalarType dtype) {
-  const bool labels = target.scalar_type() == ScalarType::Long;
-  std::vector<int64_t> sizes{target.size(0), classes};
-  int64_t inner = 1;
-  for (int64_t d = labels ? 1 : 2; d < target.dim(); ++d) {
-    sizes.push_back(target.size(d));
-    inner *= target.size(d);
-  }
-  Tensor out = torch::stable::new_empty(target, sizes, dtype);
-  const bool wide = target.scalar_type() == ScalarType::Double || dtype == ScalarType::Double;
+  Tensor out = torch::stable::new_empty(target, soft_target_shape(target, classes), dtype);
+  const bool wide = arithmetic_of(target.scalar_type(), dtype) == ScalarType::Double;
   const auto narrow_to = [wide](double v) {
     return wide ? v : static_cast<double>(static_cast<float>(v));
   };
   TargetArgs a{};
-  a.kind = kind_of(target.scalar_type());
-  a.out_kind = kind_of(dtype);
+  a.labels = are_labels(target);
+  if (!a.labels) a.type = dtype_of(target.scalar_type());
+  a.out_type = dtype_of(dtype);
   a.target = input<void>(target);
   a.out = output<void>(out);
   a.batch = checked_batch(target.size(0));
   a.classes = classes;
-  a.inner = inner;
+  a.inner = positions(out);
   a.perm = input<int64_t>(perm);
   a.lam = lam_ref(lam);
-  a.keep = narrow_to(1 - eps);
-  a.base = narrow_to(eps / classes);
-  a.hot = narrow_to(1 - eps + eps / classes);
+  const Smoothing smoothing(eps, classes);
+  a.keep = narrow_to(smoothing.keep);
+  a.base = narrow_to(smoothing.base);
+  a.hot = narrow_to(smoothing.hot);
   a.ignore_index = ignore_index;
   return {a, out, wide};
 }
@@ -145,7 +100,7 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
 BoxArgs box_args(const Tensor &x, const Tensor &box) {
   BoxArgs b{input<int64_t>(box), box.dim() == 2 ? 4 : 0, 1, 1, 1, 1};
   int64_t every = 1;
-  for (int64_t d : sorted_dims(x, 0)) {
+  for (int64_t d : sorted_dims(x, x, 0)) {
     if (d == x.dim() - 2) b.y_every = every, b.height = x.size(d);
     if (d == x.dim() - 1) b.x_every = every, b.width = x.size(d);
     every *= x.size(d);

@@ -1,12 +1,43 @@
 // The emulator's controls for Python; the ops themselves are registered by csrc, as torch.ops.
 #include "engine.h"
 #include "memory.h"
+#include "row_layout.h"
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
 
 extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t, void **stream) {
   *stream = nullptr;
   return 0;
+}
+
+namespace {
+
+using torch::stable::Tensor;
+
+std::vector<int64_t> flat(std::vector<int64_t> numbers, const std::vector<mmix::Dim> &dims) {
+  for (const mmix::Dim &d : dims) numbers.insert(numbers.end(), {d.size, d.stride, d.out_stride});
+  return numbers;
+}
+std::vector<int64_t> sample_layout(Tensor x, Tensor out, int64_t dim) {
+  const mmix::SampleLayout sample(x, out, dim);
+  return flat({sample.run, sample.runs}, sample.dims);
+}
+std::vector<int64_t> class_rows(Tensor t) {
+  const mmix::ClassRows rows(t);
+  return flat({rows.class_stride}, rows.dims);
+}
+
+} // namespace
+
+// Two functions of csrc/row_layout.h as ops, for test_row_layout.py.
+STABLE_TORCH_LIBRARY_FRAGMENT(MMIX_NAMESPACE, m) {
+  m.def("sample_layout(Tensor x, Tensor out, int dim) -> int[]");
+  m.def("class_rows(Tensor t) -> int[]");
+}
+STABLE_TORCH_LIBRARY_IMPL(MMIX_NAMESPACE, CPU, m) {
+  m.impl("sample_layout", TORCH_BOX(&sample_layout));
+  m.impl("class_rows", TORCH_BOX(&class_rows));
 }
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {

@@ -2,17 +2,12 @@
 // the blocks' losses. Both sum on the device, in float64 and in a fixed order.
 #pragma once
 #include "cuda/kernels/cross_entropy_sums.cuh"
+#include "mean_factors.h"
 
 namespace mmix {
 
 constexpr int kMeanThreads = 256;
-
-// Sums over rows, which give all divisors.
-struct MeanSums {
-  double own = 0, other = 0;       // sums of the class weights of the labels that count
-  double joint = 0, joint_z = 0;   // also times λ or 1-λ; joint_z without class weights
-  static constexpr int kCount = 4; // as an array in global memory
-};
+constexpr int kMeanSums = 4; // numbers of a MeanSums, as an array in global memory
 
 template <class Real> MMIX_DEVICE void add_row(MeanSums &sums, const LossProblem &a, int64_t r) {
   const LabelPair pair = label_pair(a, r);
@@ -37,21 +32,17 @@ MMIX_DEVICE MeanSums block_sum(const MeanSums &v) {
 
 template <class Real>
 MMIX_DEVICE void write_scales(const LossProblem &a, const MeanSums &sums, double *scales) {
-  const bool per_sample = a.lam_per_sample;
-  const double own = per_sample ? sums.joint : sums.own, other = per_sample ? own : sums.other;
-  const auto inverse = [](double d) { return d == 0 ? 0 : 1 / d; };
-  // A term with a zero coefficient is absent, and so is its divisor.
-  bool nothing = a.rows == 0;
-  if (!nothing && per_sample)
-    nothing = own == 0;
-  else if (!nothing) {
+  bool has_own = false, has_other = false;
+  if (!a.lam_per_sample) { // a λ for each sample may be an empty tensor
     const Real lam = lam_of<Real>(a, 0);
-    nothing = (own == 0 && lam != 0) || (other == 0 && Real(1) - lam != 0);
+    has_own = lam != 0;
+    has_other = Real(1) - lam != 0;
   }
-  store(scales + MeanScales::kOwn, inverse(own));
-  store(scales + MeanScales::kOther, inverse(other));
-  store(scales + MeanScales::kZLoss, inverse(sums.joint_z));
-  store(scales + MeanScales::kAdded, nothing ? static_cast<double>(NAN) : 0.0);
+  const MeanFactors means = mean_factors(sums, a.lam_per_sample, a.rows == 0, has_own, has_other);
+  store(scales + MeanScales::kOwn, means.own);
+  store(scales + MeanScales::kOther, means.other);
+  store(scales + MeanScales::kZLoss, means.z_loss);
+  store(scales + MeanScales::kAdded, means.undefined ? static_cast<double>(NAN) : 0.0);
 }
 
 // If there is one block, it writes the scales. Several blocks write their sums, for
@@ -68,7 +59,7 @@ __global__ void __launch_bounds__(kMeanThreads)
   sums = block_sum(sums);
   if (threadIdx.x != 0) return;
   if (gridDim.x == 1) return write_scales<Real>(a, sums, out);
-  double *mine = out + static_cast<int64_t>(blockIdx.x) * MeanSums::kCount;
+  double *mine = out + static_cast<int64_t>(blockIdx.x) * kMeanSums;
   store(mine, sums.own);
   store(mine + 1, sums.other);
   store(mine + 2, sums.joint);
@@ -81,7 +72,7 @@ __global__ void __launch_bounds__(kMeanThreads)
                          double *scales) {
   MeanSums sums;
   for (int b = threadIdx.x; b < blocks; b += blockDim.x) {
-    const double *one = in + static_cast<int64_t>(b) * MeanSums::kCount;
+    const double *one = in + static_cast<int64_t>(b) * kMeanSums;
     sums.own += load(one);
     sums.other += load(one + 1);
     sums.joint += load(one + 2);

@@ -1,6 +1,7 @@
 // One mixed cross-entropy as numbers and device pointers, and the coefficients of each row: loss =
 // sum_c t_c*(lse - z_c) + z_coef*lse^2, with t = spread (all classes) + hot (the two labels).
 #pragma once
+#include "cuda/kernels/dtypes.cuh"
 #include "cuda/kernels/memory.cuh"
 #include <cmath>
 #include <type_traits>
@@ -53,9 +54,9 @@ struct RowLayout {
     int64_t at = 0;
 #pragma unroll 1 // a dynamic index into kernel parameters is cheap
     for (int d = 0; d + 1 < dims; ++d) {
-      const int64_t rest = size[d].quotient(r);
-      at += (r - rest * static_cast<int64_t>(size[d].n)) * stride[d];
-      r = rest;
+      const int64_t outer = size[d].quotient(r);
+      at += (r - outer * static_cast<int64_t>(size[d].n)) * stride[d];
+      r = outer;
     }
     return at + r * stride[dims - 1];
   }
@@ -63,23 +64,13 @@ struct RowLayout {
 
 // Floating-point values whose dtype is known only at run time: float targets and class weights.
 struct Values {
-  enum Type { kHalf, kBFloat16, kFloat, kDouble };
   const void *data; // null: there are none
-  Type type;
+  DType type;
   RowLayout at;
   // Calls f with a typed pointer. Loops over classes are inside f, so that the switch runs once for
   // a row.
   template <class F> MMIX_DEVICE void typed(F f) const {
-    switch (type) {
-    case kHalf:
-      return f(static_cast<const __half *>(data));
-    case kBFloat16:
-      return f(static_cast<const __nv_bfloat16 *>(data));
-    case kFloat:
-      return f(static_cast<const float *>(data));
-    default:
-      return f(static_cast<const double *>(data));
-    }
+    visit(type, [&]<class T>(T *) { f(static_cast<const T *>(data)); });
   }
   template <class Real> MMIX_DEVICE Real value(int64_t i) const {
     Real v = 0;
@@ -98,7 +89,7 @@ struct LossProblem {
   int classes;
   bool dense; // the spread differs from class to class: float targets, or weights with smoothing
   int64_t ignore_index;
-  double smoothing, even_share;            // label smoothing, and smoothing/classes
+  double keep, base;                       // label smoothing, see Smoothing
   double z_loss, softcap, inverse_softcap; // softcap 0: none
   const void *logits;
   RowLayout logits_at;
@@ -191,7 +182,7 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
   row.y_own = row.y_other = -1;
   if (r >= a.rows) return row; // the last block's spare rows
   const Real own = lam_of<Real>(a, r), other = Real(1) - own, g = upstream_of<Real>(a, r);
-  const Real keep = Real(1 - a.smoothing), even = Real(a.even_share);
+  const Real keep = Real(a.keep), base = Real(a.base);
   Real counted = 0;
   bool bad = false;
   if (a.labels) {
@@ -201,14 +192,14 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
       const Real c = g * own * scale_of<Real>(a, MeanScales::kOwn);
       row.y_own = int(pair.own);
       row.hot_own = keep * c * weight_of<Real>(a, pair.own);
-      row.base = even * c;
+      row.base = base * c;
       counted = own;
     }
     if (pair.other_counts && other != 0) {
       const Real c = g * other * scale_of<Real>(a, MeanScales::kOther);
       row.y_other = int(pair.other);
       row.hot_other = keep * c * weight_of<Real>(a, pair.other);
-      row.base += even * c;
+      row.base += base * c;
       counted += other;
     }
   } else {
@@ -216,7 +207,7 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
     const Real c = g * Real(a.constant_scale);
     row.coef[kTarget] = keep * own * c;
     row.coef[kTargetB] = keep * other * c;
-    row.base = even * c;
+    row.base = base * c;
     row.at[kTarget] = a.terms[kTarget].at.offset(r);
     row.at[kTargetB] = a.terms[kTargetB].at.offset(partner);
     counted = 1;

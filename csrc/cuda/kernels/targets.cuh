@@ -3,17 +3,17 @@
 // one kernel for each dtype of the activations serves every pair of dtypes. A is the type of the
 // arithmetic.
 #pragma once
+#include "cuda/kernels/dtypes.cuh"
 #include "cuda/kernels/pairing.cuh"
 #include "cuda/kernels/tile.cuh"
 
 namespace mmix {
 
-enum Kind { kHalf, kBFloat16, kFloat, kDouble, kLabels };
-
 struct TargetArgs {
   const void *target; // labels (B, inner) or probabilities (B, C, inner)
   void *out;
-  Kind kind, out_kind;
+  bool labels;          // whether target holds labels
+  DType type, out_type; // of probabilities, and of out
   int batch;
   int64_t classes, inner;
   const int64_t *perm;
@@ -35,18 +35,13 @@ struct Lines {
         pieces((length + kTargetPiece - 1) / kTargetPiece) {}
 };
 
-template <class A> __device__ __forceinline__ A read(const void *p, Kind kind, int64_t i) {
-  switch (kind) {
-  case kHalf:
-    return static_cast<A>(widen(load(static_cast<const __half *>(p) + i)));
-  case kBFloat16:
-    return static_cast<A>(widen(load(static_cast<const __nv_bfloat16 *>(p) + i)));
-  case kFloat:
-    return static_cast<A>(load(static_cast<const float *>(p) + i));
-  default: // float64: only read if A is double
-    if constexpr (sizeof(A) == 8) return load(static_cast<const double *>(p) + i);
-    return 0;
-  }
+template <class A> __device__ __forceinline__ A read(const void *p, DType type, int64_t i) {
+  A v = 0;
+  visit(type, [&]<class T>(T *) { // float64 is only read if A is double
+    if constexpr (sizeof(T) <= sizeof(A))
+      v = static_cast<A>(widen(load(static_cast<const T *>(p) + i)));
+  });
+  return v;
 }
 
 // The target of one row along one line, smoothed but not mixed. The call with k gives element k.
@@ -84,7 +79,7 @@ template <class A> struct SoftProbabilities {
   __device__ SoftProbabilities(const TargetArgs &a_, int64_t row, int64_t line, int64_t from)
       : a(a_), at((row * a_.classes + line) * a_.inner + from) {}
   __device__ A operator()(int k) const {
-    return plus(times(static_cast<A>(a.keep), read<A>(a.target, a.kind, at + k)),
+    return plus(times(static_cast<A>(a.keep), read<A>(a.target, a.type, at + k)),
                 static_cast<A>(a.base));
   }
 };
@@ -121,12 +116,9 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
 
 template <class A, template <class> class Soft, class... Where>
 __device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
-  if constexpr (sizeof(A) == 8) {
-    if (a.out_kind == kDouble) write_piece<double, A, Soft>(a, where...);
-  }
-  if (a.out_kind == kHalf) write_piece<__half, A, Soft>(a, where...);
-  if (a.out_kind == kBFloat16) write_piece<__nv_bfloat16, A, Soft>(a, where...);
-  if (a.out_kind == kFloat) write_piece<float, A, Soft>(a, where...);
+  visit(a.out_type, [&]<class Out>(Out *) { // float64 is only written if A is double
+    if constexpr (sizeof(Out) <= sizeof(A)) write_piece<Out, A, Soft>(a, where...);
+  });
 }
 
 // Shared memory: next[batch] and scratch of the same size, unless next is in global memory.
@@ -150,7 +142,7 @@ __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned bloc
     const int64_t line = unit % per_row / lines.pieces;
     const int64_t from = unit % lines.pieces * kTargetPiece;
     const int n = static_cast<int>(min(lines.length - from, static_cast<int64_t>(kTargetPiece)));
-    if (a.kind == kLabels)
+    if (a.labels)
       write_as<A, SoftLabels>(a, row, partner, line, from, n, group);
     else
       write_as<A, SoftProbabilities>(a, row, partner, line, from, n, group);
