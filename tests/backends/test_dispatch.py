@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cases import run
 
 import mmix_fast as m
 from mmix_fast import dispatch
+from tests.support.cases import run
 
 
 def test_dispatch():

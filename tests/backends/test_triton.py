@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cases import run
+
+from tests.support.cases import run
 
 triton = pytest.importorskip("triton")
 from benchmarks import triton_aot as aot  # noqa: E402

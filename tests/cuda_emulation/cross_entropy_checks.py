@@ -5,10 +5,10 @@ ThreadSanitizer.
 """
 
 import torch
-from emulation import NAMESPACE
-from support.cases import TOLERANCE
 
 from mmix_fast import reference
+from tests.cuda_emulation.emulation import NAMESPACE
+from tests.support.cases import TOLERANCE
 
 OPS = getattr(torch.ops, NAMESPACE)
 H100 = (132, 227 * 1024, 1)  # multiprocessors, shared bytes of a block, clusters

@@ -5,7 +5,8 @@ ThreadSanitizer.
 """
 
 import torch
-from emulation import NAMESPACE
+
+from tests.cuda_emulation.emulation import NAMESPACE
 
 OPS = getattr(torch.ops, NAMESPACE)
 H100 = (132, 227 * 1024)

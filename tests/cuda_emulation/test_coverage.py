@@ -2,12 +2,11 @@
 
 import re
 
-import cross_entropy_checks
-import emulation
-import mixing_checks
 import pytest
 import torch
-from support.cases import DTYPES
+
+from tests.cuda_emulation import cross_entropy_checks, emulation, mixing_checks
+from tests.support.cases import DTYPES
 
 KERNELS = emulation.ROOT / "csrc/cuda/kernels"
 CHECKS = (mixing_checks, cross_entropy_checks)  # run_all(emulator, dtype) -> all came right

@@ -1,9 +1,10 @@
 """The loss kernels on paths that the public tests do not reach: every way, bad indices, traffic."""
 
-import emulation
 import pytest
 import torch
-from cross_entropy_checks import (
+
+from tests.cuda_emulation import emulation
+from tests.cuda_emulation.cross_entropy_checks import (
     CALM,
     CLUSTERS,
     H100,
@@ -16,7 +17,7 @@ from cross_entropy_checks import (
     close,
     truth,
 )
-from support.cases import DTYPES, TOLERANCE
+from tests.support.cases import DTYPES, TOLERANCE
 
 INF, NAN = float("inf"), float("nan")
 

@@ -1,10 +1,20 @@
 """Float targets and class weights at the ends of vectors, and what a coefficient of 0 hides."""
 
-import emulation
 import pytest
 import torch
-from cross_entropy_checks import CALM, CLUSTERS, H100, OPS, SEGMENTS, arguments, close, truth
-from support.cases import DTYPES, TOLERANCE
+
+from tests.cuda_emulation import emulation
+from tests.cuda_emulation.cross_entropy_checks import (
+    CALM,
+    CLUSTERS,
+    H100,
+    OPS,
+    SEGMENTS,
+    arguments,
+    close,
+    truth,
+)
+from tests.support.cases import DTYPES, TOLERANCE
 
 INF, NAN = float("inf"), float("nan")
 # Tails of every length for vectors of 2, 4 and 8; rows that a warp's lanes cover; tiles and rows.

@@ -4,10 +4,11 @@ In units of the tensor's own bytes, counted in 32-byte sectors for each access o
 with gradient has these floors: labels 2NC, one dense target 3NC, a pair of them 4NC.
 """
 
-import emulation
 import pytest
 import torch
-from cross_entropy_checks import CALM, CLUSTERS, H100, OPS, SEGMENTS, arguments
+
+from tests.cuda_emulation import emulation
+from tests.cuda_emulation.cross_entropy_checks import CALM, CLUSTERS, H100, OPS, SEGMENTS, arguments
 
 HALF, BF16, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 

@@ -1,10 +1,21 @@
 """The mixing kernels on paths that the public tests do not reach: every way, seed and bad index."""
 
-import emulation
 import pytest
 import torch
-from mixing_checks import H100, OPS, WAYS, check, check_targets, links, noise, same, truth
-from support.cases import DTYPES, PERMS, expected_mix
+
+from tests.cuda_emulation import emulation
+from tests.cuda_emulation.mixing_checks import (
+    H100,
+    OPS,
+    WAYS,
+    check,
+    check_targets,
+    links,
+    noise,
+    same,
+    truth,
+)
+from tests.support.cases import DTYPES, PERMS, expected_mix
 
 KERNEL_OF = {"slab": "mix_slab", "walk": "mix_walk", "strided": "mix_strided"}
 

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from test_manifold import make
-from test_manifold_errors import Tree, X
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import mmix_fast as m
 from benchmarks.models import MLP, Encoder, PreActResNet18
+from tests.manifold.test_manifold import make
+from tests.manifold.test_manifold_errors import Tree, X
 
 HOWS = ("torch.compile", "model.compile", "step")
 

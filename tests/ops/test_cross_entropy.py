@@ -3,9 +3,9 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from support.cases import DTYPES, TOLERANCE
 
 import mmix_fast as m
+from tests.support.cases import DTYPES, TOLERANCE
 
 RUNS_ON_GPU = True
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.cases import DTYPES, TOLERANCE
-from test_cross_entropy import naive
 
 import mmix_fast as m
+from tests.ops.test_cross_entropy import naive
+from tests.support.cases import DTYPES, TOLERANCE
 
 RUNS_ON_GPU = True
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.cases import DTYPES, PERMS, expected_mix
 
 import mmix_fast as m
 from mmix_fast import dispatch
+from tests.support.cases import DTYPES, PERMS, expected_mix
 
 LAYOUTS = {
     "contiguous": lambda: torch.randn(6, 3, 7, 9),

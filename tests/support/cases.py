@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Gradients are rounded once to the dtype: half an ulp of the largest entry, doubled.
 TOLERANCE = {
