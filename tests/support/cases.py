@@ -74,6 +74,11 @@ def expected_mix(x, perm, lam, dim=0):
     return (lam * x.to(acc) + (1 - lam) * x.index_select(dim, perm).to(acc)).to(x.dtype)
 
 
+def meta(*shape, dtype=torch.float32):
+    """A tensor without data, for code that reads metadata alone."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
 def run(code, **env):
     """The finished process of Python code, in an environment of its own."""
     return subprocess.run(
