@@ -42,7 +42,7 @@ def build_directory(name: str) -> Path:
 
 
 def _units(directory: Path) -> list[str]:
-    """Writes a .cpp file that includes each csrc/cuda/*.cu: cpp_extension would call nvcc for .cu."""
+    """Writes C++ files that include csrc/cuda/*.cu: cpp_extension would give .cu files to nvcc."""
     units = []
     for source in sorted((ROOT / "csrc/cuda").glob("*.cu")):
         unit = directory / f"{source.stem}_emulated.cpp"
