@@ -80,6 +80,13 @@ def arguments(target, perm, lam, target_b=None, weight=None, ignore_index=-100, 
             softcap)  # fmt: skip
 
 
+def loss_of(z, y, perm, lam, **kw):
+    """((loss, stats, gradient), the arguments after the logits)."""
+    acc = torch.float64 if z.dtype == torch.float64 else torch.float32
+    args = arguments(y, perm, torch.as_tensor(lam, dtype=acc), **kw)
+    return OPS.cross_entropy(z, *args, 1.0), args
+
+
 def truth(z, y, perm, lam, upstream, **kw):
     """The reference loss and its gradient, in float64."""
     leaf = z.double().requires_grad_()

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from tests.cuda_emulation import emulation
 from tests.cuda_emulation.cross_entropy_checks import (
     CALM,
     CLUSTERS,
-    H100,
     OPS,
     SEGMENTS,
     arguments,
@@ -21,14 +19,6 @@ INF, NAN = float("inf"), float("nan")
 # warp; rows for the tile kernel and for the row kernel.
 TAILS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 255, 257, 520, 1023, 1025]
 FAR = [6000, 6001]  # several segments, or several blocks, on devices with little shared memory
-
-
-@pytest.fixture
-def emulator():
-    e = emulation.load()
-    e.set_seed(0)
-    yield e
-    e.set_device(*H100)
 
 
 def both(z, t, perm, lam, **kw):

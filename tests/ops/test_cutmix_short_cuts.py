@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import mmix_fast as m
-from tests.ops.test_cutmix import any_bits
-from tests.support.cases import expected_mix
+from tests.support.cases import any_bits, expected_mix
 
 # Lines of a shorter and of a longer image than a block of the kernel holds, of columns that a piece
 # of a copy does not divide; the last are longer than what is copied in pieces.
