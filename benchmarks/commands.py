@@ -17,7 +17,6 @@ from . import (
     mix,
     paper,
     report,
-    sass,
     scaling,
     step,
     tables,
@@ -80,6 +79,12 @@ def measuring(name: str) -> Callable[[Namespace], None]:
     return lambda arguments: measure(name, judged(name, arguments))
 
 
+def machine_code() -> None:
+    from tests.machine_code import table  # here: no other command needs the tests
+
+    table.main()
+
+
 COMMANDS = {
     "mix": Command("mixing, against the code people write", measuring("mix")),
     "cross_entropy": Command("the mixed loss with its gradient", measuring("cross_entropy")),
@@ -90,7 +95,7 @@ COMMANDS = {
     "report": Command("README tables and pictures from data files", lambda _: report.main()),
     "check": Command("what got slower than the committed baseline", lambda _: check.main()),
     "baseline": Command("measures that baseline anew", lambda _: check.write_baseline()),
-    "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: sass.main()),
+    "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: machine_code()),
     "paper": Command("the paper's claims", lambda a: paper.main(a.part, a.full)),
     "training": Command("a small CNN on digits, 3 seeds", lambda _: training.main()),
     "demo": Command("backends, speed, training, pictures", lambda _: demo.main()),

@@ -5,12 +5,12 @@ import os
 # loop: the thousands of short parallel regions of the tests take a third of the time. Before torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import emulation
 import pytest
 import torch
 
 import mmix_fast
 from mmix_fast import dispatch
+from tests.cuda_emulation import emulation
 
 # Backends of CPU tensors; and, in modules that say `RUNS_ON_GPU = True`, those of a GPU, with it as
 # the default device. Triton's interpreter has a process for itself (started by test_triton.py).

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.cases import DTYPES, ISAS, expected_mix, run
-from support.special_lam import transposed
 
 import mmix_fast as m
+from tests.support.cases import DTYPES, ISAS, expected_mix, run
+from tests.support.special_lam import transposed
 
 PERM = torch.tensor([1, 2, 0])
 

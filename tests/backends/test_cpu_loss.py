@@ -5,13 +5,12 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from support.cases import DTYPES, ISAS, TOLERANCE, run
 
 import mmix_fast as m
+from tests.support.cases import DTYPES, ISAS, ROOT, TOLERANCE, run
 
 KINDS = {  # name -> (options, the target's dtype, or None for labels, λ)
     "labels": ({}, None, 0.3),
@@ -196,11 +195,10 @@ def test_a_masked_row_whose_targets_weigh_nothing_adds_nothing(classes, across):
     assert got[1] == 0 and got.isfinite().all()
 
 
-FOLDERS = Path(__file__).parents[:2]  # of this file, and of what it imports
 BITS = """
 import hashlib, itertools, torch, mmix_fast as m
 torch.set_num_threads({threads})
-from test_cpu_loss import KINDS, LAYOUTS, problem
+from tests.backends.test_cpu_loss import KINDS, LAYOUTS, problem
 for kind, layout in itertools.product(KINDS, ("rows", "rows beside", "images", "channels_last")):
     for classes, dt in ((21, torch.float32), (170, torch.bfloat16), (21, torch.float64)):
         torch.manual_seed(classes)
@@ -217,7 +215,7 @@ for kind, layout in itertools.product(KINDS, ("rows", "rows beside", "images", "
 @pytest.mark.deep
 @pytest.mark.parametrize("isa", [ISAS[0], ISAS[-1]])  # the narrowest vectors, and the widest
 def test_same_bits_on_any_number_of_threads(isa):
-    here = {"ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
+    here = {"ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": str(ROOT)}
     one, two = (run(BITS.format(threads=n), **here) for n in (1, 2))
     assert one.returncode == 0, one.stderr
     assert one.stdout == two.stdout and len(one.stdout.split()) == 2 * 2 * 3 * 4 * len(KINDS)

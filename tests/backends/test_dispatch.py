@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cases import run
 
 import mmix_fast as m
 from mmix_fast import dispatch
 from mmix_fast.autograd.kernels import Kernels
+from tests.support.cases import run
 
 
 def test_dispatch():

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from support.cases import DTYPES
 
 import mmix_fast as m
 from mmix_fast import ops
 from mmix_fast.autograd import loss as autograd
+from tests.support.cases import DTYPES
 
 
 @pytest.fixture

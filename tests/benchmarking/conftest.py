@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.measuring import EFFORT, problem
 
 from benchmarks import datafile, runner
 from benchmarks.clock import Clock
+from tests.support.measuring import EFFORT, problem
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.measuring import problem
 
 import mmix_fast
 from benchmarks import __main__ as cli
 from benchmarks import commands, datafile, options, report, rows, runner, step
 from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Rival
+from tests.support.measuring import problem
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,11 +6,11 @@ import re
 
 import pytest
 import torch
-from support.measuring import problem
 
 from benchmarks import __main__ as cli
 from benchmarks import check, datafile, report, rows
 from benchmarks.problem import Goal, Rival
+from tests.support.measuring import problem
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,19 @@
-"""Small losses that reach every kernel, way and barrier; each says whether it came right.
+"""Small losses that run every kernel, code path and barrier.
 
-The tests run them in random orders, with one barrier missing (then one must go wrong), and under
-ThreadSanitizer.
+Each check returns True if the result is right. The tests run them with threads in random order,
+with one barrier disabled (then a check must fail), and under ThreadSanitizer.
 """
 
 import torch
-from emulation import NAMESPACE
-from support.cases import TOLERANCE
 
 from mmix_fast import reference
+from tests.cuda_emulation.emulation import NAMESPACE
+from tests.support.cases import TOLERANCE
 
 OPS = getattr(torch.ops, NAMESPACE)
-H100 = (132, 227 * 1024, 1)  # multiprocessors, shared bytes of a block, clusters
-# Two multiprocessors: no row is spread over more lanes than it needs. Little shared memory: a row
-# needs several blocks, or several segments where there are no clusters.
+H100 = (132, 227 * 1024, 1)  # multiprocessors, shared bytes of a block, whether it has clusters
+# With two multiprocessors, no row is spread over more lanes than it needs. With little shared
+# memory, a row takes several blocks of a cluster, or several segments where there are no clusters.
 CALM, CLUSTERS, SEGMENTS = (2, 227 * 1024, 1), (2, 22 * 1024, 1), (2, 22 * 1024, 0)
 
 
@@ -22,11 +22,11 @@ def dense(rows, row_bytes, odd=0):
 
 
 def sliced(rows, row_bytes):
-    """Rows further apart than their classes: logits and gradient are aligned differently."""
+    """Row stride larger than the number of classes: logits and gradient are aligned differently."""
     return lambda dtype: torch.randn(rows, row_bytes // dtype.itemsize + 3)[:, 1:-1]
 
 
-# name -> (device, kernel, make float32 logits for a dtype)
+# Code path -> (device, kernel, function of a dtype that makes float32 logits).
 WAYS = {
     "tile": (CALM, "tiles", lambda dtype: torch.randn(70, 10)),
     "tile_of_warps": (CALM, "tiles", dense(19, 900, odd=1)),
@@ -46,7 +46,7 @@ KINDS = ("labels", "smooth", "weighted", "capped", "probabilities")
 
 
 def make(way, kind, dtype, per_sample):
-    """(logits, target, perm, lam), keywords of the loss"""
+    """((logits, target, perm, lam), keyword arguments of the loss)."""
     z = 3 * WAYS[way][2](dtype)
     z = (
         z.to(dtype)
@@ -80,8 +80,15 @@ def arguments(target, perm, lam, target_b=None, weight=None, ignore_index=-100, 
             softcap)  # fmt: skip
 
 
+def loss_of(z, y, perm, lam, **kw):
+    """((loss, stats, gradient), the arguments after the logits)."""
+    acc = torch.float64 if z.dtype == torch.float64 else torch.float32
+    args = arguments(y, perm, torch.as_tensor(lam, dtype=acc), **kw)
+    return OPS.cross_entropy(z, *args, 1.0), args
+
+
 def truth(z, y, perm, lam, upstream, **kw):
-    """The loss and its gradient in float64, by the reference."""
+    """The reference loss and its gradient, in float64."""
     leaf = z.double().requires_grad_()
     y = y.double() if y.is_floating_point() else y
     if kw.get("weight") is not None:
@@ -96,7 +103,7 @@ def close(got, want, tolerance):
 
 
 def run(way, kind, dtype, reduction, per_sample, forward_only):
-    """Forward with and without the gradient, and the three backwards."""
+    """The forward, with and without its gradient, and the three backward ops."""
     (z, y, perm, lam), kw = make(way, kind, dtype, per_sample)
     kw["reduction"] = reduction
     args = arguments(y, perm, lam, **kw)
@@ -111,7 +118,7 @@ def run(way, kind, dtype, reduction, per_sample, forward_only):
     good &= torch.equal(alone[0], loss) and torch.equal(alone[1], stats) and alone[2].numel() == 0
 
     upstream = torch.rand_like(loss)
-    upstream.view(-1)[::2] = 1  # rows to keep
+    upstream.view(-1)[::2] = 1  # rows whose gradient is already right
     upstream.view(-1)[1::4] = 0
     _, want_gradient = truth(z, y, perm, lam, upstream, **kw)
     again = OPS.cross_entropy_backward(upstream, stats, z, *args)
@@ -130,7 +137,7 @@ def check(emulator, way, kind, dtype, reduction="mean", per_sample=False, forwar
 
 
 def run_all(emulator, dtype):
-    """True where every check came right."""
+    """True if every check passes."""
     return all(
         check(emulator, way, kind, dtype, reduction, per_sample)
         for way in WAYS
@@ -143,7 +150,7 @@ def run_all(emulator, dtype):
 
 
 def run_few(emulator, dtype):
-    """Every kernel and barrier once, for ThreadSanitizer, which is slow."""
+    """Fewer checks, for ThreadSanitizer, which is slow: every kernel and barrier once."""
     return all(
         check(emulator, way, kind, dtype, per_sample=True, forward_only=True)
         for way, kind in (

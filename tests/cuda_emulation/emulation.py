@@ -1,4 +1,4 @@
-"""Builds and loads the emulated CUDA kernels; cuda_emulator.h says what can be done with them."""
+"""Builds and loads the emulated CUDA kernels. cuda_emulator.h documents the loaded module."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mmix_fast.dispatch import Backend
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NAMESPACE = "mmix_fast_emulated"
-# Kernels run slowly enough without the optimiser that compiling with it pays; -O1 keeps the build
-# short. Signed overflow and aliasing are not what is tested here.
+# -O1: without optimisation the kernels are so slow that the tests take longer; higher levels take
+# longer to compile. Aliasing rules are not what is tested here.
 FLAGS = [
     "-std=c++20",
     "-O1",
     "-g1",
     "-ffp-contract=off",
     "-fno-strict-aliasing",
-    "-U_FORTIFY_SOURCE",  # its longjmp refuses to leave a fiber's stack
+    "-U_FORTIFY_SOURCE",  # its longjmp aborts when a fiber jumps to another stack
     "-Wno-unknown-pragmas",
-    "-Wno-attributes",  # of visibility: kernels need names that dladdr finds
+    "-Wno-attributes",  # kernels must stay visible, so that dladdr finds their names
     "-DMMIX_EMULATED",
     f"-DMMIX_NAMESPACE={NAMESPACE}",
     "-DMMIX_DEVICE_KEY=CPU",
@@ -43,7 +43,7 @@ def build_directory(name: str) -> Path:
 
 
 def _units(directory: Path) -> list[str]:
-    """csrc/cuda/*.cu as C++ files: cpp_extension would hand a .cu file to nvcc."""
+    """Writes C++ files that include csrc/cuda/*.cu: cpp_extension would give .cu files to nvcc."""
     units = []
     for source in sorted((ROOT / "csrc/cuda").glob("*.cu")):
         unit = directory / f"{source.stem}_emulated.cpp"
@@ -58,8 +58,9 @@ def _load(name: str, engine: str, *extra: str) -> Any:
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
     directory = build_directory(name)
     with open(directory / "own_lock", "w") as lock:
-        # pytest-xdist's workers take turns: the first builds. Unlike torch's lock, a file that the
-        # next build would wait for, this one goes with its process, however that ends.
+        # Workers of pytest-xdist take turns, and the first one builds. torch's own lock is a file:
+        # left behind by a killed process, it would block the next build for ever. The kernel of
+        # the operating system drops this lock when its process ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
         (directory / "lock").unlink(missing_ok=True)
         return _build(name, engine, directory, *extra)
@@ -81,26 +82,26 @@ def _build(name: str, engine: str, directory: Path, *extra: str) -> Any:
 
 @functools.cache
 def load() -> Any:
-    """The emulator on fibers, its ops registered."""
+    """The emulator on fibers, with its ops and their fakes registered."""
     module = _load("mmix_emulated", "engine_fibers.cpp")
     ops.define(NAMESPACE)
     return module
 
 
 def build_threads() -> Path:
-    """The emulator on OS threads, for a process with ThreadSanitizer preloaded."""
+    """The library of the emulator on OS threads; loads only where ThreadSanitizer is preloaded."""
     name = "mmix_emulated_threads"
-    with contextlib.suppress(ImportError):  # without ThreadSanitizer it is built but cannot load
+    with contextlib.suppress(ImportError):  # it is built, but this process lacks ThreadSanitizer
         _load(name, "engine_threads.cpp", "-DMMIX_EMULATE_THREADS", "-fsanitize=thread")
     return build_directory(name) / f"{name}.so"
 
 
-# The kernels as a backend on CPU tensors: every test of the `backend` fixture runs them.
+# A backend of CPU tensors: every test with the `backend` fixture runs the CUDA kernels on it.
 BACKEND = Backend("cuda-emulated", Kernels(NAMESPACE), lambda: (), "cpu")
 
 
 def symbols() -> list[str]:
-    """The demangled functions of the emulated library: every kernel instantiation is among them."""
+    """Demangled names of the functions in the emulated library, with every kernel instantiation."""
     library = next(build_directory("mmix_emulated").glob("*.so"))
     listed = subprocess.run(["nm", "-DC", str(library)], capture_output=True, text=True, check=True)
     fields = (line.split(maxsplit=2) for line in listed.stdout.splitlines())

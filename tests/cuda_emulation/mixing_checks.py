@@ -1,15 +1,16 @@
-"""Small mixing problems that reach every kernel, way and barrier; each says whether it came right.
+"""Small mixing problems that run every kernel, code path and barrier.
 
-The tests run them in random orders, with one barrier missing (then one must go wrong), and under
-ThreadSanitizer.
+Each check returns True if the result is right. The tests run them with threads in random order,
+with one barrier disabled (then a check must fail), and under ThreadSanitizer.
 """
 
 import torch
-from emulation import NAMESPACE
+
+from tests.cuda_emulation.emulation import NAMESPACE
 
 OPS = getattr(torch.ops, NAMESPACE)
 H100 = (132, 227 * 1024)
-# name -> (what the device offers: multiprocessors and shared bytes, shape, make x of a base tensor)
+# Code path -> ((multiprocessors, shared bytes of a block), shape of a base tensor, x made from it).
 WAYS = {
     "slab": ((2, 227 * 1024), (37, 300), lambda t: t),
     "slab_odd": ((2, 227 * 1024), (37, 301), lambda t: t),
@@ -25,7 +26,7 @@ WAYS = {
 def truth(x, index, own, other):
     """own[i]*x[i] + other[i]*x[index[i]], each operation rounded; NaN where index is negative.
 
-    A term whose coefficient is 0 is absent, whatever the other coefficient is.
+    A term with coefficient 0 is left out, whatever the other coefficient is.
     """
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     shape = [-1] + [1] * (x.ndim - 1)
@@ -37,7 +38,7 @@ def truth(x, index, own, other):
 
 
 def links(perm, adjoint):
-    """The partner of each row, -1 where the entry is out of range or not unique."""
+    """The partner of each row; -1 where the entry of perm is out of range or occurs twice."""
     n = len(perm)
     inside = (perm >= 0) & (perm < n)
     uses = torch.bincount(perm[inside], minlength=n)
@@ -50,7 +51,7 @@ def links(perm, adjoint):
 
 
 def noise(n):
-    """Not a permutation: some entries out of range, some used twice."""
+    """Not a permutation: some entries are out of range, some occur twice."""
     return torch.randint(-2, n + 2, (n,))
 
 
@@ -69,7 +70,7 @@ def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "a
             lam = torch.rand(n if per_sample else ()).to(
                 torch.float64 if dtype == torch.float64 else torch.float32
             )
-            if per_sample:  # every way to pair them in the adjoint, where n allows
+            if per_sample:  # 0 and 1 too; if n allows, the adjoint pairs them in every way
                 some = torch.randperm(n)
                 lam[some[: n // 4]], lam[some[n // 4 : n // 2]] = 0, 1
             rows = lam.expand(n).clone()
@@ -89,7 +90,7 @@ def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "a
 
 
 def check_targets(emulator, dtype, shared=H100[1], batch=70, classes=11):
-    """mix_targets to this dtype; and mix_batch_, where the device can hold its tables."""
+    """mix_targets with this dtype; mix_batch_ too, unless shared memory is reduced."""
     emulator.set_device(2, shared)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     try:
@@ -109,7 +110,7 @@ def check_targets(emulator, dtype, shared=H100[1], batch=70, classes=11):
 
 
 def check_cutmix(emulator, dtype, perm_of, shared=H100[1]):
-    """A box for each row, as sorted numbers: some empty, some the whole image."""
+    """A random box for each row: some are empty, some cover the whole image."""
     emulator.set_device(2, shared)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     try:
@@ -128,7 +129,7 @@ def check_cutmix(emulator, dtype, perm_of, shared=H100[1]):
 
 
 def run_all(emulator, dtype, perms=(torch.randperm, noise)):
-    """True where every check came right."""
+    """True if every check passes."""
     return (
         all(check(emulator, way, dtype, p) for way in WAYS for p in perms)
         and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 512))
@@ -137,9 +138,9 @@ def run_all(emulator, dtype, perms=(torch.randperm, noise)):
 
 
 def run_few(emulator, dtype):
-    """The same under ThreadSanitizer, which is slow: in place, where most can go wrong.
+    """Fewer checks, for ThreadSanitizer, which is slow: mostly in place, where races are likeliest.
 
-    All of it even where one went wrong: of a race it may lose what a report needs.
+    They all run even if one fails: ThreadSanitizer does not report every race that it meets.
     """
     right = [
         check(emulator, way, dtype, p, modes=("in",))

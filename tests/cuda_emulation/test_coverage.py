@@ -1,20 +1,19 @@
-"""Every kernel, in every dtype that it is compiled for, runs; and every barrier is needed."""
+"""Every kernel runs in every dtype that it is compiled for, and every barrier is needed."""
 
 import re
 
-import cross_entropy_checks
-import emulation
-import mixing_checks
 import pytest
 import torch
-from support.cases import DTYPES
+
+from tests.cuda_emulation import cross_entropy_checks, emulation, mixing_checks
+from tests.support.cases import DTYPES
 
 KERNELS = emulation.ROOT / "csrc/cuda/kernels"
-CHECKS = (mixing_checks, cross_entropy_checks)  # run_all(emulator, dtype) -> all came right
+CHECKS = (mixing_checks, cross_entropy_checks)  # run_all(emulator, dtype) -> bool
 
 
 def declared():
-    """The names after __global__ in the sources."""
+    """Names of the __global__ functions in the sources."""
     text = "\n".join(p.read_text() for p in sorted(KERNELS.glob("*.cuh")))
     pattern = r"__global__ void(?:\s+__launch_bounds__\((?:[^()]|\([^()]*\))*\))?\s+(\w+)\("
     found = set(re.findall(pattern, text))
@@ -33,7 +32,7 @@ def test_every_kernel_runs_in_every_dtype():
         if s.endswith(")") and any(re.search(rf"\b{n}(<|\()", s) for n in declared())
     }
     bases = {re.search(r"(\w+)(<|\()", s.split("mmix::", 1)[1]).group(1) for s in compiled}
-    assert bases == declared()  # each is launched by csrc/cuda in some dtype, or it would not exist
+    assert bases == declared()  # a kernel that csrc/cuda never launches is not instantiated
     assert compiled - emulator.kernels() == set()
 
 

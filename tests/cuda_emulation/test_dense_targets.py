@@ -1,27 +1,28 @@
-"""Float targets and class weights at the ends of vectors, and what a coefficient of 0 hides."""
+"""Float targets and class weights in the tails of rows, and terms with coefficient 0."""
 
-import emulation
 import pytest
 import torch
-from cross_entropy_checks import CALM, CLUSTERS, H100, OPS, SEGMENTS, arguments, close, truth
-from support.cases import DTYPES, TOLERANCE
+
+from tests.cuda_emulation.cross_entropy_checks import (
+    CALM,
+    CLUSTERS,
+    OPS,
+    SEGMENTS,
+    arguments,
+    close,
+    truth,
+)
+from tests.support.cases import DTYPES, TOLERANCE
 
 INF, NAN = float("inf"), float("nan")
-# Tails of every length for vectors of 2, 4 and 8; rows that a warp's lanes cover; tiles and rows.
+# Rows that leave a tail of every length for vectors of 2, 4 and 8; rows shorter and longer than a
+# warp; rows for the tile kernel and for the row kernel.
 TAILS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 255, 257, 520, 1023, 1025]
-FAR = [6000, 6001]  # several segments, or blocks, on the small devices
-
-
-@pytest.fixture
-def emulator():
-    e = emulation.load()
-    e.set_seed(0)
-    yield e
-    e.set_device(*H100)
+FAR = [6000, 6001]  # several segments, or several blocks, on devices with little shared memory
 
 
 def both(z, t, perm, lam, **kw):
-    """((loss, gradient), what they should be); the backwards agree with the forward."""
+    """((loss, gradient), the expected pair). The backward op must give the same gradient."""
     args = arguments(t, perm, lam, reduction="none", **kw)
     loss, stats, gradient = OPS.cross_entropy(z, *args, 1.0)
     again = OPS.cross_entropy_backward(torch.ones_like(loss), stats, z, *args)
@@ -39,7 +40,7 @@ def agree(z, got, want):
 
 
 def off(t, shift):
-    """The same values, `shift` elements past a 16-byte boundary."""
+    """A copy of t that starts `shift` elements past a 16-byte boundary."""
     whole = t.new_empty(t.numel() + shift)
     return whole[shift:].view(t.shape).copy_(t)
 
@@ -61,7 +62,7 @@ def test_every_tail(emulator, classes, dtype):
         assert agree(z, *both(z, y, perm, lam, weight=w, label_smoothing=0.1)), kind
 
 
-DEEP = (2, 110 * 1024, 1)  # blocks share a row, and each holds several pieces of it a lane
+DEEP = (2, 110 * 1024, 1)  # several blocks share a row, and each lane holds several vectors of it
 
 
 @pytest.mark.parametrize(
@@ -86,10 +87,10 @@ def test_absent_terms_and_masked_classes(emulator, classes, weighted):
     other = torch.rand(7, classes)
     lam = torch.tensor([1.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5])
     w = torch.rand(classes) if weighted else None
-    # A side whose coefficient is 0 may hold anything.
+    # A target with coefficient 0 may hold anything.
     other[0, :], t[1, :] = NAN, INF
     other[0, -1], t[1, 0] = -INF, NAN
-    # Masked classes, first and last, of probability 0 or of weight 0.
+    # Masked classes (-inf logits), first and last, with probability 0 or weight 0.
     z[2, [0, -1]] = -INF
     t[2, [0, -1]], other[2, [0, -1]] = 0, 0
     if weighted:
@@ -101,11 +102,11 @@ def test_absent_terms_and_masked_classes(emulator, classes, weighted):
     assert close(got[0], want[0], 3e-6) and got[0][:4].isfinite().all()
     assert close(got[1][:4], want[1][:4], 3e-6) and got[1][:4].isfinite().all()
     assert got[0][4:].isnan().all() and got[1][4:].isnan().all()
-    if weighted:  # nor does it matter what the target of a class of weight 0 is
+    if weighted:  # the target of a class with weight 0 does not matter either
         t[3, -1] = INF
         again = both(z, t, None, lam, target_b=other, weight=w)[0]
         assert torch.equal(again[0][3], got[0][3]) and torch.equal(again[1][3], got[1][3])
-    # A probability that is not 0 at a masked class: an infinite loss.
+    # A masked class with a probability other than 0 has an infinite loss.
     t[2, -1] = 0.5
     assert weighted or both(z, t, None, lam, target_b=other)[0][0][2] == INF
 

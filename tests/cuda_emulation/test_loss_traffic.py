@@ -4,20 +4,12 @@ In units of the tensor's own bytes, counted in 32-byte sectors for each access o
 with gradient has these floors: labels 2NC, one dense target 3NC, a pair of them 4NC.
 """
 
-import emulation
 import pytest
 import torch
-from cross_entropy_checks import CALM, CLUSTERS, H100, OPS, SEGMENTS, arguments
+
+from tests.cuda_emulation.cross_entropy_checks import CALM, CLUSTERS, OPS, SEGMENTS, arguments
 
 HALF, BF16, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
-
-
-@pytest.fixture
-def emulator():
-    e = emulation.load()
-    yield e
-    e.count_traffic(False)
-    e.set_device(*H100)
 
 
 def run(emulator, z, target, lam, **kw):

@@ -1,10 +1,22 @@
-"""The mixing kernels on paths that the public tests do not reach: every way, seed and bad index."""
+"""The mixing kernels on paths that tests of the public ops miss: every code path, random thread
+orders, indices out of range."""
 
-import emulation
 import pytest
 import torch
-from mixing_checks import H100, OPS, WAYS, check, check_targets, links, noise, same, truth
-from support.cases import DTYPES, PERMS, expected_mix
+
+from tests.cuda_emulation import emulation
+from tests.cuda_emulation.mixing_checks import (
+    H100,
+    OPS,
+    WAYS,
+    check,
+    check_targets,
+    links,
+    noise,
+    same,
+    truth,
+)
+from tests.support.cases import DTYPES, PERMS, expected_mix
 
 KERNEL_OF = {"slab": "mix_slab", "walk": "mix_walk", "strided": "mix_strided"}
 
@@ -97,9 +109,12 @@ def test_zero_coefficients_of_single_rows(emulator):
     emulator.set_device(*H100)
 
 
-@pytest.mark.parametrize("batch, shared", [(2, 227), (1280, 38)])  # a slab, a walk
+@pytest.mark.parametrize("batch, shared", [(2, 227), (1280, 38)])  # kernels: slab, walk
 def test_the_adjoint_in_place_of_more_dimensions_than_a_kernel_takes(emulator, batch, shared):
-    """The one adjoint in place: of a dense copy. A row with a coefficient of 0 still changes."""
+    """The op makes a dense copy of g and runs the adjoint in place on it, as nothing else does.
+
+    There a row with a coefficient of 0 still changes.
+    """
     g = torch.randn([batch] + [3] * 9)[(slice(None), *[slice(0, 2)] * 9)].permute(
         0, *range(9, 0, -1)
     )

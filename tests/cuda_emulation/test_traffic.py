@@ -1,9 +1,10 @@
 """How many bytes the mixing kernels move: 32-byte sectors counted for each access of a warp."""
 
-import emulation
 import pytest
 import torch
-from mixing_checks import H100, OPS
+
+from tests.cuda_emulation import emulation
+from tests.cuda_emulation.mixing_checks import H100, OPS
 
 DEVICES = {
     "H100": H100,

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import emulation
 import pytest
-from emulation import HERE
-from test_coverage import CHECKS
+
+from tests.cuda_emulation import emulation
+from tests.cuda_emulation.emulation import HERE
+from tests.cuda_emulation.test_coverage import CHECKS
 
 
 def run(checks, file="", line=0):
@@ -17,7 +18,7 @@ def run(checks, file="", line=0):
     ).stdout.strip()
     if not Path(runtime).is_absolute():
         pytest.skip("g++ has no ThreadSanitizer here")
-    path = [str(HERE), str(HERE.parent), str(emulation.ROOT), *filter(None, sys.path)]
+    path = [str(emulation.ROOT), *filter(None, sys.path)]
     env = {
         **os.environ,
         "LD_PRELOAD": runtime,
@@ -37,7 +38,7 @@ def run(checks, file="", line=0):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("checks", [c.__name__ for c in CHECKS])
+@pytest.mark.parametrize("checks", [c.__name__.rpartition(".")[2] for c in CHECKS])
 def test_no_kernel_has_a_race(checks):
     done = run(checks)
     assert done.returncode == 0 and "came right" in done.stdout, done.stdout + done.stderr[-6000:]

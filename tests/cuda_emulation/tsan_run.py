@@ -6,9 +6,9 @@ import importlib.util
 import sys
 
 import torch
-from emulation import NAMESPACE
 
 from mmix_fast import ops
+from tests.cuda_emulation.emulation import NAMESPACE
 
 library, checks, file, line = sys.argv[1:]
 torch.set_num_threads(1)  # torch's own threads are not what is tested
@@ -18,6 +18,6 @@ emulator = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(emulator)
 ops.define(NAMESPACE)
 emulator.disable_barrier(file, int(line))
-module = importlib.import_module(checks)
+module = importlib.import_module(f"tests.cuda_emulation.{checks}")
 right = getattr(module, "run_few", module.run_all)(emulator, torch.float32)
 print("came right" if right else "came wrong")

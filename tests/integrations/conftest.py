@@ -11,9 +11,9 @@ declare_missing()  # before any test imports torchvision
 def make(tmp_path):
     """Makes a MixupTrainer of two steps of four rows."""
     import transformers
-    from hf_models import EMBEDDING, rows, single
 
     from mmix_fast.integrations.transformers import MixupTrainer
+    from tests.integrations.hf_models import EMBEDDING, rows, single
 
     def call(model, label=single, count=8, data=None, arguments=(), **options):
         arguments = transformers.TrainingArguments(

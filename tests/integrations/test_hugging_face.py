@@ -11,7 +11,8 @@ import mmix_fast as m
 pytestmark = pytest.mark.deep
 transformers = pytest.importorskip("transformers")
 
-from hf_models import (  # noqa: E402
+from mmix_fast.integrations.transformers import MixupTrainer  # noqa: E402
+from tests.integrations.hf_models import (  # noqa: E402
     EMBEDDING,
     Adapter,
     Own,
@@ -23,8 +24,6 @@ from hf_models import (  # noqa: E402
     rows,
     single,
 )
-
-from mmix_fast.integrations.transformers import MixupTrainer  # noqa: E402
 
 
 def batch(trainer, count=4):

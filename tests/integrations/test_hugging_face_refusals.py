@@ -6,7 +6,7 @@ import torch
 pytestmark = pytest.mark.deep
 transformers = pytest.importorskip("transformers")
 
-from hf_models import (  # noqa: E402
+from tests.integrations.hf_models import (  # noqa: E402
     Adapter,
     Own,
     OwnBert,

@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from support.readme import loop
 
 import mmix_fast as m
+from tests.support.readme import loop
 
 pytestmark = pytest.mark.deep
 torchvision = pytest.importorskip("torchvision")

@@ -1,4 +1,4 @@
-"""layers="auto": the input and the ends of the first stages, never inside a block with a skip."""
+"""layers="auto" picks the input and the ends of the first stages, never a part of a skip block."""
 
 import logging
 
@@ -59,15 +59,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_auto(name, caplog):
+def test_layers_that_auto_picks(name, caplog):
     make, want = CASES[name]
     with caplog.at_level(logging.INFO, "mmix_fast"), m.ManifoldMixup(make(), "auto") as mixup:
         assert list(mixup.layers) == want
     assert str(want) in caplog.text and str(want) in repr(mixup)
 
 
-def test_fresh_outputs_are_safe_to_mix_over():
-    """Each kind of layer that "auto" mixes in place: the same gradients as out of place."""
+def test_layers_that_auto_mixes_in_place_give_the_gradients_of_out_of_place():
+    """For each kind of layer that inplace="auto" mixes in place."""
     image, rows = torch.randn(4, 8, 6, 6), torch.randn(4, 5, 8)
     kinds = [
         (nn.Conv2d(8, 8, 3), image),
@@ -100,7 +100,7 @@ def test_fresh_outputs_are_safe_to_mix_over():
             kept = leaf * 1
             before = kept.detach().clone()
             (over(layer(kept)) * 1).sin().sum().backward()
-            assert torch.equal(kept, before), layer  # the layer's input is not its output
+            assert torch.equal(kept, before), layer  # mixing the output leaves the input
             grads.append(leaf.grad)
         assert torch.equal(*grads), layer
     for layer in (

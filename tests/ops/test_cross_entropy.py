@@ -3,15 +3,11 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from support.cases import DTYPES, TOLERANCE
 
 import mmix_fast as m
+from tests.support.cases import DTYPES, TOLERANCE, eager_loss
 
 RUNS_ON_GPU = True
-
-
-def naive(z, a, b, lam, **kw):
-    return lam * F.cross_entropy(z, a, **kw) + (1 - lam) * F.cross_entropy(z, b, **kw)
 
 
 SHAPES = [(6, 11), (5, 4, 3), (33, 1000), (3, 9001)]
@@ -44,7 +40,7 @@ def test_parity_grid(backend, shape, kind, dtype, inplace):
         y64 = y if kind == "labels" else y.double()
         kw = {"ignore_index": ignore, "label_smoothing": eps, "reduction": reduction}
         w64 = None if w is None else w.double()
-        want = naive(z64, y64, y64[perm], lam, weight=w64, **kw)
+        want = eager_loss(z64, y64, y64[perm], lam, weight=w64, **kw)
         upstream = torch.rand_like(want)
         (want_grad,) = torch.autograd.grad(want, z64, upstream)
         got = m.mixed_cross_entropy(z, y, perm, lam, weight=w, inplace_backward=inplace, **kw)
@@ -61,11 +57,11 @@ def test_partner_labels_and_per_sample_lam(backend):
     y, b, lam = torch.randint(0, 5, (6,)), torch.randint(0, 5, (6,)), torch.rand(6).double()
     b[2] = -100
     got = m.mixed_cross_entropy(z, y, None, 0.25, target_b=b)
-    torch.testing.assert_close(got, naive(z, y, b, 0.25))
+    torch.testing.assert_close(got, eager_loss(z, y, b, 0.25))
     rows = m.mixed_cross_entropy(z, y, None, lam, target_b=b, reduction="none")
-    torch.testing.assert_close(rows, naive(z, y, b, lam, reduction="none"))
+    torch.testing.assert_close(rows, eager_loss(z, y, b, lam, reduction="none"))
     w = torch.rand(5).double()
-    rows = naive(z, y, b, lam, reduction="none", weight=w)
+    rows = eager_loss(z, y, b, lam, reduction="none", weight=w)
     divisor = (lam * w[y] + torch.where(b >= 0, (1 - lam) * w[b.clamp(0)], 0)).sum()
     got = m.mixed_cross_entropy(z, y, None, lam, target_b=b, weight=w)
     torch.testing.assert_close(got, rows.sum() / divisor)
@@ -80,7 +76,7 @@ def test_z_loss_and_softcap(backend):
     count = 0.3 * valid + 0.7 * partner
     extra = (count * 0.1 * capped.logsumexp(1).square()).sum() / count.sum()
     got = m.mixed_cross_entropy(z, y, perm, 0.3, z_loss=0.1, softcap=3.0)
-    torch.testing.assert_close(got, naive(capped, y, y[perm], 0.3) + extra)
+    torch.testing.assert_close(got, eager_loss(capped, y, y[perm], 0.3) + extra)
 
 
 def test_a_label_at_a_masked_class_under_softcap(backend):
@@ -143,7 +139,7 @@ def test_layouts(backend, layout):
     y, perm = torch.randint(0, 5, (6,)), torch.randperm(6)
     for inplace in (False, True):
         a, b = z.detach().requires_grad_(), z.detach().clone().requires_grad_()
-        want = torch.autograd.grad(naive(b, y, y[perm], 0.3), b)
+        want = torch.autograd.grad(eager_loss(b, y, y[perm], 0.3), b)
         got = m.mixed_cross_entropy(a, y, perm, 0.3, inplace_backward=inplace)
         torch.testing.assert_close(torch.autograd.grad(got, a), want)
         z = make[layout]()
@@ -177,7 +173,7 @@ def test_every_option_at_once(backend, weighted, per_sample, reduction, inplace)
         mass = own * ones[y.clamp(0)] * (y >= 0) + (1 - own) * ones[b.clamp(0)] * (b >= 0)
         want = rows.sum() / mass.sum() + extra.sum() / count.sum()
     else:
-        want = naive(capped, y, b, lam, **kw) + extra.sum() / count.sum()
+        want = eager_loss(capped, y, b, lam, **kw) + extra.sum() / count.sum()
     up = torch.randn_like(want)
     (grad,) = torch.autograd.grad(want, leaf, up)
     leaf = z.clone().requires_grad_()
@@ -192,7 +188,7 @@ def test_every_option_at_once(backend, weighted, per_sample, reduction, inplace)
 def test_any_lam_and_equal_partners(backend, lam):
     z, perm = torch.randn(6, 5).double().requires_grad_(), torch.randperm(6)
     for y in (torch.randint(0, 5, (6,)), torch.full((6,), 3)):
-        want = naive(z, y, y[perm], lam)
+        want = eager_loss(z, y, y[perm], lam)
         got = m.mixed_cross_entropy(z, y, perm, lam)
         torch.testing.assert_close(got, want)
         torch.testing.assert_close(torch.autograd.grad(got, z), torch.autograd.grad(want, z))

@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.cases import DTYPES, TOLERANCE
-from test_cross_entropy import naive
 
 import mmix_fast as m
+from tests.support.cases import DTYPES, TOLERANCE, eager_loss
 
 RUNS_ON_GPU = True
 
@@ -59,7 +58,7 @@ def test_strided_upstream(backend, shape):
     z = torch.randn(4, 5, 3, requires_grad=True)
     y, perm = torch.randint(0, 5, (4, 3)), torch.randperm(4)
     up = torch.tensor(1.5).expand(4, 3) if shape == "expand" else torch.randn(3, 4).t()
-    want = naive(z, y, y[perm], 0.3, reduction="none")
+    want = eager_loss(z, y, y[perm], 0.3, reduction="none")
     got = m.mixed_cross_entropy(z, y, perm, 0.3, reduction="none")
     torch.testing.assert_close(
         torch.autograd.grad(got, z, up), torch.autograd.grad(want, z, up), rtol=1e-5, atol=1e-6
@@ -100,7 +99,7 @@ def test_targets_and_weights_that_want_gradients(backend):
         return -(w[y] * z.log_softmax(1).gather(1, y[:, None])[:, 0]).sum() / w[y].sum()
 
     calls = [
-        (t, lambda: m.mixed_cross_entropy(z, t, perm, 0.3), lambda: naive(z, t, t[perm], 0.3)),
+        (t, lambda: m.mixed_cross_entropy(z, t, perm, 0.3), lambda: eager_loss(z, t, t[perm], 0.3)),
         (
             w,
             lambda: m.mixed_cross_entropy(z, y, perm, 0.3, weight=w),
@@ -122,7 +121,7 @@ def test_autocast_and_functional_grad(backend):
         got = m.mixed_cross_entropy(z.bfloat16(), y, perm, 0.3)
     assert got.dtype == torch.float32
     leaf = z.clone().requires_grad_()
-    (want,) = torch.autograd.grad(naive(leaf, y, y[perm], 0.3), leaf)
+    (want,) = torch.autograd.grad(eager_loss(leaf, y, y[perm], 0.3), leaf)
     try:
         grad = torch.func.grad(lambda a: m.mixed_cross_entropy(a, y, perm, 0.3))(z)
     except (RuntimeError, NotImplementedError):
@@ -137,7 +136,7 @@ def test_upstream_of_any_value_is_rounded_once(backend, dtype, up):
     z = torch.randn(6, 37).to(dtype).requires_grad_()
     y, perm = torch.randint(0, 37, (6,)), torch.randperm(6)
     exact = z.detach().double().requires_grad_()
-    want = torch.autograd.grad(naive(exact, y, y[perm], 0.3) * up, exact)[0]
+    want = torch.autograd.grad(eager_loss(exact, y, y[perm], 0.3) * up, exact)[0]
     got = torch.autograd.grad(
         m.mixed_cross_entropy(z, y, perm, 0.3),
         z,

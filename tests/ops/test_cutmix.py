@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.cases import DTYPES, PERMS, expected_mix
 
 import mmix_fast as m
 from mmix_fast import dispatch
 from mmix_fast.autograd.kernels import Kernels
+from tests.support.cases import DTYPES, PERMS, any_bits, expected_mix
 
 LAYOUTS = {
     "contiguous": lambda: torch.randn(6, 3, 7, 9),
@@ -105,19 +105,6 @@ BYTES = (
     torch.complex64,
     *DTYPES,
 )
-SIZED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def any_bits(like, dtype):
-    """A tensor of that layout with every bit drawn (NaNs with payload, -0.0), and its bits."""
-    if dtype == torch.bool:
-        x = torch.empty_strided(like.shape, like.stride(), dtype=dtype).copy_(like > 0)
-    else:
-        sized = SIZED[dtype.itemsize]
-        low, high = torch.iinfo(sized).min, torch.iinfo(sized).max
-        x = torch.empty_strided(like.shape, like.stride(), dtype=sized)
-        x = x.copy_(torch.randint(low, high, like.shape, dtype=sized)).view(dtype)
-    return x, x.view(SIZED[dtype.itemsize])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

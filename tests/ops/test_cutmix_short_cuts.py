@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from support.cases import expected_mix
-from test_cutmix import any_bits
 
 import mmix_fast as m
+from tests.support.cases import any_bits, expected_mix
 
 # Lines of a shorter and of a longer image than a block of the kernel holds, of columns that a piece
 # of a copy does not divide; the last are longer than what is copied in pieces.

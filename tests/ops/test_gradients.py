@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.cases import DTYPES
-from support.special_lam import (
+
+import mmix_fast as m
+from tests.support.cases import DTYPES
+from tests.support.special_lam import (
     FINITE_LAMS,
     INF,
     LAMS,
@@ -21,8 +23,6 @@ from support.special_lam import (
     property_test,
     transposed,
 )
-
-import mmix_fast as m
 
 RUNS_ON_GPU = True
 

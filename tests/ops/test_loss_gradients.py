@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.cases import DTYPES, TOLERANCE
-from support.special_lam import (
+
+import mmix_fast as m
+from tests.support.cases import DTYPES, TOLERANCE
+from tests.support.special_lam import (
     FINITE_LAMS,
     INF,
     LAMS,
@@ -15,8 +17,6 @@ from support.special_lam import (
     draw_lam,
     property_test,
 )
-
-import mmix_fast as m
 
 RUNS_ON_GPU = True
 IGNORED = -100

@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.cases import DTYPES, LAYOUTS, PERMS, expected_mix
 
 import mmix_fast as m
 from mmix_fast import dispatch
+from tests.support.cases import DTYPES, LAYOUTS, PERMS, expected_mix
 
 RUNS_ON_GPU = True
 

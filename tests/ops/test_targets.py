@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support.cases import DTYPES
 
 import mmix_fast as m
+from tests.support.cases import DTYPES
 
 PERM = torch.tensor([1, 2, 0])
 

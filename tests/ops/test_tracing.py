@@ -3,8 +3,6 @@
 import pytest
 import torch
 from functorch.compile import nop
-from support import traced_ops
-from support.traced_ops import EVERY, LOSSES, PLAIN, served, step
 from torch._functorch.aot_autograd import aot_function
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -12,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmix_fast as m
+from tests.support import traced_ops
+from tests.support.traced_ops import EVERY, LOSSES, PLAIN, served, step
 
 
 @pytest.fixture(params=EVERY)

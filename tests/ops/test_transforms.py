@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support import traced_ops
-from support.traced_ops import EVERY, IN_PLACE, LOSSES, MIXES, PLAIN, B, C
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import mmix_fast as m
+from tests.support import traced_ops
+from tests.support.traced_ops import EVERY, IN_PLACE, LOSSES, MIXES, PLAIN, B, C
 
 D64 = torch.float64
 REFUSED = "it has no rules for torch.func and forward-mode AD"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.cases import run
 
 import mmix_fast
 from mmix_fast import info
+from tests.support.cases import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = str(ROOT / "setup.py")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cases import run
+
+from tests.support.cases import run
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = """

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support.readme import loop
 
 import mmix_fast
+from tests.support.readme import loop
 
 
 def test_plain_loop():

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Gradients are rounded once to the dtype: half an ulp of the largest entry, doubled.
 TOLERANCE = {
@@ -70,6 +73,31 @@ def expected_mix(x, perm, lam, dim=0):
     if lam.ndim:
         lam = lam.reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     return (lam * x.to(acc) + (1 - lam) * x.index_select(dim, perm).to(acc)).to(x.dtype)
+
+
+def eager_loss(z, a, b, lam, **kw):
+    """The mixed loss as two calls of F.cross_entropy: a has the weight lam, b has 1 - lam."""
+    return lam * F.cross_entropy(z, a, **kw) + (1 - lam) * F.cross_entropy(z, b, **kw)
+
+
+SIZED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def any_bits(like, dtype):
+    """A tensor of that layout with every bit drawn (NaNs with payload, -0.0), and its bits."""
+    if dtype == torch.bool:
+        x = torch.empty_strided(like.shape, like.stride(), dtype=dtype).copy_(like > 0)
+    else:
+        sized = SIZED[dtype.itemsize]
+        low, high = torch.iinfo(sized).min, torch.iinfo(sized).max
+        x = torch.empty_strided(like.shape, like.stride(), dtype=sized)
+        x = x.copy_(torch.randint(low, high, like.shape, dtype=sized)).view(dtype)
+    return x, x.view(SIZED[dtype.itemsize])
+
+
+def meta(*shape, dtype=torch.float32):
+    """A tensor without data, for code that reads metadata alone."""
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def run(code, **env):

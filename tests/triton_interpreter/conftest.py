@@ -16,7 +16,7 @@ def pytest_addoption(parser):
 
 def pytest_sessionfinish(session):
     if session.config.getoption("--every-kernel", default=False):
-        import recorder
+        from tests.triton_interpreter import recorder
 
         missing = recorder.missing()
         if missing:
@@ -26,9 +26,8 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(autouse=True)
 def record(monkeypatch):
-    import recorder
-
     from mmix_fast.triton.launch import Launch
+    from tests.triton_interpreter import recorder
 
     run = Launch.run
 

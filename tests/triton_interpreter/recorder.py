@@ -1,9 +1,9 @@
 """What has run in this session: (kernel, dtype of the tensor it works on)."""
 
 import torch
-from support.cases import DTYPES
 
 from mmix_fast.triton import cutmix, cycles, kernels, loss_kernels
+from tests.support.cases import DTYPES
 
 RAN = set()
 

@@ -4,11 +4,11 @@ from itertools import product
 
 import pytest
 import torch
-from support.cases import DTYPES, TOLERANCE
 
 from mmix_fast import reference
 from mmix_fast.arithmetic import compute_dtype
 from mmix_fast.triton import launch, loss_launch
+from tests.support.cases import DTYPES, TOLERANCE
 
 OPS = torch.ops.mmix_fast_triton
 SHAPES = [(6, 11), (4, 3, 2, 2), (3, 40)]

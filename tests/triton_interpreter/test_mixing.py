@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.cases import DTYPES, LAYOUTS, PERMS, expected_mix
 
 from mmix_fast import reference
 from mmix_fast.arithmetic import compute_dtype
 from mmix_fast.triton import launch
+from tests.support.cases import DTYPES, LAYOUTS, PERMS, expected_mix
 
 TRITON, CPP = torch.ops.mmix_fast_triton, torch.ops.mmix_fast
 

@@ -1,7 +1,6 @@
-"""Compiles the Triton kernels ahead of time, with no GPU, for the launches that real shapes get.
+"""What the Triton kernels are compiled to, for the launches that real shapes get.
 
-``inspect_all()`` gives a row for each kernel, shape and architecture, of the kind that sass.py has
-for the CUDA kernels: `python -m benchmarks sass` prints both in one table.
+Triton compiles ahead of time, without a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from mmix_fast.triton import launch, loss_launch
-
-from .sass import THREADS, Kernel, accesses_of, run_tool
+from tests.machine_code.reading import THREADS, Kernel, accesses_of, run_tool, triton_tools
+from tests.support.cases import meta
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -30,8 +28,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-AMD_REGISTERS = 4 * 512 * 64  # of a compute unit: SIMDs, registers of a lane, lanes
+AMD_REGISTERS = 4 * 512 * 64  # of a compute unit: SIMDs * registers of a lane * lanes
 TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -44,7 +41,7 @@ TYPES = {
 
 @dataclass
 class TritonKernel(Kernel):
-    vector: int = 0  # bits of the widest access that the strides of this case allow; 0: no tile
+    vector: int = 0  # bits of the widest access that the case's strides allow; 0 without a tile
 
     @property
     def occupancy(self) -> float:
@@ -52,10 +49,6 @@ class TritonKernel(Kernel):
             return super().occupancy
         fitting = AMD_REGISTERS // (-(-self.registers // 8) * 8 * self.threads)
         return min(fitting, THREADS // self.threads) * self.threads / THREADS
-
-
-def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def _index(*shape: int) -> torch.Tensor:
@@ -96,7 +89,7 @@ def _loss(
     soft: torch.dtype | None = None,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> list[launch.Launch]:
-    """``soft``: the dtype of float targets, a pair of them that a permutation gives."""
+    """``soft``: the dtype of float targets; None: labels. A permutation gives the partners."""
     logits = meta(*shape, dtype=dtype).contiguous(memory_format=layout)
     rows = logits.numel() // shape[1]
     acc = torch.float64 if dtype == torch.float64 else torch.float32
@@ -119,8 +112,8 @@ def _loss(
 
 
 HALF, BF16, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
-# Activations of ResNets, transformers and MLPs, logits of image classifiers (10 to 21841 classes),
-# segmentation maps and vocabularies; rows of 1000 divide by 16 bytes but not by 16 elements.
+# Activations of ResNets, transformers and MLPs; logits of image classifiers (10 to 21841 classes),
+# segmentation and language models. A row of 1000 is a multiple of 16 bytes but not of 16 elements.
 CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "mix (128,64,32,32) float32": lambda: _mix((128, 64, 32, 32), FLOAT, False),
     "mix (256,1000) bfloat16": lambda: _mix((256, 1000), BF16, False),
@@ -179,7 +172,7 @@ def launches(case: str) -> tuple[launch.Launch, ...]:
 
 
 def _specialised(one: launch.Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
-    """(signature, constants, attributes) as Triton's own launcher derives them from arguments."""
+    """(signature, constants, attributes), as Triton's launcher derives them from the arguments."""
     signature: dict[str, str] = {}
     constants: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
@@ -189,7 +182,7 @@ def _specialised(one: launch.Launch) -> tuple[dict[str, str], dict[Any, Any], di
         if parameter.is_constexpr or value is None:
             kind = "constexpr"
         elif isinstance(value, torch.Tensor):
-            kind, divides = TYPES[value.dtype], True  # torch allocates at multiples of 512 bytes
+            kind, divides = TYPES[value.dtype], True  # torch aligns memory to 512 bytes
         elif isinstance(value, float):
             kind = "fp64"
         elif value == 1:
@@ -214,7 +207,7 @@ def _tool(name: str, *args: str, cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return run_tool(str(TOOLS / name), *args, file.name)
+        return run_tool(str(triton_tools() / name), *args, file.name)
 
 
 def sass(kernel: CompiledKernel) -> str:
@@ -225,7 +218,7 @@ def _nvidia(row: TritonKernel, kernel: CompiledKernel) -> None:
     usage = _tool("cuobjdump", "--dump-resource-usage", cubin=kernel.asm["cubin"])
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found, usage
-    # None of these kernels has arrays or calls of its own: what is on the stack was spilled.
+    # No kernel has local arrays or calls functions, so everything on the stack was spilled.
     row.registers, row.spilled = map(int, found.groups())
     row.stack, row.shared = row.spilled, kernel.metadata.shared
     row.accesses = accesses_of(sass(kernel))
@@ -252,7 +245,7 @@ def _amd(row: TritonKernel, kernel: CompiledKernel) -> None:
 
 
 def inspect(case: str, architecture: str) -> list[TritonKernel]:
-    """A second or so for each launch of the case that Triton has not in its cache."""
+    """A row for each launch of the case. One that Triton has not cached takes about a second."""
     target, rows = TARGETS[architecture], []
     for one in launches(case):
         kernel = compile_launch(one, architecture)

@@ -1,4 +1,4 @@
-"""The batch dimension is known, not guessed; what cannot be mixed raises and is never left out."""
+"""The batch dimension is never guessed, and a tensor that cannot be mixed raises."""
 
 import dataclasses
 import types
@@ -14,7 +14,7 @@ BATCH, LENGTH, WIDTH = 6, 5, 4
 
 
 class Around(nn.Module):
-    """Runs one layer, and keeps what the rest of the model sees of its output."""
+    """Runs one layer, and keeps its output as the rest of the model gets it."""
 
     def __init__(self, layer, call=lambda layer, x: layer(x)):
         super().__init__()
@@ -62,7 +62,7 @@ def test_recurrent_layers_mix_their_states_along_the_batch(kind, batch, batch_fi
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("weights", [True, False])
-def test_attention(batch_first, weights):
+def test_attention_mixes_output_and_weights_along_the_batch(batch_first, weights):
     layer = nn.MultiheadAttention(WIDTH, 2, batch_first=batch_first)
     turn = (lambda x: x) if batch_first else (lambda x: x.transpose(0, 1))
     for batch in (BATCH, LENGTH):
@@ -93,7 +93,7 @@ def test_transformer_layers_with_the_batch_second(kind, batch):
 
 
 class Encoder(nn.Module):
-    """A module of the user's own around a recurrent layer, or with a state like one's."""
+    """A user's module that returns the state of a recurrent layer, or a state of its own."""
 
     def __init__(self, returns, layers):
         super().__init__()
@@ -112,16 +112,16 @@ class Encoder(nn.Module):
 
 @pytest.mark.parametrize("returns", ["both", "state", "list", "own state"])
 @pytest.mark.parametrize("batch", [BATCH, 2])
-def test_states_inside_a_module_of_the_users_own_raise(returns, batch):
+def test_states_returned_by_a_users_module_raise(returns, batch):
     if returns == "own state" and batch == 2:
-        pytest.skip("(2, 2, width) of an unknown layer: its first dimension may be the batch")
+        pytest.skip("(2, 2, width) from an unknown layer: its first dimension may be the batch")
     model = Around(Encoder(returns, 2))
     m.ManifoldMixup(model, ["layer"])
     with pytest.raises(ValueError, match=r"'layer' must give its batch of \d at dim=0.*dim=1"):
         model(torch.randn(batch, LENGTH, WIDTH))
 
 
-def test_tables_beside_the_batch_are_left_as_they_are():
+def test_outputs_without_a_batch_are_left_as_they_are():
     class Layer(nn.Module):
         def __init__(self):
             super().__init__()
@@ -132,7 +132,7 @@ def test_tables_beside_the_batch_are_left_as_they_are():
 
     model = Around(Layer())
     mixup = m.ManifoldMixup(model, ["layer"])
-    x = torch.randn(LENGTH, LENGTH, WIDTH)  # the length is the batch size, by coincidence
+    x = torch.randn(LENGTH, LENGTH, WIDTH)  # the length happens to equal the batch size
     model(x)
     h, positions, mask = model.seen
     assert torch.equal(h, mixup.mix.mix(x * 2))
@@ -207,7 +207,7 @@ UNREACHABLE = {
 
 @pytest.mark.parametrize("kind", UNREACHABLE)
 @pytest.mark.parametrize("alone", [True, False])
-def test_outputs_that_cannot_be_reached_raise(kind, alone):
+def test_tensors_inside_unknown_containers_raise(kind, alone):
     make = UNREACHABLE[kind]
 
     def given(h):
@@ -236,7 +236,7 @@ def test_tensors_that_cannot_be_mixed_raise(make, message):
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_harmless_objects_pass():
+def test_objects_without_a_batch_pass_unchanged():
     extra = ["text", 3, 2.5, None, torch.float32, Opaque(3), {"a", "b"}, torch.Size([2])]
     model = Around(Returns(lambda h: (h, *extra, torch.arange(BATCH))))
     mixup = m.ManifoldMixup(model, ["layer"])
@@ -247,7 +247,7 @@ def test_harmless_objects_pass():
 
 
 class Images(nn.Module):
-    """Detection: the batch is a list of images."""
+    """As in object detection: the batch is a list of images."""
 
     def __init__(self):
         super().__init__()
@@ -262,7 +262,7 @@ class Images(nn.Module):
 @pytest.mark.parametrize(
     "pack", [list, tuple, lambda i: {"images": i}, lambda i: list(i[:1]), lambda i: list(i[:3])]
 )
-def test_a_list_of_images_is_no_batch(layers, pack):
+def test_a_list_of_images_raises(layers, pack):
     images = [torch.randn(3, 8, 8) for _ in range(5)]
     model = Images()
     m.ManifoldMixup(model, layers)
@@ -272,7 +272,7 @@ def test_a_list_of_images_is_no_batch(layers, pack):
         model(images=pack(images))
 
 
-def test_lists_beside_the_input():
+def test_a_list_beside_the_input_raises_if_it_may_hold_the_batch():
     class Model(nn.Module):
         def forward(self, x, boxes):
             return x + boxes[0].shape[0]
@@ -282,7 +282,7 @@ def test_lists_beside_the_input():
     x = torch.randn(4, 3)
     assert torch.equal(model(x, [torch.rand(2, 4)]), mixup.mix.mix(x) + 2)
     with pytest.raises(ValueError, match=r"got a list or tuple that holds float32 of shape \(4, 4"):
-        model(x, [torch.rand(4, 4)])  # four boxes, and by coincidence four samples
+        model(x, [torch.rand(4, 4)])  # four boxes for four samples, by coincidence
     Pair = namedtuple("Pair", "image mask")
     model = nn.Module()
     model.forward = lambda pair: pair.image + pair.mask

@@ -1,25 +1,15 @@
-"""ManifoldMixup: what is drawn and mixed, the loss, eager training."""
+"""Training in eager mode: the draws, the gradients and the loss."""
 
 import copy
-import io
-import pickle
-from collections import Counter, OrderedDict, namedtuple
+from collections import Counter
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import mmix_fast as m
 from benchmarks.models import MLP, Encoder, PreActResNet18
-
-
-def make(kind):
-    if kind is MLP:
-        return MLP(), torch.randn(6, 16), torch.randint(0, 5, (6,))
-    if kind is PreActResNet18:
-        return PreActResNet18(4), torch.randn(6, 3, 16, 16), torch.randint(0, 10, (6,))
-    return Encoder(), torch.randint(0, 11, (6, 7)), torch.randint(0, 4, (6,))
+from tests.manifold.models import make
 
 
 def gradients(model):
@@ -28,14 +18,14 @@ def gradients(model):
 
 @pytest.mark.parametrize("kind", [MLP, PreActResNet18, Encoder])
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_gradients_are_the_hand_written_ones_bit_for_bit(backend, kind, per_sample):
+def test_gradients_are_bit_identical_to_hand_written_mixing(backend, kind, per_sample):
     model, x, y = make(kind)
     twin = copy.deepcopy(model)
     mixup = m.ManifoldMixup(model, kind.layers, per_sample=per_sample)
     before = x.clone()
     for layer in kind.layers:
         model.zero_grad(), twin.zero_grad()
-        while True:  # a draw of this layer
+        while True:  # until this layer is drawn
             state = copy.deepcopy(model.state_dict())
             z = model(x)
             if mixup.layer == layer:
@@ -92,7 +82,7 @@ def test_draws_come_from_the_host_generators():
         runs.append(draws(m.ManifoldMixup(model, MLP.layers, prob=0.7)))
     assert runs[0] == runs[1] and len(set(runs[0])) > 1
     runs = []
-    for seed in (1, 2):  # the default generator plays no part
+    for seed in (1, 2):  # the default generator is not used
         torch.manual_seed(seed)
         state = torch.get_rng_state()
         generator = torch.Generator().manual_seed(3)
@@ -101,7 +91,7 @@ def test_draws_come_from_the_host_generators():
     assert runs[0] == runs[1]
 
 
-def test_eval_enabled_close():
+def test_nothing_is_mixed_in_eval_or_when_disabled_or_closed():
     model, x, y = make(MLP)
     with m.ManifoldMixup(model, ["1"]) as mixup:
         model.eval()
@@ -111,7 +101,7 @@ def test_eval_enabled_close():
         assert mixup.accuracy(plain, y) == (plain.argmax(1) == y).float().mean()
         model.train()
         assert not torch.equal(model(x), plain) and mixup.layer == "1"
-        model.eval()  # a loss of other logits, those of an averaged copy for one, is plain at once
+        model.eval()  # the loss of any logits is plain now, for example of an averaged copy's
         torch.testing.assert_close(mixup.loss(plain, y), F.cross_entropy(plain, y))
         model.train()
         mixup.enabled = False
@@ -143,146 +133,7 @@ def test_loss_takes_every_option(backend, mixed):
     torch.testing.assert_close(mixup.accuracy(z, y), mix.accuracy(z, y))
 
 
-def test_calls_outside_the_root_mix_nothing():
-    model, x, _ = make(MLP)
-    m.ManifoldMixup(model, ["0"])
-    model(x)
-    assert torch.equal(model[0](x), F.linear(x, model[0].weight, model[0].bias))
-
-
-def test_nested_outputs_keep_their_types():
-    Pair = namedtuple("Pair", "a b")
-
-    class Bag(OrderedDict):
-        note = "kept"
-
-    class Layer(nn.Module):
-        def forward(self, x):
-            h = x * 2
-            bag = Bag(pair=Pair(h, [h, x[:2]]), count=3, text="s", labels=torch.arange(len(x)))
-            return h, bag, None
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = Layer()
-
-        def forward(self, x):
-            self.out = self.layer(x)
-            return self.out[0]
-
-    model, x = Model(), torch.randn(5, 3)
-    mixup = m.ManifoldMixup(model, ["layer"])
-    model(x)
-    h, bag, none = model.out
-    assert torch.equal(h, mixup.mix.mix(x * 2)) and none is None
-    assert type(bag) is Bag and type(bag["pair"]) is Pair and type(bag["pair"].b) is list
-    assert bag["pair"].a is h and bag["pair"].b[0] is h  # mixed once
-    assert torch.equal(bag["pair"].b[1], x[:2]) and (bag["count"], bag["text"]) == (3, "s")
-    assert torch.equal(bag["labels"], torch.arange(5))
-
-
-def test_input_mixup_of_keywords_and_nests():
-    class Model(nn.Module):
-        def forward(self, batch, *, extra):
-            return batch["image"] + extra
-
-    model = Model()
-    mixup = m.ManifoldMixup(model, [""])
-    image, extra = torch.randn(4, 2), torch.randn(4, 2)
-    out = model({"image": image}, extra=extra)
-    torch.testing.assert_close(out, mixup.mix.mix(image) + mixup.mix.mix(extra))
-    assert torch.equal(model.eval()({"image": image}, extra=extra), image + extra)
-
-
-def test_sequence_first():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    mixup = m.ManifoldMixup(model, ["0"], dim=1)
-    x = torch.randn(9, 5, 4)
-    out = model(x)
-    assert mixup.mix.perm.shape == (5,)
-    h = F.linear(x, model[0].weight, model[0].bias)
-    assert torch.equal(out, model[1](mixup.mix.mix(h, dim=1)))
-
-
-@pytest.mark.parametrize("copier", ["deepcopy", "pickle", "torch.save"])
-def test_a_copy_mixes_nothing(copier):
-    model, x, _ = make(MLP)
-    mixup = m.ManifoldMixup(model, MLP.layers, generator=torch.Generator())
-    model(x)
-    if copier == "deepcopy":
-        twin = copy.deepcopy(model)
-    elif copier == "pickle":
-        twin = pickle.loads(pickle.dumps(model))
-    else:
-        file = io.BytesIO()
-        torch.save(model, file)
-        file.seek(0)
-        twin = torch.load(file, weights_only=False)
-    draw = mixup.mix
-    plain = twin(x)
-    assert mixup.mix is draw and twin.training
-    mixup.close()
-    assert torch.equal(model(x), plain)
-    again = m.ManifoldMixup(twin, ["0"])
-    assert not torch.equal(twin(x), plain) and again.layer == "0"
-
-
-def test_inplace_auto_and_forced():
-    x, y = torch.randn(6, 16), torch.randint(0, 5, (6,))
-    for layer, inplace, same in [
-        ("0", "auto", True),  # linear
-        ("1", "auto", False),  # ReLU saves its output
-        ("3", "auto", True),  # GELU saves its input
-        ("0", False, False),
-        ("3", True, True),
-    ]:
-        model = MLP()
-        mixup = m.ManifoldMixup(model, [layer], inplace=inplace)
-        following, versions = model[int(layer) + 1], []
-        following.register_forward_pre_hook(lambda _, args, v=versions: v.append(args[0]._version))
-        mixup.loss(model(x), y).backward()
-        assert (versions.pop() > 0) == same, (layer, inplace)
-        if inplace == "auto" and same:  # another hook may keep the output: not in place then
-            model[int(layer)].register_forward_hook(lambda *_: None)
-            mixup.loss(model(x), y).backward()
-            assert versions.pop() == 0
-    mixup = m.ManifoldMixup(model := MLP(), ["1"], inplace=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        mixup.loss(model(x), y).backward()
-
-
-@pytest.mark.parametrize("views", [True, False])
-def test_inplace_never_mixes_shared_memory_twice(views):
-    class Two(nn.Module):
-        def forward(self, x):
-            h = x * 2
-            return (h, h[:, :1]) if views else (h, h)
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.two = Two()
-
-        def forward(self, x):
-            a, b = self.two(x)
-            return a + b
-
-    model, x = Model(), torch.randn(4, 3)
-    mixup = m.ManifoldMixup(model, ["two"], inplace=True)
-    if views:
-        with pytest.raises(RuntimeError, match="two views of one memory"):
-            model(x)
-    else:
-        out = model(x)
-        torch.testing.assert_close(out, 2 * mixup.mix.mix(x * 2))
-    mixup.close()
-    mixup = m.ManifoldMixup(model, ["two"])
-    out, mixed = model(x), mixup.mix.mix(x * 2)
-    torch.testing.assert_close(out, mixed + (mixed[:, :1] if views else mixed))
-
-
-def test_same_losses_as_naive_ops_for_50_steps():
+def test_same_losses_as_eager_pytorch_for_50_steps():
     torch.manual_seed(0)
     model, x, _ = make(MLP)
     twin = copy.deepcopy(model)
@@ -301,7 +152,7 @@ def test_same_losses_as_naive_ops_for_50_steps():
             optimizer.step()
 
 
-def test_bf16_autocast():
+def test_autocast_to_bfloat16():
     model, x, y = make(PreActResNet18)
     mixup = m.ManifoldMixup(model, ["", "layer1", "layer2"])
     for layer in mixup.layers:

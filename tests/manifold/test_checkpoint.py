@@ -1,4 +1,4 @@
-"""Activation checkpointing: the recomputation in backward sees the mix of its own forward."""
+"""Activation checkpointing: a recomputation in backward repeats the mix of its own forward."""
 
 import copy
 
@@ -12,7 +12,7 @@ from benchmarks.models import MLP, Encoder
 
 
 class Checkpointed(nn.Module):
-    """Everything between the input and the head lies in one checkpoint."""
+    """Everything except the head is in one checkpoint."""
 
     def __init__(self, reentrant):
         super().__init__()
@@ -29,19 +29,19 @@ class Checkpointed(nn.Module):
 
 def gradients(model, losses):
     model.zero_grad()
-    sum(losses).backward()  # autograd.grad does not go with reentrant checkpoints
+    sum(losses).backward()  # reentrant checkpoints do not support autograd.grad
     return [p.grad for p in model.parameters()]
 
 
 def check(model, mixup, plain, run, inputs, labels):
-    """Several forwards before one backward, in the order of people who accumulate gradients."""
+    """Several forwards before one backward; every second forward mixes nothing."""
     losses, hand = [], []
     for x, y in zip(inputs, labels, strict=True):
         losses.append(mixup.loss(run(model, x), y))
         with m.ManifoldMixup(plain, [mixup.layer]) as twin:
             twin._sample = lambda *a, d=mixup.mix, **k: d  # the same draw, without checkpoints
             hand.append(twin.loss(plain(x), y))
-        mixup.enabled = False  # a forward that mixes nothing lies between
+        mixup.enabled = False
         losses.append(mixup.loss(run(model, x), y))
         hand.append(mixup.loss(plain(x), y))
         mixup.enabled = True
@@ -75,7 +75,7 @@ def test_recomputation_of_the_whole_model(reentrant, layer):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_blocks_of_an_encoder(reentrant):
+def test_recomputation_of_the_blocks_of_an_encoder(reentrant):
     model = Encoder(checkpointing=reentrant)
     plain = copy.deepcopy(model)
     plain.checkpointing = None
@@ -102,7 +102,7 @@ def by_hand(model, x, mix):
     return model.head(model.body[3](model.body[2](model.body[1](h))))
 
 
-def test_any_number_of_forwards_in_flight():
+def test_any_number_of_forwards_before_a_backward():
     model = Checkpointed(False)
     mixup = m.ManifoldMixup(model, ["body.0"])
     x, y = torch.randn(2, 8), torch.tensor([0, 1])
@@ -114,8 +114,8 @@ def test_any_number_of_forwards_in_flight():
     assert len(kept) == 70
 
 
-def test_too_many_reentrant_forwards_in_flight_raise():
-    """Without grad mode no graph holds the draw: the last 64 are kept."""
+def test_more_than_64_reentrant_forwards_before_a_backward_raise():
+    """A reentrant forward runs without grad mode, so no graph holds its draw: 64 draws are kept."""
     model = MLP(8, 3)
     mixup = m.ManifoldMixup(model, ["0"])
     x = torch.randn(2, 8, requires_grad=True)

@@ -1,16 +1,15 @@
-"""ManifoldMixup under torch.compile: gradients, one graph and no more, errors when traced."""
+"""torch.compile: gradients, the number of graphs, and errors during tracing."""
 
 import copy
 
 import pytest
 import torch
-from test_manifold import make
-from test_manifold_errors import Tree, X
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import mmix_fast as m
 from benchmarks.models import MLP, Encoder, PreActResNet18
+from tests.manifold.models import Tree, make
 
 HOWS = ("torch.compile", "model.compile", "step")
 
@@ -23,7 +22,7 @@ def fresh_dynamo():
 
 
 def compiled_step(model, mixup, how, backend):
-    """step(x, y) -> loss, and the counter of graphs."""
+    """(step(x, y) -> loss, the counter of graphs)."""
     counter = CompileCounterWithBackend(backend)
     if how == "step":
         step = torch.compile(lambda x, y: mixup.loss(model(x), y), fullgraph=True, backend=counter)
@@ -43,7 +42,7 @@ def check(kind, how, backend, rounds, **options):
     step, counter = compiled_step(model, mixup, how, backend)
     seen, graphs = set(), []
     for _ in range(rounds):
-        twin.load_state_dict(model.state_dict())  # the statistics of batch norm
+        twin.load_state_dict(model.state_dict())  # running statistics of batch norm
         model.zero_grad(), twin.zero_grad()
         loss = step(x, y)
         loss.backward()
@@ -56,7 +55,7 @@ def check(kind, how, backend, rounds, **options):
         for a, b in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(dict(model.named_buffers()), dict(twin.named_buffers()))
-    assert len(seen) > 1  # of the layers, and none where prob < 1
+    assert len(seen) > 1  # several layers, or also None if prob < 1
     assert graphs[-1] <= len(kind.layers) + 1 and len(set(graphs)) == 1, graphs
     model.eval()
     with torch.no_grad():
@@ -67,26 +66,26 @@ def check(kind, how, backend, rounds, **options):
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_gradients_and_graphs(how):
+def test_gradients_and_number_of_graphs(how):
     check(MLP, how, "aot_eager", 8, prob=0.7)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("how", HOWS)
-def test_gradients_and_graphs_of_an_encoder(how):
+def test_gradients_and_number_of_graphs_of_an_encoder(how):
     check(Encoder, how, "aot_eager", 8, prob=0.7)
 
 
-def test_inductor():
+def test_a_step_with_inductor():
     check(MLP, "step", "inductor", 8)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("options", [{"per_sample": True}, {"inplace": True, "pairing": "roll"}])
-def test_inductor_on_big_models(how, options):
-    # Seen on a CPU with AVX2: inductor (torch 2.13.0) gives a wrong gradient of PreActResNet's
-    # strided 1x1 convolution, with plain operations in the place of ours too.
+def test_larger_models_with_inductor(how, options):
+    # Without AVX-512 (seen with AVX2), inductor of torch 2.13.0 gives a wrong gradient for the
+    # strided 1x1 convolution of PreActResNet, even if plain PyTorch does the mixing.
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     for kind, rounds in ((PreActResNet18, 5), (Encoder, 8), (MLP, 8)):
         backend = "inductor" if wide or kind is not PreActResNet18 else "aot_eager"
@@ -97,7 +96,7 @@ def test_inductor_on_big_models(how, options):
 @pytest.mark.parametrize(
     "how", ["step", *(pytest.param(h, marks=pytest.mark.deep) for h in HOWS[:2])]
 )
-def test_inside_a_checkpoint(how):
+def test_a_compiled_model_with_checkpoints(how):
     model = Encoder(checkpointing=False)
     x, y = torch.randint(0, 11, (6, 7)), torch.randint(0, 4, (6,))
     twin = Encoder()
@@ -114,7 +113,7 @@ def test_inside_a_checkpoint(how):
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_no_graph_for_each_batch_size_alpha_or_prob(how):
+def test_no_recompilation_for_batch_size_alpha_or_prob(how):
     model = MLP()
     mixup = m.ManifoldMixup(model, MLP.layers)
     step, counter = compiled_step(model, mixup, how, "aot_eager")
@@ -127,7 +126,7 @@ def test_no_graph_for_each_batch_size_alpha_or_prob(how):
 
 
 def test_a_compiled_part_of_an_eager_root():
-    """As in DistributedDataParallel: the layer is drawn outside of the graph, one graph each."""
+    """As in DistributedDataParallel: the layer is drawn outside the graphs, one for each."""
 
     class Root(nn.Module):
         def __init__(self, inner):
@@ -151,8 +150,8 @@ def test_a_compiled_part_of_an_eager_root():
 
 @pytest.mark.parametrize("how", HOWS[:2])
 @pytest.mark.parametrize("fullgraph", [True, False])
-def test_the_loss_of_a_compiled_forward_is_its_own(how, fullgraph):
-    """Of two forwards the graph's outputs tell the last; what they cannot tell raises."""
+def test_the_loss_takes_the_draw_of_its_compiled_forward_or_raises(how, fullgraph):
+    """The draw of the last compiled forward is known. A loss for an earlier one raises."""
     model, x, y = make(MLP)
     mixup = m.ManifoldMixup(model, MLP.layers)
     options = {"backend": "aot_eager", "fullgraph": fullgraph}
@@ -167,7 +166,7 @@ def test_the_loss_of_a_compiled_forward_is_its_own(how, fullgraph):
         torch.testing.assert_close(mixup.loss(b * 1, y), draw.cross_entropy(b, y))
     with pytest.raises(RuntimeError, match="a later compiled forward ran before loss"):
         mixup.loss(a, y)
-    c, other = call(x), mixup.mix  # b was told by its loss, and is known from now on
+    c, other = call(x), mixup.mix  # the loss of b has run, so its draw stays known
     torch.testing.assert_close(mixup.loss(b, y), draw.cross_entropy(b, y))
     torch.testing.assert_close(mixup.loss(c, y), other.cross_entropy(c, y))
     with torch.no_grad():
@@ -220,8 +219,8 @@ def test_a_loss_compiled_by_itself():
 
 @pytest.mark.parametrize("how", HOWS[:2])
 @pytest.mark.parametrize("fullgraph", [True, False])
-def test_a_model_of_the_same_class_compiled_before(how, fullgraph):
-    """Dynamo does not look at hooks when it takes up a graph: mixed, or an error with the cure."""
+def test_an_unmixed_model_of_the_same_class_was_compiled_before(how, fullgraph):
+    """Dynamo reuses a graph without checking hooks: mixed, or an error that says what to do."""
 
     def compiled(model):
         if how == "torch.compile":
@@ -240,12 +239,12 @@ def test_a_model_of_the_same_class_compiled_before(how, fullgraph):
     torch.compiler.reset()
     z = call(x)
     torch.testing.assert_close(z, model.by_hand(x, mixup.layer, mixup.mix))
-    other = MLP()  # and a plain one compiled later runs without hooks
+    other = MLP()  # a model without hooks, compiled later, is not mixed
     torch.testing.assert_close(compiled(other)(x), other.forward(x))
     torch.testing.assert_close(mixup.loss(z, y), mixup.mix.cross_entropy(z, y))
 
 
-def test_same_seed_same_draws():
+def test_the_same_seed_gives_the_same_draws():
     model, x, y = make(MLP)
     mixup = m.ManifoldMixup(model, MLP.layers)
     step, _ = compiled_step(model, mixup, "step", "inductor")
@@ -266,9 +265,9 @@ def test_same_seed_same_draws():
         (["stem"], {"generator": torch.Generator()}, "generator"),
     ],
 )
-def test_errors_when_traced(how, layers, options, message):
+def test_errors_during_tracing(how, layers, options, message):
     model = Tree()
     mixup = m.ManifoldMixup(model, layers, **options)
     step, _ = compiled_step(model, mixup, how, "eager")
     with pytest.raises((RuntimeError, ValueError), match=message):
-        step(X, torch.tensor([0, 1, 2]))
+        step(torch.randn(3, 4), torch.tensor([0, 1, 2]))

@@ -1,4 +1,4 @@
-"""Two gloo processes: gradients are the mean of two single processes' with the same draws."""
+"""DistributedDataParallel, two gloo processes: gradients are the mean over the two shards."""
 
 import copy
 
@@ -27,7 +27,7 @@ def worker(rank, address, compiled, results):
     counter = CompileCounter()
     inner = torch.compile(model, fullgraph=True, backend=counter) if compiled else model
     ddp = DistributedDataParallel(inner)
-    generator = torch.Generator().manual_seed(7)  # alike on all ranks
+    generator = torch.Generator().manual_seed(7)  # the same seed on all ranks
     mixup = m.ManifoldMixup(ddp, ["", "module.1", "3"], generator=generator)
     out = []
     for step in range(STEPS):
@@ -41,7 +41,7 @@ def worker(rank, address, compiled, results):
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.deep)])
-def test_ddp(tmp_path, compiled):
+def test_gradients_are_the_mean_over_ranks_with_the_same_draws(tmp_path, compiled):
     address, results = f"file://{tmp_path}/store", f"{tmp_path}/rank"
     torch.multiprocessing.spawn(worker, (address, compiled, results), nprocs=RANKS)
     ranks = [torch.load(results + str(r)) for r in range(RANKS)]
@@ -62,5 +62,5 @@ def test_ddp(tmp_path, compiled):
             for a, b, got in zip(*grads, ranks[rank][0][step][3], strict=True):
                 torch.testing.assert_close(got, (a + b) / 2)
     assert len({draw[0] for draw in ranks[0][0]}) > 1
-    if compiled:  # the draw is made outside of the graph, which is made anew for each layer
+    if compiled:  # the draw is outside the graph, and there is one graph for each layer
         assert all(frames <= 4 for _, frames in ranks)

@@ -1,24 +1,24 @@
-"""The machine code of the CUDA kernels keeps what makes memory-bound kernels fast."""
+"""What the CUDA kernels are compiled to keeps them fast: no spills, wide accesses, many threads."""
 
 import re
 
 import pytest
 
-from benchmarks import sass
+from tests.machine_code import cuda_kernels
 
-# Kernels that move a batch's data, and how: all others touch a few bytes a row.
+# Kernels that load or store a whole batch. The others touch a few bytes of each row.
 WIDE_LOADS = ("mix_slab", "mix_walk", "cross_entropy_rows", "cross_entropy_tiles")
 WIDE_STORES = (*WIDE_LOADS, "mix_targets")
-SCALAR = r"cross_entropy_rows<\w+, false"  # classes that are not neighbours in memory
-DTYPES = 4  # of a float target or a class weight
+SCALAR = r"cross_entropy_rows<\w+, false"  # classes whose stride is not 1
+DTYPES = 4  # that a float target or a class weight may have
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("architecture", sass.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", cuda_kernels.ARCHITECTURES)
 def test_no_spills_wide_accesses_half_occupancy(architecture):
-    if sass.missing():
-        pytest.skip(f"the machine code cannot be looked at here: {sass.missing()}")
-    kernels = sass.inspect_all((architecture,))
+    if cuda_kernels.missing():
+        pytest.skip(f"the machine code cannot be looked at here: {cuda_kernels.missing()}")
+    kernels = cuda_kernels.inspect_all((architecture,))
     assert {k.name.split("<")[0] for k in kernels} >= set(WIDE_STORES)
     for k in kernels:
         assert k.spilled == 0 and k.stack == 0, k
@@ -27,10 +27,10 @@ def test_no_spills_wide_accesses_half_occupancy(architecture):
         base = "" if re.match(SCALAR, k.name) else k.name.split("<")[0]
         assert base not in WIDE_LOADS or k.accesses.get("load 128"), k
         assert base not in WIDE_STORES or k.accesses.get("store 128"), k
-    # Float targets and class weights of each dtype come by vectors, beside the logits.
+    # Vector loads of float targets and class weights, one of each dtype, on top of the logits'.
     wide = {k.name: k.accesses.get("load 128", 0) for k in kernels}
     dense = [name for name in wide if re.match(r"cross_entropy_(rows|tiles)<.*true>", name)]
     dense = [name for name in dense if not name.endswith("true, false>")]
-    assert len(dense) == 4 + 4 + 3  # tiles, rows, and packed rows but for float64
+    assert len(dense) == 4 + 4 + 3  # tiles, rows, and packed rows (not in float64)
     for name in dense:
         assert wide[name] >= wide.get(name.replace("true>", "false>"), 0) + DTYPES, name

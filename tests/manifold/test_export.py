@@ -1,4 +1,4 @@
-"""A hooked model under export, tracing and fake tensors: unmixed in eval(), else one sentence."""
+"""torch.export, torch.jit, make_fx, fake tensors, vmap: unmixed in eval(), else a clear error."""
 
 import copy
 
@@ -10,8 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import mmix_fast as m
 from benchmarks.models import MLP
-
-X, Y = torch.randn(6, 16), torch.tensor([0, 1, 2, 3, 4, 0])
+from tests.manifold.models import X, Y
 
 
 def chain():
@@ -42,7 +41,7 @@ def test_exports_are_unmixed_in_eval_and_refused_in_training(how, layers):
     mixup.enabled = False
     torch.testing.assert_close(EXPORTS[how](net)(X), net(X))
     mixup.enabled = True
-    assert mixup.loss(net(X), Y).isfinite() and mixup.layer in layers  # goes on as before
+    assert mixup.loss(net(X), Y).isfinite() and mixup.layer in layers  # training still mixes
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

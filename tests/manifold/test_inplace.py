@@ -1,4 +1,4 @@
-"""inplace="auto" overwrites an output only where nothing else sees it."""
+"""inplace="auto" overwrites an output only if nothing else needs it; True and False force."""
 
 from functools import partial
 
@@ -15,12 +15,11 @@ from torch.utils.checkpoint import (
 
 import mmix_fast as m
 from benchmarks.models import MLP
-
-X, Y = torch.randn(6, 16), torch.tensor([0, 1, 2, 3, 4, 0])
+from tests.manifold.models import X, Y
 
 
 class Reader(nn.Module):
-    """The layer after the mixed one: remembers whether what it got had been written in place."""
+    """The layer after the mixed one: records whether its input was written in place."""
 
     def forward(self, x):
         self.written = x._version > 0
@@ -38,7 +37,7 @@ def step(model, mixup):
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(16, 16), nn.LayerNorm(16), nn.GELU(), nn.SiLU()])
-def test_in_place_where_nothing_looks(layer):
+def test_in_place_if_nothing_else_needs_the_output(layer):
     assert step(*make(nn.Linear(16, 16), layer))
 
 
@@ -66,7 +65,7 @@ def replace_forward(module):
 @pytest.mark.parametrize("where", ["layer", "its last part"])
 @pytest.mark.parametrize("watch", [hook_backward, hook_backward_pre, hook_forward, replace_forward])
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-def test_out_of_place_beside_hooks_of_the_layer(watch, where):
+def test_out_of_place_if_the_layer_has_hooks(watch, where):
     model, mixup = make(nn.Linear(16, 16), nn.LayerNorm(16))
     watch(model[0] if where == "layer" else model[0][1])
     assert not step(model, mixup)
@@ -81,7 +80,7 @@ def test_out_of_place_beside_hooks_of_the_layer(watch, where):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-def test_out_of_place_beside_global_hooks(register):
+def test_out_of_place_if_there_are_global_hooks(register):
     handle = register(lambda *_: None)
     try:
         assert not step(*make(nn.Linear(16, 16)))
@@ -91,7 +90,7 @@ def test_out_of_place_beside_global_hooks(register):
 
 
 class Keeps(TorchDispatchMode):
-    """Keeps every result of an operation, as tracers and selective checkpoints do."""
+    """Keeps the result of every operation, as tracers and selective checkpoints do."""
 
     def __init__(self):
         super().__init__()
@@ -109,7 +108,7 @@ class KeepsFunctions(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_what_a_mode_keeps_is_not_changed():
+def test_tensors_kept_by_a_dispatch_mode_are_not_overwritten():
     model, mixup = make(nn.Linear(16, 16))
     with Keeps() as mode:
         assert not step(model, mixup)
@@ -117,11 +116,11 @@ def test_what_a_mode_keeps_is_not_changed():
     assert own and all(torch.equal(t, before) for t, before in mode.kept if t.shape == (6, 16))
     with KeepsFunctions():
         assert not step(model, mixup)
-    with torch.device("cpu"):  # a mode too, but one that keeps nothing
+    with torch.device("cpu"):  # a mode too, but it keeps no tensor
         assert step(model, mixup)
 
 
-def test_out_of_place_under_policies_of_saved_tensors():
+def test_out_of_place_under_saved_tensor_hooks():
     model, mixup = make(nn.Linear(16, 16))
     with torch.autograd.graph.save_on_cpu():
         assert not step(model, mixup)
@@ -168,7 +167,7 @@ def test_torch_func_takes_the_gradient_of_a_hooked_model():
             torch.testing.assert_close(got, torch.autograd.grad(want, p, retain_graph=True)[0])
 
 
-def test_tensor_subclasses_are_left_alone():
+def test_tensor_subclasses_are_mixed_out_of_place():
     class Odd(torch.Tensor):
         pass
 
@@ -179,3 +178,57 @@ def test_tensor_subclasses_are_left_alone():
     model = nn.Sequential(Layer(16, 16), Reader(), nn.Linear(16, 5))
     mixup = m.ManifoldMixup(model, ["0"])
     assert not step(model, mixup)
+
+
+def test_inplace_auto_and_forced():
+    x, y = torch.randn(6, 16), torch.randint(0, 5, (6,))
+    for layer, inplace, same in [
+        ("0", "auto", True),  # linear
+        ("1", "auto", False),  # ReLU saves its output
+        ("3", "auto", True),  # GELU saves its input
+        ("0", False, False),
+        ("3", True, True),
+    ]:
+        model = MLP()
+        mixup = m.ManifoldMixup(model, [layer], inplace=inplace)
+        following, versions = model[int(layer) + 1], []
+        following.register_forward_pre_hook(lambda _, args, v=versions: v.append(args[0]._version))
+        mixup.loss(model(x), y).backward()
+        assert (versions.pop() > 0) == same, (layer, inplace)
+        if inplace == "auto" and same:  # out of place, since this hook may keep the output
+            model[int(layer)].register_forward_hook(lambda *_: None)
+            mixup.loss(model(x), y).backward()
+            assert versions.pop() == 0
+    mixup = m.ManifoldMixup(model := MLP(), ["1"], inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        mixup.loss(model(x), y).backward()
+
+
+@pytest.mark.parametrize("views", [True, False])
+def test_inplace_never_mixes_shared_memory_twice(views):
+    class Two(nn.Module):
+        def forward(self, x):
+            h = x * 2
+            return (h, h[:, :1]) if views else (h, h)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.two = Two()
+
+        def forward(self, x):
+            a, b = self.two(x)
+            return a + b
+
+    model, x = Model(), torch.randn(4, 3)
+    mixup = m.ManifoldMixup(model, ["two"], inplace=True)
+    if views:
+        with pytest.raises(RuntimeError, match="two views of one memory"):
+            model(x)
+    else:
+        out = model(x)
+        torch.testing.assert_close(out, 2 * mixup.mix.mix(x * 2))
+    mixup.close()
+    mixup = m.ManifoldMixup(model, ["two"])
+    out, mixed = model(x), mixup.mix.mix(x * 2)
+    torch.testing.assert_close(out, mixed + (mixed[:, :1] if views else mixed))

@@ -1,4 +1,4 @@
-"""ManifoldMixup: names, and every error."""
+"""Names of layers, and every error."""
 
 import pytest
 import torch
@@ -6,28 +6,7 @@ from torch import nn
 
 import mmix_fast as m
 from benchmarks.models import MLP, Encoder
-
-
-class Tree(nn.Module):
-    """``layer2`` runs twice, ``unused`` never, ``table`` returns no batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.layer1, self.layer2 = (nn.Linear(4, 4) for _ in range(3))
-        self.unused = nn.Linear(4, 4)
-        self.table = Table()
-
-    def forward(self, x):
-        x = self.layer2(self.layer2(self.layer1(self.stem(x))))
-        return x + self.table(x)
-
-
-class Table(nn.Module):
-    def forward(self, x):
-        return x.sum(0, keepdim=True)[:, :1], {"n": torch.arange(len(x))}
-
-    def __call__(self, x):
-        return super().__call__(x)[0]
+from tests.manifold.models import Tree
 
 
 class WithoutTensors(nn.Module):
@@ -62,7 +41,7 @@ X, Y = torch.randn(3, 4), torch.tensor([0, 1, 2])
         ([1], TypeError, "layers must hold names of modules, got int 1"),
     ],
 )
-def test_bad_layers(layers, kind, message):
+def test_layers_that_do_not_exist_or_repeat_raise(layers, kind, message):
     with pytest.raises(kind, match=message):
         m.ManifoldMixup(Tree(), layers)
 
@@ -79,7 +58,7 @@ def test_bad_layers(layers, kind, message):
         ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int 3"),
     ],
 )
-def test_bad_options_leave_no_hook(options, kind, message):
+def test_bad_options_raise_and_leave_no_hook(options, kind, message):
     model = Tree()
     with pytest.raises(kind, match=message):
         m.ManifoldMixup(model, ["stem"], **options)
@@ -88,7 +67,7 @@ def test_bad_options_leave_no_hook(options, kind, message):
         m.ManifoldMixup(lambda x: x, ["stem"])
 
 
-def test_twice_never_and_no_batch():
+def test_layers_that_run_twice_or_never_or_return_no_batch_raise():
     model = Tree()
     for name, kind, message in [
         ("layer2", RuntimeError, "the layer 'layer2' ran twice in one forward"),
@@ -102,8 +81,8 @@ def test_twice_never_and_no_batch():
     ]:
         with m.ManifoldMixup(model, [name]), pytest.raises(kind, match=message):
             model(X)
-        model(X)  # closed: as if it had never been there
-    with m.ManifoldMixup(model, ["layer1"]) as mixup:  # what is not drawn is not judged
+        model(X)  # closed, so nothing raises
+    with m.ManifoldMixup(model, ["layer1"]) as mixup:  # only the drawn layer is checked
         for _ in range(3):
             mixup.loss(model(X), Y).backward()
     with m.ManifoldMixup(model, ["layer2"], prob=0.0) as mixup:
@@ -116,8 +95,8 @@ def test_twice_never_and_no_batch():
         model(X)
 
 
-def test_a_layer_whose_parts_run_without_it_names_the_last_part():
-    """As in timm's models with set_grad_checkpointing()."""
+def test_the_error_for_a_layer_whose_parts_run_names_the_last_part():
+    """As in models of timm after set_grad_checkpointing()."""
 
     class Model(nn.Module):
         def __init__(self):
@@ -140,7 +119,7 @@ def test_a_layer_whose_parts_run_without_it_names_the_last_part():
             mixup.loss(model(X), Y).backward()
 
 
-def test_an_error_in_a_forward_leaves_the_next_right():
+def test_the_forward_after_a_failed_one_is_mixed():
     model = Tree()
     mixup = m.ManifoldMixup(model, ["stem"])
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -149,7 +128,7 @@ def test_an_error_in_a_forward_leaves_the_next_right():
     assert mixup.layer == "stem"
 
 
-def test_bad_calls():
+def test_bad_calls_of_the_loss_and_the_model():
     model = MLP(4)
     mixup = m.ManifoldMixup(model, [""])
     for call in (mixup.loss, mixup.accuracy):
@@ -171,7 +150,7 @@ def test_bad_calls():
         model(torch.tensor(1.0))
 
 
-def test_integers_as_input_name_the_embedding():
+def test_the_error_for_integer_inputs_names_the_embedding():
     tokens = torch.randint(0, 11, (3, 5))
     for layers in ([""], ["", "embed"]):
         with (
@@ -187,7 +166,7 @@ def test_integers_as_input_name_the_embedding():
 
 
 class Wrapper(nn.Module):
-    """Names as DistributedDataParallel and torch.compile make them."""
+    """Prefixes names as DistributedDataParallel and torch.compile do."""
 
     def __init__(self, inner, name="module"):
         super().__init__()
@@ -214,7 +193,7 @@ def test_names_with_and_without_wrappers(given):
         assert mixup.layer == given
 
 
-def test_a_module_that_is_really_called_module():
+def test_a_users_layer_may_be_called_module():
     model = nn.ModuleDict({"module": nn.Linear(2, 2), "_orig_mod": nn.Linear(2, 2)})
     with m.ManifoldMixup(Wrapper(model, "x"), ["x.module"]) as mixup:
         assert len(model["module"]._forward_hooks) == 1 and not model["_orig_mod"]._forward_hooks

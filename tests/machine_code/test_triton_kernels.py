@@ -1,0 +1,139 @@
+"""What the Triton kernels are compiled to keeps them fast, bit-exact and free of races.
+
+Hazard: one thread may load an element of x and another thread of the same program store it. (No two
+programs touch the same element.) So mix_ and mix_batch_ have a barrier between the loads and the
+stores of a tile, and the loss gives each element of its in-place gradient to one thread.
+"""
+
+import re
+
+import pytest
+
+pytest.importorskip("triton")
+from tests.machine_code import triton_kernels as aot
+
+# One case of each kind that the compiler treats differently.
+QUICK = [
+    "mix (256,1000) bfloat16",
+    "mix adjoint (64,4096) float64",
+    "mix_ (256,4096) bfloat16",
+    "mix_ (1024,2048) float16",
+    "mix_ (8192,1000) bfloat16",
+    "mix_batch_ (128,3,32,32) float32",
+    "cutmix_ (128,3,224,224) bfloat16",
+    "loss (256,1000) bfloat16",
+    "loss (512,21841) float32",
+    "loss (4096,128256) bfloat16",
+    "loss (8,21,512,512) float16",
+    "loss backward_ (512,21841) float32",
+    "loss (256,1000) bfloat16, float soft",
+    "loss (256,1000) float32, bfloat16 soft",
+    "loss (8,21,512,512) bfloat16 soft",
+]
+
+
+def check(row):
+    assert row.spilled == 0 and row.stack == 0, row
+    assert row.occupancy >= 0.125, row  # few warps, each with 64 to 128 bytes a lane in flight
+    # Rows are multiples of 16 bytes. cutmix_ is exempt: a box begins and ends at any element.
+    if row.vector == 128 and not row.name.startswith("cutmix"):
+        assert row.accesses["load 128"] and row.accesses["store 128"], row
+        # The only 16-bit loads are of single logits: those of the labels.
+        if "float32" not in row.name:
+            assert row.accesses.get("load 16", 0) <= 2 and not row.accesses.get("store 16"), row
+        # The only 32-bit loads are a few for each row (lam, upstream, statistics), never targets.
+        if "soft" in row.name:
+            assert row.accesses.get("load 32", 0) <= 4 and not row.accesses.get("load 16"), row
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_no_spills_and_wide_accesses(case):
+    for row in aot.inspect(case, "sm_90"):
+        check(row)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("arch", aot.TARGETS)
+@pytest.mark.parametrize("case", aot.CASES)
+def test_no_spills_and_wide_accesses_anywhere(case, arch):
+    for row in aot.inspect(case, arch):
+        check(row)
+
+
+def ttgir(case, arch="sm_90"):
+    one = aot.launches(case)[-1]
+    return [line.strip() for line in aot.compile_launch(one, arch).asm["ttgir"].splitlines()]
+
+
+# The order in the code, in each branch: the tile's loads, a barrier, the tile's stores.
+@pytest.mark.parametrize("arch", ["sm_90", "gfx942"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "mix_ (256,4096) bfloat16",
+        "mix_ (8192,1000) bfloat16",
+        "mix_batch_ (256,3,224,224) bfloat16",
+        "cutmix_ (128,3,224,224) bfloat16",
+    ],
+)
+def test_in_place_mixing_has_a_barrier_between_loads_and_stores(case, arch):
+    pending, stores = False, 0
+    for line in ttgir(case, arch):
+        # Only x is bf16: lam, labels and soft targets are not.
+        if "tt.load" in line and "!tt.ptr<bf16>" in line:
+            pending = True
+        elif "ttg.barrier" in line:
+            pending = False
+        elif "tt.store" in line and "!tt.ptr<bf16>" in line:
+            assert not pending, line
+            stores += 1
+    assert stores == 1
+
+
+def test_no_contraction_in_a_mix():
+    """A fused multiply-add, or flushing subnormals to zero, would change bits."""
+    for case in (
+        "mix (256,1000) bfloat16",
+        "mix_ (128,64,32,32) float32",
+        "mix_ (8192,1000) bfloat16",
+    ):
+        kernel = aot.compile_launch(aot.launches(case)[-1], "sm_90")
+        arithmetic = re.findall(r"\b(FFMA|FADD|FMUL|HFMA2)(\S*)", aot.sass(kernel))
+        names = {name for name, _ in arithmetic}
+        # HFMA2.MMA may appear: the compiler loads constants with it.
+        assert "FFMA" not in names and {"FADD", "FMUL"} <= names
+        assert not any("FTZ" in suffix for _, suffix in arithmetic)
+
+
+@pytest.mark.parametrize(
+    "case", ["loss backward_ (512,21841) float32", "loss backward_ (4096,128256) bfloat16"]
+)
+def test_in_place_gradient_gives_each_element_to_one_thread(case):
+    dtype = "bf16" if "bfloat16" in case else "f32"
+    lines = ttgir(case)
+    found = {"tt.load": [], "tt.store": []}
+    for line in lines:
+        match = re.search(rf"(tt\.load|tt\.store) .*tensor<1x\d+x!tt\.ptr<{dtype}>, (#\w+)>", line)
+        if match:
+            found[match[1]].append(match[2])
+    # The same layout: the thread that loads an element stores it.
+    assert len(found["tt.load"]) == len(found["tt.store"]) == 1
+    assert found["tt.load"] == found["tt.store"]
+    # No thread uses an element that another has loaded: no layout conversion, no reduction.
+    values = re.compile(r"(convert_layout|tt\.reduce).*tensor<1x\d{2,}x(f32|bf16)")
+    assert not [line for line in lines if values.search(line)]
+
+
+def test_cycle_order_has_a_barrier_after_each_step():
+    one = aot.launches("mix_ (8192,1000) bfloat16")[1]
+    assert one.kernel.fn.__name__ == "order_kernel"
+    lines = aot.compile_launch(one, "sm_90").asm["ttgir"].splitlines()
+    stored, barriers = False, 0
+    for line in lines:
+        if "scf.for" in line:
+            assert not stored, "a step begins without a barrier after the stores of the step before"
+        elif "tt.store" in line:
+            stored = True
+        elif "ttg.barrier" in line:
+            stored, barriers = False, barriers + 1
+    assert barriers == 6
