@@ -33,4 +33,14 @@ inline void check_label(const char *name, int64_t y, int64_t classes, int64_t ig
   throw std::out_of_range(text.str());
 }
 
+inline void check_box(int64_t top, int64_t bottom, int64_t left, int64_t right, int64_t height,
+                      int64_t width) {
+  if (top >= 0 && bottom >= top && height >= bottom && left >= 0 && right >= left && width >= right)
+    return;
+  std::ostringstream text;
+  text << "box must hold 0 <= top <= bottom <= " << height << " and 0 <= left <= right <= " << width
+       << ", got (" << top << ", " << bottom << ", " << left << ", " << right << ")";
+  throw std::invalid_argument(text.str());
+}
+
 } // namespace mmix

@@ -2,6 +2,7 @@
 // box. The lines of an image are independent, so the unit of work is a block of lines. Each unit
 // walks the cycles of perm and saves only the lines of a cycle's first row, its head. Integers are
 // copied as bytes, without arithmetic. So is every dtype if one λ of 0 serves all rows.
+#include "checks.h"
 #include "cpu/cycles.h"
 #include "cpu/tensors.h"
 #include <algorithm>
@@ -57,14 +58,7 @@ struct Boxes {
         all{height, 0, width, 0} {
     for (int64_t i = 0; i < (step ? n : 1); ++i) {
       const Box &b = own[i];
-      if (b.top < 0 || b.bottom < b.top || height < b.bottom || b.left < 0 || b.right < b.left ||
-          width < b.right) {
-        std::ostringstream text;
-        text << "box must hold 0 <= top <= bottom <= " << height
-             << " and 0 <= left <= right <= " << width << ", got (" << b.top << ", " << b.bottom
-             << ", " << b.left << ", " << b.right << ")";
-        throw std::invalid_argument(text.str());
-      }
+      check_box(b.top, b.bottom, b.left, b.right, height, width);
       if (b.top < b.bottom && b.left < b.right)
         all = {std::min(all.top, b.top), std::max(all.bottom, b.bottom), std::min(all.left, b.left),
                std::max(all.right, b.right)};
