@@ -2,9 +2,10 @@
 
 from itertools import product
 
-import emulation
 import pytest
 import torch
+
+from tests.cuda_emulation import emulation
 
 launch = pytest.importorskip("mmix_fast.triton.launch")
 loss_launch = pytest.importorskip("mmix_fast.triton.loss_launch")
