@@ -13,253 +13,227 @@ If a row's index or label is bad, sum_c t[c] is NaN, and so are its loss and gra
 import triton
 import triton.language as tl
 
-from .kernels import acc_of, aligned, number, partner_of, rounded
-from .loss_rows import (
+from .arguments import Labels
+from .kernels import acc_of, aligned, number, rounded
+from .loss_logits import Logits, label_term, load_logits, through_cap
+from .loss_rows import Rows, row_at, tile_rows
+from .loss_targets import (
+    Targets,
     divisor_sums,
-    inverse,
-    label_term,
-    label_weight,
-    labels_of,
-    load_logits,
+    float_coefficients,
+    label_coefficients,
     row_targets,
-    through_cap,
 )
 
 
 @triton.jit
 def divisors_kernel(
-    sums_ptr, target_ptr, target_b_ptr, perm_ptr, lam_ptr, weight_ptr, uses_ptr, rows, B, C, inner,
-    lam_stride, ignore_index, ALL: tl.constexpr, N: tl.constexpr, SUMS: tl.constexpr,
+    sums_ptr, labels, pairs, rows, BLOCK_ROWS: tl.constexpr, BLOCK_BATCH: tl.constexpr,
+    PARTIAL_SUMS: tl.constexpr,
 ):  # fmt: skip
-    """sums[:, program] = divisor_sums over every SUMS-th block of N rows; deterministic."""
+    """sums[:, program] = divisor_sums over every PARTIAL_SUMS-th block of rows; deterministic."""
     acc: tl.constexpr = sums_ptr.dtype.element_ty
     pid = tl.program_id(0).to(tl.int64)
     own, other = tl.zeros((), acc), tl.zeros((), acc)
     joint, count = tl.zeros((), acc), tl.zeros((), acc)
-    for first in range(pid * N, rows, SUMS * N):
-        more = divisor_sums(
-            first, rows, target_ptr, target_b_ptr, perm_ptr, lam_ptr, weight_ptr, uses_ptr,
-            B, C, inner, lam_stride, ignore_index, acc, ALL, N,
-        )  # fmt: skip
+    for first in range(pid * BLOCK_ROWS, rows, PARTIAL_SUMS * BLOCK_ROWS):
+        more = divisor_sums(first, rows, labels, pairs, acc, BLOCK_ROWS, BLOCK_BATCH)
         own, other, joint, count = own + more[0], other + more[1], joint + more[2], count + more[3]
     tl.store(sums_ptr + pid, own)
-    tl.store(sums_ptr + pid + SUMS, other)
-    tl.store(sums_ptr + pid + 2 * SUMS, joint)
-    tl.store(sums_ptr + pid + 3 * SUMS, count)
+    tl.store(sums_ptr + pid + PARTIAL_SUMS, other)
+    tl.store(sums_ptr + pid + 2 * PARTIAL_SUMS, joint)
+    tl.store(sums_ptr + pid + 3 * PARTIAL_SUMS, count)
+
+
+@triton.jit
+def finite_max(top):
+    """The pivot: the max, or 0 if the max is -inf, since -inf - -inf would give NaN."""
+    return tl.where(top == float("-inf"), 0, top)
+
+
+@triton.jit
+def weighted_sum(t, z, pivot):
+    """sum_c t[c]*(z[c] - pivot) of each row; a term with coefficient 0 is left out."""
+    return tl.sum(tl.where(t == 0, 0, t * (z - pivot[:, None])), 1)
+
+
+@triton.jit
+def read_whole(z, row, targets, pivot, OPT, TILE):
+    """Pass 1 over rows that one block of classes holds.
+
+    Returns (logits, their exp, t), which pass 2 takes from registers, and (pivot, sum of exp,
+    dot = sum_c t[c]*(z[c] - pivot) without the labels' own terms, mass = sum of t).
+    """
+    acc: tl.constexpr = row.lam.dtype
+    c = tl.arange(0, TILE.BLOCK_CLASSES)
+    mask = row.live[:, None] & (c < targets.classes)[None, :]
+    block = load_logits(z, c, OPT)
+    e, mass = block, row.mass
+    total, dot = tl.zeros((TILE.BLOCK_ROWS,), acc), tl.zeros((TILE.BLOCK_ROWS,), acc)
+    if OPT.DENSE:
+        t = row_targets(c, mask, row, targets, OPT)
+        mass = tl.sum(t, 1)
+    else:
+        t = mask.to(acc)
+    if OPT.FORWARD:
+        pivot = finite_max(tl.max(block, 1))
+        e = tl.exp(block - pivot[:, None])
+        total = tl.sum(e, 1)
+        if OPT.SMOOTH or OPT.DENSE:
+            dot = weighted_sum(t, block, pivot)
+    return block, e, t, pivot, total, dot, mass
+
+
+@triton.jit
+def read_blocks(z, row, targets, pivot, OPT, TILE):
+    """Pass 1 over longer rows, a block of classes at a time: (pivot, sum of exp, dot, mass) as in
+    read_whole, of the classes so far; the earlier ones are rescaled where the pivot moves."""
+    acc: tl.constexpr = row.lam.dtype
+    top = tl.full((TILE.BLOCK_ROWS,), float("-inf"), acc)
+    total, dot = tl.zeros((TILE.BLOCK_ROWS,), acc), tl.zeros((TILE.BLOCK_ROWS,), acc)
+    mass = tl.zeros((TILE.BLOCK_ROWS,), acc)
+    for c0 in range(0, targets.classes, TILE.BLOCK_CLASSES):
+        c = c0 + tl.arange(0, TILE.BLOCK_CLASSES)
+        mask = row.live[:, None] & (c < targets.classes)[None, :]
+        if OPT.DENSE:
+            t = row_targets(c, mask, row, targets, OPT)
+        else:
+            t = mask.to(acc)
+        if OPT.FORWARD:
+            block = load_logits(z, c, OPT)
+            new_top = tl.maximum(top, tl.max(block, 1))
+            new = finite_max(new_top)
+            total = total * tl.exp(top - new) + tl.sum(tl.exp(block - new[:, None]), 1)
+            if OPT.SMOOTH or OPT.DENSE:
+                dot += mass * (pivot - new)
+                dot += weighted_sum(t, block, new)
+            top, pivot = new_top, new
+        if OPT.SMOOTH or OPT.DENSE:
+            mass += tl.sum(t, 1)
+    return pivot, total, dot, mass if OPT.DENSE else row.mass
+
+
+@triton.jit
+def write_loss(loss_ptr, stats_ptr, rows, row, z, sums, OPT):
+    """Stores loss and statistics of each row, and returns the log of its sum of exp."""
+    pivot, total, dot, mass = sums
+    log_sum = tl.log(total)
+    if not OPT.DENSE:  # t is base, plus hot at the labels; a term with coefficient 0 is left out
+        dot = tl.where(row.base == 0, 0, row.base * dot)
+        dot += label_term(z, row.own_label, row.own_hot, pivot, OPT)
+        dot += label_term(z, row.other_label, row.other_hot, pivot, OPT)
+    loss = mass * log_sum - dot
+    if OPT.Z_LOSS:
+        lse = pivot + log_sum
+        loss += tl.where(row.z_coef == 0, 0, row.z_coef * lse * lse)
+    loss = tl.where(row.live, tl.where(row.bad, float("nan"), loss), 0)
+    if OPT.MEAN and OPT.LABELS:
+        loss = tl.where(row.undefined, float("nan"), loss)
+    tl.store(loss_ptr + rows.number, loss, mask=rows.here)
+    tl.store(stats_ptr + 2 * rows.number, pivot, mask=rows.here)
+    tl.store(stats_ptr + 2 * rows.number + 1, log_sum, mask=rows.here)
+    return log_sum
+
+
+@triton.jit
+def write_gradient(out_at, out_col, upstream, row, targets, z, kept, stats, OPT, TILE):
+    """Pass 2: the gradient, combined in acc and rounded once. ``kept``: of read_whole."""
+    pivot, log_sum, mass = stats
+    kept_z, kept_e, kept_t = kept
+    if OPT.Z_LOSS:
+        mass += 2 * row.z_coef * (pivot + log_sum)
+    mass = tl.where(row.bad, float("nan"), mass)
+    # Computed from log_sum in the forward too, so that a second backward gives the same bits.
+    share = 1 / tl.exp(log_sum)
+    # WHOLE takes this loop too, for one iteration, and recomputes the class numbers. Reusing
+    # those of pass 1 would cost a register per element, and spills.
+    for c0 in range(0, targets.classes, TILE.BLOCK_CLASSES):
+        c = c0 + tl.arange(0, TILE.BLOCK_CLASSES)
+        in_class = (c < targets.classes)[None, :]
+        if TILE.WHOLE:
+            block = kept_z
+        else:
+            block = load_logits(z, c, OPT)
+        if TILE.WHOLE and OPT.FORWARD:
+            p = kept_e * share[:, None]
+        else:
+            p = tl.exp(block - pivot[:, None]) * share[:, None]
+        if TILE.WHOLE and OPT.DENSE:
+            t = kept_t
+        else:
+            t = row_targets(c, row.live[:, None] & in_class, row, targets, OPT)
+        g = (mass[:, None] * p - t) * upstream[:, None]
+        if OPT.CAPPED:
+            g = through_cap(g, block, z.softcap)
+        g = rounded(tl.where(row.live[:, None], g, 0), out_at.dtype.element_ty)
+        at = out_at[:, None] + (c.to(tl.int64) * out_col)[None, :]
+        tl.store(at, g, mask=z.here[:, None] & in_class)
 
 
 @triton.jit
 def loss_kernel(
-    logits_ptr, out_ptr, loss_ptr, stats_ptr, grad_ptr, target_ptr, target_b_ptr, perm_ptr, lam_ptr,
-    weight_ptr, uses_ptr, sums_ptr, B, C, n, rows, row_tiles, ignore_index,
-    z_outer, z_row, z_class, g_outer, g_row, g_class, t_outer, t_row, t_class,
-    tb_outer, tb_row, tb_class, lam_stride, grad_stride,
+    logits, out, target, partner, pairs, classes, inner, total_rows, row_tiles, loss_ptr, stats_ptr,
+    grad_ptr, grad_stride, weight_ptr, sums_ptr, ignore_index,
     keep: tl.float64, base: tl.float64, z_loss: tl.float64, softcap: tl.float64,
-    mean_scale: tl.float64,
-    LABELS: tl.constexpr, SPATIAL: tl.constexpr, BESIDE: tl.constexpr, PER_SAMPLE: tl.constexpr,
-    MEAN: tl.constexpr, SMOOTH: tl.constexpr, Z_LOSS: tl.constexpr, CAPPED: tl.constexpr,
-    FORWARD: tl.constexpr, GRADIENT: tl.constexpr, RESCALE: tl.constexpr,
-    ALL: tl.constexpr, N: tl.constexpr, VEC: tl.constexpr, T_VEC: tl.constexpr,
-    TB_VEC: tl.constexpr, ALONG: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
-    WHOLE: tl.constexpr, SUMS: tl.constexpr,
+    mean_scale: tl.float64, OPT, TILE,
 ):  # fmt: skip
-    """R rows: FORWARD writes loss and statistics, GRADIENT writes out (upstream 1 in a FORWARD).
+    """A tile of rows: FORWARD writes loss and statistics, GRADIENT writes out (with upstream 1 in a
+    FORWARD).
 
-    WHOLE: K >= C, the logits are read once and stay in registers. Else K classes at a time, once
-    for the online softmax and once for the gradient. out may be the logits in a backward, not in a
+    WHOLE: the logits are read once and stay in registers. Else BLOCK_CLASSES at a time, once for
+    the online softmax and once for the gradient. out may be the logits in a backward, not in a
     FORWARD: the thread that stores an element has loaded it before, and the row's statistics are in
     separate memory, so no barrier is needed. RESCALE: out holds the gradient for upstream 1; only
     rows with another upstream are written.
     """
-    acc: tl.constexpr = acc_of(logits_ptr.dtype.element_ty)
-    dtype: tl.constexpr = logits_ptr.dtype.element_ty
-    minus_inf = float("-inf")
-    if BESIDE:
-        z_class, g_class, n = aligned(z_class, VEC), aligned(g_class, VEC), aligned(n, ALONG)
-        t_class, tb_class = aligned(t_class, T_VEC), aligned(tb_class, TB_VEC)
-    else:
-        z_row, g_row, C = aligned(z_row, VEC), aligned(g_row, VEC), aligned(C, ALONG)
-        t_row, tb_row = aligned(t_row, T_VEC), aligned(tb_row, TB_VEC)
-    z_outer, g_outer = aligned(z_outer, VEC), aligned(g_outer, VEC)
-    t_outer, tb_outer = aligned(t_outer, T_VEC), aligned(tb_outer, TB_VEC)
-    pid = tl.program_id(0)
-    o = (pid // row_tiles).to(tl.int64)
-    s = (pid % row_tiles).to(tl.int64) * R + tl.arange(0, R)
-    here = s < n
-    r = o * n + s
-    if SPATIAL:
-        b, inner = o + tl.zeros((R,), tl.int64), n
-    else:
-        b, inner = s, 1
-    upstream = tl.full((R,), 1, acc)
-    if not FORWARD:
-        upstream = tl.load(grad_ptr + r * grad_stride, mask=here, other=1).to(acc)
-    if RESCALE:
-        here = here & (upstream != 1)
+    acc: tl.constexpr = acc_of(logits.ptr.dtype.element_ty)
+    if not OPT.BESIDE:
+        classes = aligned(classes, TILE.ALONG)
+    rows = tile_rows(inner, pairs.batch, row_tiles, OPT, TILE)
+    upstream = tl.full((TILE.BLOCK_ROWS,), 1, acc)
+    if not OPT.FORWARD:
+        at = grad_ptr + rows.number * grad_stride
+        upstream = tl.load(at, mask=rows.here, other=1).to(acc)
+    if OPT.RESCALE:
+        here = rows.here & (upstream != 1)
         if tl.sum(here.to(tl.int32), 0) == 0:
             return
+        rows = Rows(rows.outer, rows.index, rows.number, rows.sample, rows.inner, here)
 
     # The coefficients of each row.
-    if SPATIAL:  # one scalar, so masks made from it do not split vector accesses of adjacent rows
-        lam = tl.zeros((R,), acc) + tl.load(lam_ptr + o * lam_stride).to(acc)
+    keep, base, softcap = number(keep, acc), number(base, acc), number(softcap, acc)
+    if OPT.LABELS:
+        labels = Labels(target.ptr, partner.ptr, weight_ptr, classes, rows.inner, ignore_index)
+        row = label_coefficients(
+            rows, total_rows, labels, pairs, sums_ptr, keep, base, number(z_loss, acc), acc, OPT,
+            TILE,
+        )  # fmt: skip
+        targets = Targets(classes, weight_ptr, None)
     else:
-        lam = tl.load(lam_ptr + b * lam_stride, mask=here, other=0).to(acc)
-    rest = 1 - lam
-    keep, base = number(keep, acc), number(base, acc)
-    undefined = False
-    if LABELS:
-        mine, theirs, good = labels_of(
-            b, r, here, target_ptr, target_b_ptr, perm_ptr, uses_ptr, B, inner, ALL
+        scale, z_coef = number(mean_scale, acc), number(z_loss * mean_scale, acc)
+        row, sides = float_coefficients(
+            rows, target, partner, pairs, keep, base, scale, z_coef, acc, OPT, TILE
         )
-        one = tl.full((), 1, acc)
-        own_scale, other_scale, z_scale = one, one, one
-        if MEAN:
-            if N > 0:
-                own_sum, other_sum, joint, count = divisor_sums(
-                    0, rows, target_ptr, target_b_ptr, perm_ptr, lam_ptr, weight_ptr, uses_ptr,
-                    B, C, inner, lam_stride, ignore_index, acc, ALL, N,
-                )  # fmt: skip
-            else:
-                part = sums_ptr + tl.arange(0, SUMS)
-                own_sum, other_sum = tl.sum(tl.load(part), 0), tl.sum(tl.load(part + SUMS), 0)
-                joint = tl.sum(tl.load(part + 2 * SUMS), 0)
-                count = tl.sum(tl.load(part + 3 * SUMS), 0)
-            if PER_SAMPLE:
-                own_sum, other_sum = joint, joint
-                undefined = joint == 0
-            else:
-                only = tl.load(lam_ptr).to(acc)
-                undefined = ((own_sum == 0) & (only != 0)) | ((other_sum == 0) & (1 - only != 0))
-            own_scale, other_scale, z_scale = inverse(own_sum), inverse(other_sum), inverse(count)
-        has_own = here & (mine != ignore_index) & (lam != 0)
-        has_other = here & (theirs != ignore_index) & (rest != 0)
-        bad = (good == 0) | (has_own & ((mine < 0) | (mine >= C)))
-        bad = here & (bad | (has_other & ((theirs < 0) | (theirs >= C))))
-        live = has_own | has_other | bad
-        own, other = tl.where(has_own, lam, 0), tl.where(has_other, rest, 0)
-        own_hot = keep * own * own_scale * label_weight(mine, has_own, weight_ptr, C, acc)
-        other_hot = keep * other * other_scale * label_weight(theirs, has_other, weight_ptr, C, acc)
-        mine = tl.where(has_own, mine, -1).to(tl.int32)
-        theirs = tl.where(has_other, theirs, -1).to(tl.int32)
-        base = base * (own * own_scale + other * other_scale)
-        z_coef = (own + other) * (number(z_loss, acc) * z_scale)
-        mass = own_hot + other_hot + base * C
-        t_at, tb_at = s, s  # not used
-    else:
-        live = here
-        j, good = b, here
-        if perm_ptr is not None:
-            j, good = partner_of(b, here, perm_ptr, uses_ptr, B, ALL)
-        bad = here & (good == 0)
-        if SPATIAL:
-            t_at = target_ptr + o * t_outer + s * t_row
-            tb_at = target_b_ptr + j * tb_outer + s * tb_row
-        else:
-            t_at, tb_at = target_ptr + s * t_row, target_b_ptr + j * tb_row
-        z_coef = tl.full((R,), z_loss * mean_scale, acc)
-        mass = tl.zeros((R,), acc)
-    # DENSE: outside its labels' entries t is not constant, so its mass is summed over the classes.
-    DENSE: tl.constexpr = not LABELS or (SMOOTH and weight_ptr is not None)
-    if not LABELS:
-        mine = tl.full((R,), -1, tl.int32)
-        theirs, own_hot, other_hot = mine, mass, mass
-    row = (mine, theirs, own_hot, other_hot, lam, rest, base, keep, mean_scale)
-    at = (weight_ptr, C, t_at, tb_at, t_class, tb_class)
-    z_at = logits_ptr + o * z_outer + s * z_row
-    pivot, log_sum = tl.zeros((R,), acc), tl.zeros((R,), acc)
-    if not FORWARD:
-        pivot = tl.load(stats_ptr + 2 * r, mask=here, other=0)
-        log_sum = tl.load(stats_ptr + 2 * r + 1, mask=here, other=0)
+        targets = Targets(classes, weight_ptr, sides)
 
-    # Pass 1: statistics of the softmax, and dot = sum_c t[c]*(z[c] - pivot) without the labels' own
-    # terms. The pivot is the max, or 0 if the max is -inf, since -inf - -inf would give NaN.
-    total, dot = tl.zeros((R,), acc), tl.zeros((R,), acc)
-    if WHOLE:
-        c = tl.arange(0, K)
-        mask = live[:, None] & (c < C)[None, :]
-        z = load_logits(z_at, c, here, live, C, z_class, acc, BESIDE, CAPPED, softcap)
-        if DENSE:
-            u = row_targets(c, mask, row, at, LABELS, SMOOTH)
-            mass = tl.sum(u, 1)
-        else:
-            u = mask.to(acc)
-        if FORWARD:
-            top = tl.max(z, 1)
-            pivot = tl.where(top == minus_inf, 0, top)
-            e = tl.exp(z - pivot[:, None])
-            total = tl.sum(e, 1)
-            if SMOOTH or DENSE:
-                dot = tl.sum(tl.where(u == 0, 0, u * (z - pivot[:, None])), 1)
-    elif FORWARD or DENSE:
-        top = tl.full((R,), minus_inf, acc)
-        seen = tl.zeros((R,), acc)
-        for c0 in range(0, C, K):
-            c = c0 + tl.arange(0, K)
-            mask = live[:, None] & (c < C)[None, :]
-            if DENSE:
-                u = row_targets(c, mask, row, at, LABELS, SMOOTH)
-            else:
-                u = mask.to(acc)
-            if FORWARD:
-                z = load_logits(z_at, c, here, live, C, z_class, acc, BESIDE, CAPPED, softcap)
-                new_top = tl.maximum(top, tl.max(z, 1))
-                new = tl.where(new_top == minus_inf, 0, new_top)
-                total = total * tl.exp(top - new) + tl.sum(tl.exp(z - new[:, None]), 1)
-                if SMOOTH or DENSE:
-                    dot += seen * (pivot - new)
-                    dot += tl.sum(tl.where(u == 0, 0, u * (z - new[:, None])), 1)
-                top, pivot = new_top, new
-            if SMOOTH or DENSE:
-                seen += tl.sum(u, 1)
-        if DENSE:
-            mass = seen
+    # Pass 1: statistics of the softmax.
+    at, col = row_at(logits, rows.outer, rows.index, TILE.VEC, OPT)
+    z = Logits(at, col, classes, rows.here, row.live, softcap)
+    pivot, log_sum = tl.zeros((TILE.BLOCK_ROWS,), acc), tl.zeros((TILE.BLOCK_ROWS,), acc)
+    if not OPT.FORWARD:
+        pivot = tl.load(stats_ptr + 2 * rows.number, mask=rows.here, other=0)
+        log_sum = tl.load(stats_ptr + 2 * rows.number + 1, mask=rows.here, other=0)
+    total, dot, mass = pivot, pivot, row.mass  # read below only where they were summed
+    kept = (pivot, pivot, pivot)
+    if TILE.WHOLE:
+        block, e, t, pivot, total, dot, mass = read_whole(z, row, targets, pivot, OPT, TILE)
+        kept = (block, e, t)
+    elif OPT.FORWARD or OPT.DENSE:
+        pivot, total, dot, mass = read_blocks(z, row, targets, pivot, OPT, TILE)
+    if OPT.FORWARD:
+        log_sum = write_loss(loss_ptr, stats_ptr, rows, row, z, (pivot, total, dot, mass), OPT)
 
-    if FORWARD:
-        log_sum = tl.log(total)
-        if not DENSE:  # t is base, plus hot at the labels; a term with coefficient 0 is left out
-            dot = tl.where(base == 0, 0, base * dot)
-            dot += label_term(z_at, mine, own_hot, pivot, z_class, CAPPED, softcap)
-            dot += label_term(z_at, theirs, other_hot, pivot, z_class, CAPPED, softcap)
-        loss = mass * log_sum - dot
-        if Z_LOSS:
-            lse = pivot + log_sum
-            loss += tl.where(z_coef == 0, 0, z_coef * lse * lse)
-        loss = tl.where(live, tl.where(bad, float("nan"), loss), 0)
-        if MEAN and LABELS:
-            loss = tl.where(undefined, float("nan"), loss)
-        tl.store(loss_ptr + r, loss, mask=here)
-        tl.store(stats_ptr + 2 * r, pivot, mask=here)
-        tl.store(stats_ptr + 2 * r + 1, log_sum, mask=here)
-
-    # Pass 2: the gradient, combined in acc and rounded once.
-    if GRADIENT:
-        if Z_LOSS:
-            mass += 2 * z_coef * (pivot + log_sum)
-        mass = tl.where(bad, float("nan"), mass)
-        # Computed from log_sum in the forward too, so that a second backward gives the same bits.
-        share = 1 / tl.exp(log_sum)
-        g_at = out_ptr + o * g_outer + s * g_row
-        # WHOLE takes this loop too, for one iteration, and recomputes the class numbers. Reusing
-        # those of pass 1 would cost a register per element, and spills.
-        for c0 in range(0, C, K):
-            c = c0 + tl.arange(0, K)
-            mask = live[:, None] & (c < C)[None, :]
-            if WHOLE and FORWARD:
-                p = e * share[:, None]
-            else:
-                if not WHOLE:
-                    z = load_logits(z_at, c, here, live, C, z_class, acc, BESIDE, CAPPED, softcap)
-                p = tl.exp(z - pivot[:, None]) * share[:, None]
-            if WHOLE and DENSE:
-                t = u
-            else:
-                t = row_targets(c, mask, row, at, LABELS, SMOOTH)
-            g = (mass[:, None] * p - t) * upstream[:, None]
-            if CAPPED:
-                g = through_cap(g, z, number(softcap, acc))
-            g = rounded(tl.where(live[:, None], g, 0), dtype)  # 0 if the row is not live
-            tl.store(
-                g_at[:, None] + (c.to(tl.int64) * g_class)[None, :],
-                g,
-                mask=here[:, None] & (c < C)[None, :],
-            )
+    # Pass 2: the gradient.
+    if OPT.GRADIENT:
+        at, col = row_at(out, rows.outer, rows.index, TILE.VEC, OPT)
+        write_gradient(at, col, upstream, row, targets, z, kept, (pivot, log_sum, mass), OPT, TILE)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import launch as common
+from .arguments import Labels, Matrix, Options, Pairs, Tile, constants
 from .launch import Launch, cdiv, fits, pow2
 from .loss_kernels import divisors_kernel, loss_kernel
 
@@ -37,7 +38,15 @@ def row_strides(t: Tensor) -> tuple[int, int, int] | None:
     return t.stride(0), t.stride(inner[-1]), t.stride(1)
 
 
-def tile(n: int, outer: int, classes: int, acc: int, beside: bool, dense: bool) -> tuple[int, int]:
+def matrix(t: Tensor) -> Matrix:
+    strides = row_strides(t)
+    assert strides is not None
+    return Matrix(t, *strides)
+
+
+def block_sizes(
+    n: int, outer: int, classes: int, acc: int, beside: bool, dense: bool
+) -> tuple[int, int]:
     """(rows, classes) of the tile of one program; ``acc``: size of the compute dtype in bytes."""
     every = max(pow2(classes), 2)
     elements = TILE_BYTES // acc
@@ -70,54 +79,59 @@ def loss(
     rows, acc = samples * inner, stats.element_size()
     n, outer = (inner, samples) if inner > 1 else (samples, 1)
     labels, mean = target.dtype == torch.int64, reduction == "mean"
-    z, g = row_strides(logits), row_strides(logits if out is None else out)
-    assert z is not None and g is not None
-    beside = z[2] != 1 and n > 1
-    block, step = tile(
-        n, outer, classes, acc, beside, not labels or bool(eps and weight is not None)
-    )
+    z = matrix(logits)
+    g = z._replace(ptr=None) if out is None else matrix(out)
+    beside = z.col != 1 and n > 1
+    dense = not labels or bool(eps and weight is not None)
+    block_rows, block_classes = block_sizes(n, outer, classes, acc, beside, dense)
     along = n if beside else classes
 
-    def vector(t: Tensor, *strides: tuple[int, int, int]) -> int:
+    def vector(*matrices: Matrix) -> int:
         """Elements per access: it must divide the length along it and the strides across it."""
-        if any(s[1 if beside else 2] != 1 for s in strides):
+        if any((m.row if beside else m.col) != 1 for m in matrices):
             return 1
-        across = (s[i] for s in strides for i in ((0, 2) if beside else (0, 1)))
-        return common.vector(t.element_size(), along, *across)
+        across = (s for m in matrices for s in (m.outer, m.col if beside else m.row))
+        return common.vector(matrices[0].ptr.element_size(), along, *across)
 
-    counts, every, launches = common.uses(perm) if perm is not None else (None, 0, [])
-    args = {
-        "target_ptr": target, "target_b_ptr": target_b, "perm_ptr": perm, "lam_ptr": lam,
-        "weight_ptr": weight, "uses_ptr": counts, "B": samples, "C": classes, "rows": rows,
-        "lam_stride": common.lam_stride(lam), "ignore_index": ignore_index, "ALL": every,
-    }  # fmt: skip
+    counts, block_batch, launches = common.uses(perm) if perm is not None else (None, 0, [])
+    pairs = Pairs(perm, counts, lam, common.lam_stride(lam), samples)
     sums, known = None, 0
     if mean and labels and rows <= common.KNOWN_ROWS:
         known = max(16, pow2(rows))
     elif mean and labels:
         sums = stats.new_empty((4, PARTIAL_SUMS))
-        own = {"sums_ptr": sums, "inner": inner, "N": common.COUNT_BLOCK, "SUMS": PARTIAL_SUMS}
-        launches.append(Launch(divisors_kernel, PARTIAL_SUMS, args | own, 4, False))
-    strides = {"z": z, "g": g, "t": (0, 0, 0), "tb": (0, 0, 0)}
-    args |= {"T_VEC": 1, "TB_VEC": 1}
+        own = {
+            "sums_ptr": sums, "pairs": pairs, "rows": rows,
+            "labels": Labels(target, target_b, weight, classes, inner, ignore_index),
+            "BLOCK_ROWS": common.COUNT_BLOCK, "BLOCK_BATCH": block_batch,
+            "PARTIAL_SUMS": PARTIAL_SUMS,
+        }  # fmt: skip
+        launches.append(Launch(divisors_kernel, PARTIAL_SUMS, own, 4, False))
+    own_targets, other_targets = Matrix(target, 0, 0, 0), Matrix(target_b, 0, 0, 0)
+    target_vec = partner_vec = 1
     if not labels:
         partner = target if target_b is None else target_b
-        strides |= {"t": row_strides(target), "tb": row_strides(partner)}  # type: ignore[dict-item]
-        args["target_b_ptr"] = partner
-        args |= {"T_VEC": vector(target, strides["t"]), "TB_VEC": vector(partner, strides["tb"])}
-    for name, (by_sample, by_row, by_class) in strides.items():
-        args |= {f"{name}_outer": by_sample, f"{name}_row": by_row, f"{name}_class": by_class}
-    row_tiles = cdiv(n, block)
-    args |= {
-        "logits_ptr": logits, "out_ptr": out, "loss_ptr": losses, "stats_ptr": stats,
-        "grad_ptr": grad, "sums_ptr": sums, "n": n, "row_tiles": row_tiles,
-        "grad_stride": int(reduction == "none"), "keep": 1.0 - eps, "base": eps / classes,
-        "z_loss": z_loss, "softcap": softcap, "mean_scale": 1 / rows if mean else 1.0,
-        "LABELS": labels, "SPATIAL": inner > 1, "BESIDE": beside, "PER_SAMPLE": lam.ndim == 1,
-        "MEAN": mean, "SMOOTH": eps != 0, "Z_LOSS": z_loss != 0, "CAPPED": softcap != 0,
-        "FORWARD": losses is not None, "GRADIENT": out is not None, "RESCALE": rescale,
-        "N": known, "VEC": vector(logits, z, g), "ALONG": common.vector(2, along),
-        "R": block, "K": step, "WHOLE": step >= classes, "SUMS": PARTIAL_SUMS,
+        own_targets, other_targets = matrix(target), matrix(partner)
+        target_vec, partner_vec = vector(own_targets), vector(other_targets)
+    options = constants(
+        Options, LABELS=labels, SPATIAL=inner > 1, BESIDE=beside, PER_SAMPLE=lam.ndim == 1,
+        MEAN=mean, SMOOTH=eps != 0, DENSE=dense, Z_LOSS=z_loss != 0, CAPPED=softcap != 0,
+        FORWARD=losses is not None, GRADIENT=out is not None, RESCALE=rescale,
+    )  # fmt: skip
+    row_tiles = cdiv(n, block_rows)
+    tile = constants(
+        Tile, BLOCK_ROWS=block_rows, BLOCK_CLASSES=block_classes, WHOLE=block_classes >= classes,
+        VEC=vector(z, g), TARGET_VEC=target_vec, PARTNER_VEC=partner_vec,
+        ALONG=common.vector(2, along), BLOCK_BATCH=block_batch, BLOCK_LABELS=known,
+        PARTIAL_SUMS=PARTIAL_SUMS,
+    )  # fmt: skip
+    args = {
+        "logits": z, "out": g, "target": own_targets, "partner": other_targets, "pairs": pairs,
+        "classes": classes, "inner": inner, "total_rows": rows, "row_tiles": row_tiles,
+        "loss_ptr": losses, "stats_ptr": stats, "grad_ptr": grad,
+        "grad_stride": int(reduction == "none"), "weight_ptr": weight, "sums_ptr": sums,
+        "ignore_index": ignore_index, "keep": 1.0 - eps, "base": eps / classes, "z_loss": z_loss,
+        "softcap": softcap, "mean_scale": 1 / rows if mean else 1.0, "OPT": options, "TILE": tile,
     }  # fmt: skip
-    warps = common.warps_for(block * step * acc, BYTES_PER_THREAD)
+    warps = common.warps_for(block_rows * block_classes * acc, BYTES_PER_THREAD)
     return [*launches, Launch(loss_kernel, outer * row_tiles, args, warps, False)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
@@ -171,29 +172,34 @@ def launches(case: str) -> tuple[launch.Launch, ...]:
     return tuple(CASES[case]())
 
 
-def _specialised(one: launch.Launch) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
-    """(signature, constants, attributes), as Triton's launcher derives them from the arguments."""
-    signature: dict[str, str] = {}
+def _specialised(one: launch.Launch) -> tuple[dict[str, Any], dict[Any, Any], dict[Any, Any]]:
+    """(signature, constants, attributes) as Triton's own launcher derives them from arguments."""
     constants: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
-    for place, parameter in enumerate(one.kernel.params):
-        value = one.args[parameter.name]
-        divides = False
-        if parameter.is_constexpr or value is None:
-            kind = "constexpr"
-        elif isinstance(value, torch.Tensor):
-            kind, divides = TYPES[value.dtype], True  # torch aligns memory to 512 bytes
-        elif isinstance(value, float):
-            kind = "fp64"
-        elif value == 1:
-            kind = "constexpr"
+
+    def kind(value: Any, path: tuple[int, ...], constant: bool = False) -> Any:
+        if isinstance(value, tuple):
+            kinds = [kind(field, (*path, place)) for place, field in enumerate(value)]
+            return type(value)(*kinds)  # type: ignore[arg-type]
+        if isinstance(value, tl.constexpr):
+            value, constant = value.value, True
+        if constant or value is None or (isinstance(value, int) and value == 1):
+            constants[path] = value
+            return "constexpr"
+        if isinstance(value, float):
+            return "fp64"
+        if isinstance(value, torch.Tensor):  # torch allocates at multiples of 512 bytes
+            name, multiple = TYPES[value.dtype], value.storage_offset() * value.element_size()
         else:
-            kind, divides = "i32" if -(2**31) <= value < 2**31 else "i64", value % 16 == 0
-        signature[parameter.name] = kind
-        if kind == "constexpr":
-            constants[(place,)] = value
-        if divides:
-            attributes[(place,)] = [["tt.divisibility", 16]]
+            name, multiple = "i32" if -(2**31) <= value < 2**31 else "i64", value
+        if multiple % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
+        return name
+
+    signature = {
+        parameter.name: kind(one.args[parameter.name], (place,), parameter.is_constexpr)
+        for place, parameter in enumerate(one.kernel.params)
+    }
     return signature, constants, attributes
 
 
@@ -249,10 +255,12 @@ def inspect(case: str, architecture: str) -> list[TritonKernel]:
     target, rows = TARGETS[architecture], []
     for one in launches(case):
         kernel = compile_launch(one, architecture)
-        main = one.args.get("x_ptr", one.args.get("logits_ptr"))
+        main, vector = one.args.get("x_ptr"), one.args.get("VEC", 0)
+        if "logits" in one.args:
+            main, vector = one.args["logits"].ptr, one.args["TILE"].VEC.value
         name = f"{one.kernel.fn.__name__}: {case}"
         row = TritonKernel(name, architecture, target.warp_size * one.warps)
-        row.vector = 0 if main is None else 8 * main.element_size() * one.args["VEC"]
+        row.vector = 0 if main is None else 8 * main.element_size() * vector
         (_amd if target.backend == "hip" else _nvidia)(row, kernel)
         rows.append(row)
     return rows

@@ -7,11 +7,12 @@ from tests.support.cases import DTYPES
 
 RAN = set()
 
-_MAIN = ("logits_ptr", "x_ptr", "soft_ptr", "sums_ptr", "perm_ptr")
+_MAIN = ("logits", "x_ptr", "soft_ptr", "sums_ptr", "perm_ptr")
 
 
 def note(launch):
-    tensors = (launch.args.get(name) for name in _MAIN)
+    found = (launch.args.get(name) for name in _MAIN)
+    tensors = (getattr(each, "ptr", each) for each in found)
     RAN.add((launch.kernel.fn.__name__, next(t for t in tensors if t is not None).dtype))
 
 
