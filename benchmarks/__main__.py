@@ -41,6 +41,8 @@ def parser() -> Parser:
         sub = commands.add_parser(name, help=command.help, description=command.help)
         if name in MEASURING or name == "all":
             add_options(sub, name)
+        if name == "check":
+            sub.add_argument("--update", action="store_true", help="store a new run instead")
         if name == "paper":
             parts = ", ".join(paper.PARTS)
             sub.add_argument("part", nargs="*", type=paper.part, help=f"{parts}; default: all")

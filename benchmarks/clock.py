@@ -19,7 +19,7 @@ OVER_CACHE = 4  # times the last cache: what is read in turn over so much is not
 CEILING_ROUNDS = 9
 
 
-def used_elsewhere() -> float | None:
+def cpu_seconds_of_others() -> float | None:
     """CPU seconds that other processes have used since the machine started (Linux tells)."""
     try:
         ticks = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]

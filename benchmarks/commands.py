@@ -24,21 +24,21 @@ from . import (
     training,
 )
 from .clock import clock_of
-from .options import Options, judged
+from .options import Options, checked
 from .problem import Maker
 from .runner import FULL, QUICK, run
 
 FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
 
 
-def both(options: Options) -> tuple[torch.dtype, ...]:
+def dtypes_of(options: Options) -> tuple[torch.dtype, ...]:
     return options.dtypes or (FLOAT if options.quick else FLOAT + HALF)
 
 
 # The measurements that have one data file each.
 MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
-    "mix": lambda o: mix.makers(o.shapes, both(o), o.device, o.quick),
-    "cross_entropy": lambda o: cross_entropy.makers(o.shapes, both(o), o.device, o.quick),
+    "mix": lambda o: mix.makers(o.shapes, dtypes_of(o), o.device, o.quick),
+    "cross_entropy": lambda o: cross_entropy.makers(o.shapes, dtypes_of(o), o.device, o.quick),
     "losses": lambda o: losses.makers(o.device, o.quick),
     "scaling": lambda o: scaling.makers(o.dtypes or FLOAT, o.device, o.quick),
     "step": lambda o: step.makers(o.device, o.quick),
@@ -49,7 +49,7 @@ def measure(name: str, options: Options) -> None:
     clock = clock_of(options.device)
     # A step's goal is a few percent, which takes more rounds to see.
     effort = QUICK if options.quick else step.FULL if name == "step" else FULL
-    with options.forced():
+    with options.chosen_backend():
         done = run(name, MEASURING[name](options), clock, effort)
     data = datafile.content(done, clock, options.backend, options.quick)
     tables.show(data)
@@ -59,11 +59,11 @@ def measure(name: str, options: Options) -> None:
         print(f"written: {target}")
 
 
-def everything(arguments: Namespace) -> None:
-    options = judged("all", arguments)
+def measure_all(arguments: Namespace) -> None:
+    options = checked("all", arguments)
     for name in MEASURING:
         if target := options.target(name):
-            datafile.judge_target(target)
+            datafile.check_writable(target)
     for name in MEASURING:
         measure(name, options)
     if options.whole and not options.json:
@@ -76,20 +76,23 @@ class Command:
     run: Callable[[Namespace], int | None]
 
 
-def measuring(name: str) -> Callable[[Namespace], None]:
-    return lambda arguments: measure(name, judged(name, arguments))
+def measuring_command(name: str) -> Callable[[Namespace], None]:
+    return lambda arguments: measure(name, checked(name, arguments))
 
 
 COMMANDS = {
-    "mix": Command("mixing, against the code people write", measuring("mix")),
-    "cross_entropy": Command("the mixed loss with its gradient", measuring("cross_entropy")),
-    "losses": Command("the loss as timm, segmentation and others use it", measuring("losses")),
-    "scaling": Command("time against B, D and C, from tiny to large", measuring("scaling")),
-    "step": Command("a whole training step", measuring("step")),
-    "all": Command("these five, then the report", everything),
+    "mix": Command("mixing, against the code people write", measuring_command("mix")),
+    "cross_entropy": Command(
+        "the mixed loss with its gradient", measuring_command("cross_entropy")
+    ),
+    "losses": Command(
+        "the loss as timm, segmentation and others use it", measuring_command("losses")
+    ),
+    "scaling": Command("time against B, D and C, from tiny to large", measuring_command("scaling")),
+    "step": Command("a whole training step", measuring_command("step")),
+    "all": Command("these five, then the report", measure_all),
     "report": Command("README tables and pictures from data files", lambda _: report.main()),
-    "check": Command("what got slower than the committed baseline", lambda _: check.main()),
-    "baseline": Command("measures that baseline anew", lambda _: check.write_baseline()),
+    "check": Command("what got slower since the stored run", lambda a: check.main(a.update)),
     "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: sass.main()),
     "paper": Command("the paper's claims", lambda a: paper.main(a.part, a.full)),
     "training": Command("a small CNN on digits, 3 seeds", lambda _: training.main()),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import mmix_fast
 
-from .problem import OURS, Goal, Maker, Problem, Rival, by_threads
+from .problem import OURS, Goal, Implementation, Maker, Problem, by_threads
 from .torchvision_ops import declare_missing
 
 Box = tuple[int, int, int, int]
@@ -28,7 +28,7 @@ PASTED = ((64, 3, 32, 32), BATCH)
 CLASSES = 1000
 SEED = 4  # of its boxes, timm's is nearly half of the image and torchvision's nearly a third
 ORIGINAL = "original"
-NEAR = (0.0, 1e-6)  # relative, absolute: pixels are copied; λ of the targets is rounded once
+TOLERANCES = (0.0, 1e-6)  # relative, absolute: pixels are copied; λ of the targets is rounded once
 
 
 def flip_and_paste_(x: Tensor, box: Box) -> Tensor:
@@ -43,13 +43,13 @@ def paste(shape: tuple[int, ...], device: str) -> Problem:
     perm = torch.arange(shape[0], device=device).flip(0)
     height, width = shape[-2:]
     box = (height // 4, height - height // 4, width // 4, width - width // 4)  # the middle quarter
-    want = flip_and_paste_(x.clone(), box)
-    rivals = {
-        OURS: Rival(lambda x: mmix_fast.cutmix_(x, perm, box)[0], want),
-        ORIGINAL: Rival(lambda x: flip_and_paste_(x, box), want),
+    expected = flip_and_paste_(x.clone(), box)
+    implementations = {
+        OURS: Implementation(lambda x: mmix_fast.cutmix_(x, perm, box)[0], expected),
+        ORIGINAL: Implementation(lambda x: flip_and_paste_(x, box), expected),
     }
     goals = (Goal(ORIGINAL, 1 / 1.5),)
-    return Problem("cutmix_", shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+    return Problem("cutmix_", shape, x.dtype, x.clone, implementations, goals=goals, cold=False)
 
 
 def timm_pair() -> tuple[Transform, Transform, Callable[[], object]]:
@@ -88,14 +88,14 @@ def batch(package: str, shape: tuple[int, ...], device: str) -> Problem:
         seed()
         return transform(x, y)
 
-    want = seeded(original, x.clone())
-    rivals = {
-        OURS: Rival(partial(seeded, ours), want, *NEAR),
-        ORIGINAL: Rival(partial(seeded, original), want, *NEAR),
+    expected = seeded(original, x.clone())
+    implementations = {
+        OURS: Implementation(partial(seeded, ours), expected, *TOLERANCES),
+        ORIGINAL: Implementation(partial(seeded, original), expected, *TOLERANCES),
     }
     goals = (Goal(ORIGINAL, 1 / 1.2),)
     op = f"CutMix of {package}"
-    return Problem(op, shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+    return Problem(op, shape, x.dtype, x.clone, implementations, goals=goals, cold=False)
 
 
 def makers(device: str) -> list[Maker]:

@@ -18,7 +18,7 @@ import mmix_fast
 from .clock import Clock
 
 RESULTS = Path(__file__).parent / "results"
-SCHEMA = 2  # 1 was before `python -m benchmarks` had options, and said no number
+SCHEMA = 3  # increase it when the layout of the records changes
 # Nothing here tells whose machine it is: no host name, no kernel build, no folder, no branch.
 MACHINE = ("machine", "system", "python_version", "python_implementation")
 CPU = ("brand_raw", "count", "arch")
@@ -87,7 +87,7 @@ def read(path: Path) -> dict:
         )
     try:
         for record in data["benchmarks"]:
-            record["group"], record["params"]["rival"], record["stats"]["median"]
+            record["group"], record["params"]["implementation"], record["stats"]["median"]
             record["extra_info"]["ratio"]
         data["machine_info"]["copy_gb_per_s"]
     except (KeyError, TypeError) as error:
@@ -104,7 +104,7 @@ def read_rows(path: Path, keys: tuple[str, ...]) -> dict:
     return data
 
 
-def judge_target(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Before a long measurement: can it be written there, and is nothing else lost by it?"""
     if path.suffix != ".json" or not path.parent.is_dir():
         raise BadFile(f"--json must name a .json file in a folder that exists, got {path}")

@@ -18,16 +18,16 @@ Loss = Callable[..., Tensor]  # of the logits, then of targets and whatever else
 # The relative tolerance is a few roundings, but not below what compiled exponentials are exact to;
 # it must stay under 1e-3, or a z-loss of 1e-4 could be left out unnoticed. The absolute one is
 # roundings of a row's gradient, whose terms may cancel; a mean divides it by the rows.
-RTOL_ROUNDINGS, LEAST_RTOL, ATOL_ROUNDINGS = 3, 1e-4, 4
+RTOL_ROUNDINGS, MIN_RTOL, ATOL_ROUNDINGS = 3, 1e-4, 4
 
 
-def near(z: Tensor) -> tuple[float, float]:
+def tolerances(z: Tensor) -> tuple[float, float]:
     """Relative and absolute tolerance of a gradient to these logits."""
     eps, rows = torch.finfo(z.dtype).eps, z.numel() // z.shape[1]
-    return max(RTOL_ROUNDINGS * eps, LEAST_RTOL), ATOL_ROUNDINGS * eps / rows
+    return max(RTOL_ROUNDINGS * eps, MIN_RTOL), ATOL_ROUNDINGS * eps / rows
 
 
-def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     """Logits (B, C, ...), their labels, and what mixes them."""
     z = torch.randn(shape, device=device).to(dtype)
     y = torch.randint(0, shape[1], (shape[0], *shape[2:]), device=device)
@@ -52,6 +52,6 @@ def gradient(of: Loss, *given: Tensor) -> Op:
     return lambda z: torch.autograd.grad(of(z, *given), z)[0]
 
 
-def truth(of: Loss, z: Tensor, dtype: torch.dtype, *given: Tensor) -> Tensor:
+def expected_gradient(of: Loss, z: Tensor, dtype: torch.dtype, *given: Tensor) -> Tensor:
     """The gradient as computed in that dtype; z stays as it is, a tensor without a graph."""
     return gradient(of, *given)(z.to(dtype, copy=True).requires_grad_()).to(z.dtype)

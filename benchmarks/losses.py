@@ -16,8 +16,16 @@ from torch import Tensor
 from mmix_fast import mixed_cross_entropy
 from mmix_fast.integrations.timm import SoftTargetCrossEntropy
 
-from .formulas import Loss, draw, gradient, near, soft_loss, truth, two_terms
-from .problem import OURS, Goal, Maker, Problem, Rival, by_threads, compiled
+from .formulas import (
+    Loss,
+    expected_gradient,
+    gradient,
+    make_inputs,
+    soft_loss,
+    tolerances,
+    two_terms,
+)
+from .problem import OURS, Goal, Implementation, Maker, Problem, by_threads, compiled
 
 SMOOTHING = 0.1  # timm's default
 CAP = 30.0  # Gemma 2's, of its last logits
@@ -25,47 +33,50 @@ Z_LOSS = 1e-4  # PaLM's
 SHARE = 0.25  # of a step of four accumulated batches
 
 
-def contest(
+def loss_problem(
     op: str,
     z: Tensor,
-    given: tuple[Tensor, ...],
+    args: tuple[Tensor, ...],
     ours: Loss,
-    theirs: dict[str, tuple[Loss, float]],
+    baselines: dict[str, tuple[Loss, float]],
     compiling: bool = True,
 ) -> Problem:
-    """``theirs``: name -> (loss, least ratio). The first is the truth, computed in float64, and the
-    one that is compiled. All take ``given`` after the logits."""
-    formula = next(iter(theirs.values()))[0]
-    wide = [t.double() if t.is_floating_point() else t for t in given]
-    want = truth(formula, z, torch.float64, *wide)
+    """``baselines``: name -> (loss, least speedup aimed at). The first, computed in float64, gives
+    the expected gradient; it is also the one that is compiled. Every loss takes ``args`` after the
+    logits."""
+    formula = next(iter(baselines.values()))[0]
+    wide = [t.double() if t.is_floating_point() else t for t in args]
+    expected = expected_gradient(formula, z, torch.float64, *wide)
 
-    def rival(loss: Loss, compiled: bool = False) -> Rival:
-        return Rival(gradient(loss, *given), want, *near(z), compiled=compiled)
+    def implementation(loss: Loss, compiled: bool = False) -> Implementation:
+        return Implementation(gradient(loss, *args), expected, *tolerances(z), compiled=compiled)
 
-    rivals = {OURS: rival(ours)} | {name: rival(loss) for name, (loss, _) in theirs.items()}
+    implementations = {OURS: implementation(ours)} | {
+        name: implementation(loss) for name, (loss, _) in baselines.items()
+    }
     if compiling:
-        rivals["compiled"] = rival(compiled(formula), compiled=True)
-    goals = tuple(Goal(name, 1 / ratio) for name, (_, ratio) in theirs.items())
+        implementations["compiled"] = implementation(compiled(formula), compiled=True)
+    goals = tuple(Goal(name, 1 / ratio) for name, (_, ratio) in baselines.items())
 
     def fresh() -> Tensor:
         return z.clone().requires_grad_()
 
-    return Problem(op, tuple(z.shape), z.dtype, fresh, rivals, goals=goals, cold=False)
+    return Problem(op, tuple(z.shape), z.dtype, fresh, implementations, goals=goals, cold=False)
 
 
-def against_two_terms(
+def two_terms_problem(
     op: str,
     shape: tuple[int, ...],
     dtype: torch.dtype,
     device: str,
-    least: float,
+    goal: float,
     memory_format: torch.memory_format = torch.contiguous_format,
     compiling: bool = True,
 ) -> Problem:
-    z, *labels = draw(shape, dtype, device)
+    z, *labels = make_inputs(shape, dtype, device)
     z = z.to(memory_format=memory_format)
-    theirs = {"two terms": (two_terms, least)}
-    return contest(op, z, tuple(labels), mixed_cross_entropy, theirs, compiling)
+    baselines = {"two terms": (two_terms, goal)}
+    return loss_problem(op, z, tuple(labels), mixed_cross_entropy, baselines, compiling)
 
 
 def timm_formula(z: Tensor, t: Tensor) -> Tensor:
@@ -74,28 +85,28 @@ def timm_formula(z: Tensor, t: Tensor) -> Tensor:
 
 def timm_targets(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
     z, t = torch.randn(2, *shape, device=device).to(dtype)
-    theirs = {"timm's formula": (timm_formula, 3.0), "soft targets": (F.cross_entropy, 2.5)}
-    return contest("timm's loss", z, (t.softmax(1),), SoftTargetCrossEntropy(), theirs)
+    baselines = {"timm's formula": (timm_formula, 3.0), "soft targets": (F.cross_entropy, 2.5)}
+    return loss_problem("timm's loss", z, (t.softmax(1),), SoftTargetCrossEntropy(), baselines)
 
 
 def probabilities(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
     """As a teacher gives them."""
-    z, _, perm, lam = draw(shape, dtype, device)
+    z, _, perm, lam = make_inputs(shape, dtype, device)
     t = torch.randn_like(z).softmax(1)
-    theirs = {"soft targets": (soft_loss, 3.0)}
-    return contest("probability targets", z, (t, perm, lam), mixed_cross_entropy, theirs)
+    baselines = {"soft targets": (soft_loss, 3.0)}
+    return loss_problem("probability targets", z, (t, perm, lam), mixed_cross_entropy, baselines)
 
 
 def weighted(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    z, *labels = draw(shape, dtype, device)
+    z, *labels = make_inputs(shape, dtype, device)
     weight = 0.5 + torch.rand(shape[1], device=device).to(dtype)  # no class counts for nothing
 
     def of(loss: Loss) -> Loss:
-        return lambda *given: loss(*given[:-1], weight=given[-1], label_smoothing=SMOOTHING)
+        return lambda *args: loss(*args[:-1], weight=args[-1], label_smoothing=SMOOTHING)
 
-    theirs = {"two terms": (of(two_terms), 3.0)}
+    baselines = {"two terms": (of(two_terms), 3.0)}
     name = "weight, label smoothing"
-    return contest(name, z, (*labels, weight), of(mixed_cross_entropy), theirs)
+    return loss_problem(name, z, (*labels, weight), of(mixed_cross_entropy), baselines)
 
 
 def capped(z: Tensor, *labels: Tensor) -> Tensor:
@@ -103,9 +114,9 @@ def capped(z: Tensor, *labels: Tensor) -> Tensor:
 
 
 def softcap(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    z, *labels = draw(shape, dtype, device)
+    z, *labels = make_inputs(shape, dtype, device)
     ours = partial(mixed_cross_entropy, softcap=CAP)
-    return contest("softcap", z, tuple(labels), ours, {"two terms": (capped, 3.0)})
+    return loss_problem("softcap", z, tuple(labels), ours, {"two terms": (capped, 3.0)})
 
 
 def penalised(z: Tensor, *labels: Tensor) -> Tensor:
@@ -113,45 +124,47 @@ def penalised(z: Tensor, *labels: Tensor) -> Tensor:
 
 
 def z_loss(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    z, *labels = draw(shape, dtype, device)
+    z, *labels = make_inputs(shape, dtype, device)
     ours = partial(mixed_cross_entropy, z_loss=Z_LOSS)
-    theirs = {"two terms": (penalised, 3.0)}
-    return contest("z-loss", z, tuple(labels), ours, theirs, compiling=False)
+    baselines = {"two terms": (penalised, 3.0)}
+    return loss_problem("z-loss", z, tuple(labels), ours, baselines, compiling=False)
 
 
 def accumulated(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
     """The upstream gradient is not 1."""
-    z, *labels = draw(shape, dtype, device)
+    z, *labels = make_inputs(shape, dtype, device)
 
     def of(loss: Loss) -> Loss:
-        return lambda *given: SHARE * loss(*given)
+        return lambda *args: SHARE * loss(*args)
 
-    theirs = {"two terms": (of(two_terms), 4.0)}
+    baselines = {"two terms": (of(two_terms), 4.0)}
     name = f"upstream {SHARE}"
-    return contest(name, z, tuple(labels), of(mixed_cross_entropy), theirs, compiling=False)
+    return loss_problem(name, z, tuple(labels), of(mixed_cross_entropy), baselines, compiling=False)
 
 
 def per_sample(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
     """A λ for each sample, a loss for each row."""
-    z, y, perm, _ = draw(shape, dtype, device)
+    z, y, perm, _ = make_inputs(shape, dtype, device)
     lam = torch.rand(shape[0], device=device)
 
     def of(loss: Loss) -> Loss:
-        return lambda *given: loss(*given, reduction="none").mean()
+        return lambda *args: loss(*args, reduction="none").mean()
 
-    theirs = {"two terms": (of(two_terms), 3.0)}
+    baselines = {"two terms": (of(two_terms), 3.0)}
     name = "per-sample λ, rows"
-    return contest(name, z, (y, perm, lam), of(mixed_cross_entropy), theirs, compiling=False)
+    return loss_problem(
+        name, z, (y, perm, lam), of(mixed_cross_entropy), baselines, compiling=False
+    )
 
 
-segmentation = partial(against_two_terms, "segmentation", least=5.0)
+segmentation = partial(two_terms_problem, "segmentation", goal=5.0)
 segmentation_last = partial(
-    against_two_terms,
+    two_terms_problem,
     "segmentation channels_last",
-    least=5.0,
+    goal=5.0,
     memory_format=torch.channels_last,
 )
-double = partial(against_two_terms, "cross-entropy", least=2.0, compiling=False)
+double = partial(two_terms_problem, "cross-entropy", goal=2.0, compiling=False)
 
 IMAGENET, IMAGES = ((512, 1000),), ((4, 21, 128, 128),)  # 21: the classes of Pascal VOC
 FLOAT = (torch.float32,)

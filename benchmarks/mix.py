@@ -10,17 +10,20 @@ from torch import Tensor
 import mmix_fast
 
 from . import cutmix
-from .problem import OURS, Goal, Maker, Op, Problem, Rival, compiled, for_each
-from .small import SMALL, recorded
+from .problem import OURS, Goal, Implementation, Maker, Op, Problem, compiled, makers_for
+from .small import SMALL, small_call
 
 SHAPES = {
     "cpu": ((128, 64, 32, 32), (128, 256, 14, 14), (256, 4096), (1024, 1024)),
     "cuda": ((64, 256, 56, 56), (256, 4096), (1024, 16384), (8, 512, 4096), (4096, 1023)),
 }
 QUICK_SHAPES = ((128, 256, 14, 14), (256, 4096))
-FAULTS = SHAPES["cpu"][0]  # page faults of fresh 33 MB buffers bound every rival with a backward
+FAULTS = SHAPES["cpu"][0]  # page faults of fresh 33 MB buffers bound every baseline with a backward
 OVER_100_MB = (256, 128, 32, 32)
-NEAR = (2e-2, 2e-2)  # relative, absolute: rivals round to bfloat16 after each step, ours once
+TOLERANCES = (
+    2e-2,
+    2e-2,
+)  # relative, absolute: implementations round to bfloat16 after each step, ours once
 
 
 def naive(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
@@ -41,7 +44,9 @@ def roll(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
     return x.roll(1, 0).mul_(1 - lam).add_(x.mul(lam))
 
 
-def draw(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def make_inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
     x = torch.randn(shape, device=device).to(dtype)
     return x, torch.randperm(shape[0], device=device), torch.tensor(0.3, device=device)
 
@@ -51,26 +56,28 @@ def neighbours(perm: Tensor) -> Tensor:
 
 
 def forward(shape: tuple[int, ...], dtype: torch.dtype, device: str, compiler=compiled) -> Problem:
-    x, perm, lam = draw(shape, dtype, device)
+    x, perm, lam = make_inputs(shape, dtype, device)
     fast = compiler(naive)
-    want = naive(x.float(), perm, lam).to(dtype)
+    expected = naive(x.float(), perm, lam).to(dtype)
     rolled = naive(x.float(), neighbours(perm), lam).to(dtype)
-    rivals = {
-        OURS: Rival(lambda x: mmix_fast.mix_(x, perm, lam), want),
-        "eager": Rival(lambda x: naive(x, perm, lam), want, *NEAR),
-        "timm in place": Rival(lambda x: timm_style_(x, perm, lam), want, *NEAR),
-        "torchvision roll": Rival(lambda x: roll(x, perm, lam), rolled, *NEAR),
-        "lerp": Rival(lambda x: lerp(x, perm, lam), want, *NEAR),
-        "compiled": Rival(lambda x: fast(x, perm, lam), want, *NEAR, compiled=True),
-        "mul_": Rival(lambda x: x.mul_(1.0)),  # the least that any pass in place can take
+    implementations = {
+        OURS: Implementation(lambda x: mmix_fast.mix_(x, perm, lam), expected),
+        "eager": Implementation(lambda x: naive(x, perm, lam), expected, *TOLERANCES),
+        "timm in place": Implementation(lambda x: timm_style_(x, perm, lam), expected, *TOLERANCES),
+        "torchvision roll": Implementation(lambda x: roll(x, perm, lam), rolled, *TOLERANCES),
+        "lerp": Implementation(lambda x: lerp(x, perm, lam), expected, *TOLERANCES),
+        "compiled": Implementation(
+            lambda x: fast(x, perm, lam), expected, *TOLERANCES, compiled=True
+        ),
+        "mul_": Implementation(lambda x: x.mul_(1.0)),  # the least that any pass in place can take
     }
     goals = (Goal("eager", 1 / 10), Goal("timm in place", 1 / 3), Goal("compiled", 1 / 1.5))
     asked = goals if shape in SHAPES["cpu"] else ()
-    return Problem("mix_ forward", shape, dtype, x.clone, rivals, 2 * x.nbytes, asked)
+    return Problem("mix_ forward", shape, dtype, x.clone, implementations, 2 * x.nbytes, asked)
 
 
 def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    x, perm, lam = draw(shape, dtype, device)
+    x, perm, lam = make_inputs(shape, dtype, device)
     upstream = torch.randn(shape, device=device).to(dtype)
 
     def both(op, perm: Tensor = perm) -> Op:
@@ -80,40 +87,44 @@ def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
         return x.clone().requires_grad_()
 
     exact = x.float().requires_grad_()
-    want, rolled = (
+    expected, rolled = (
         torch.autograd.grad(naive(exact, p, lam), exact, upstream.float())[0].to(dtype)
         for p in (perm, neighbours(perm))
     )
-    rivals = {
-        OURS: Rival(both(mmix_fast.mix), want, *NEAR),
-        "eager": Rival(both(naive), want, *NEAR),
-        "torchvision roll": Rival(both(roll), rolled, *NEAR),
-        "lerp": Rival(both(lerp), want, *NEAR),
-        "compiled": Rival(both(compiled(naive)), want, *NEAR, compiled=True),
-        "x * lam": Rival(both(lambda x, perm, lam: x * lam)),  # two fresh results, no partner
+    implementations = {
+        OURS: Implementation(both(mmix_fast.mix), expected, *TOLERANCES),
+        "eager": Implementation(both(naive), expected, *TOLERANCES),
+        "torchvision roll": Implementation(both(roll), rolled, *TOLERANCES),
+        "lerp": Implementation(both(lerp), expected, *TOLERANCES),
+        "compiled": Implementation(both(compiled(naive)), expected, *TOLERANCES, compiled=True),
+        "x * lam": Implementation(
+            both(lambda x, perm, lam: x * lam)
+        ),  # two fresh results, no partner
     }
     faults = shape == FAULTS
     goals = (Goal("eager", 1 / (5 if faults else 10)), Goal("compiled", 1 / (2 if faults else 4)))
     asked = goals if shape in SHAPES["cpu"] else ()
-    return Problem("mix forward+backward", shape, dtype, fresh, rivals, 4 * x.nbytes, asked)
+    return Problem(
+        "mix forward+backward", shape, dtype, fresh, implementations, 4 * x.nbytes, asked
+    )
 
 
 def over_100_mb(device: str) -> Problem:
-    x, perm, lam = draw(OVER_100_MB, torch.float32, device)
-    rivals = {
-        OURS: Rival(lambda x: mmix_fast.mix_(x, perm, lam), naive(x, perm, lam)),
-        "mul_": Rival(lambda x: x.mul_(1.0)),
+    x, perm, lam = make_inputs(OVER_100_MB, torch.float32, device)
+    implementations = {
+        OURS: Implementation(lambda x: mmix_fast.mix_(x, perm, lam), naive(x, perm, lam)),
+        "mul_": Implementation(lambda x: x.mul_(1.0)),
     }
     goals = (Goal("mul_", 1.5),)
     op = "mix_ forward over 100 MB"
-    return Problem(op, OVER_100_MB, x.dtype, x.clone, rivals, 2 * x.nbytes, goals)
+    return Problem(op, OVER_100_MB, x.dtype, x.clone, implementations, 2 * x.nbytes, goals)
 
 
 def small(name: str, dtype: torch.dtype, device: str) -> Problem:
-    x, perm, lam = draw(SMALL, dtype, device)
+    x, perm, lam = make_inputs(SMALL, dtype, device)
     ours = partial(getattr(mmix_fast, name), perm=perm, lam=lam)
-    want = naive(x.float(), perm, lam).to(dtype)
-    return recorded(name, x, lam, ours, lambda x: naive(x, perm, lam), want)
+    expected = naive(x.float(), perm, lam).to(dtype)
+    return small_call(name, x, lam, ours, lambda x: naive(x, perm, lam), expected)
 
 
 def makers(
@@ -124,7 +135,7 @@ def makers(
 ) -> list[Maker]:
     default = QUICK_SHAPES if quick else SHAPES[torch.device(device).type]
     calls = [partial(small, name) for name in ("mix_", "mix")]
-    found = for_each(shapes, default, dtypes, device, (forward, train), calls)
+    found = makers_for(shapes, default, dtypes, device, (forward, train), calls)
     if not shapes and not quick:
         found.append(partial(over_100_mb, device))
     if not shapes and torch.float32 in dtypes:

@@ -1,4 +1,4 @@
-"""What the command line may say: each value judged before anything is measured or written."""
+"""What the command line may say: each value checked before anything is measured or written."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ class Options:
             return self.json / f"{name}.json" if self.json.is_dir() else self.json
         return datafile.path_of(name, self.device) if self.whole else None
 
-    def forced(self) -> AbstractContextManager[None]:
+    def chosen_backend(self) -> AbstractContextManager[None]:
         return mmix_fast.use_backend(self.backend) if self.backend else nullcontext()
 
 
-def judged(name: str, arguments: Namespace) -> Options:
+def checked(name: str, arguments: Namespace) -> Options:
     """What only all options together can show to be wrong."""
     options = Options(
         arguments.device,
@@ -96,12 +96,12 @@ def judged(name: str, arguments: Namespace) -> Options:
         kind = "a folder that exists" if name == "all" else "a file's name, not a folder's"
         raise BadOption(f"--json of {name} must be {kind}, got {options.json}")
     try:
-        with options.forced():  # a small call tells whether the backend serves the device
+        with options.chosen_backend():  # a small call tells whether the backend serves the device
             x = torch.zeros(2, 2, device=options.device)
             mmix_fast.mix(x, torch.arange(2, device=x.device), 0.5)
     except (RuntimeError, ValueError) as error:
         raise BadOption(f"--backend: {error}") from None
     target = options.target(name)
     if target and name != "all":
-        datafile.judge_target(target)
+        datafile.check_writable(target)
     return options

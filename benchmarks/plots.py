@@ -17,7 +17,7 @@ from .rows import Row, rows
 plt.rcParams["svg.hashsalt"] = "mmix_fast"  # the same data gives the same file
 plt.rcParams["svg.fonttype"] = "none"  # letters, not their outlines: a third of the size
 
-# A rival has one colour in every picture.
+# A baseline has one colour in every picture.
 COLORS = {OURS: "black", "eager": "C0", "two terms": "C0", "compiled": "C1", "lerp": "C2"}
 COLORS |= {"timm in place": "C3", "soft targets": "C4", "torchvision roll": "C5", "mul_": "C7"}
 COLORS |= {"x * lam": "C7", "Liger-Kernel": "C8", "quack": "C9"}
@@ -56,21 +56,21 @@ def by_op(data: list[dict]) -> dict[str, list[Row]]:
 
 def lines(panel, some: list[Row], value: Callable[[dict], float], names: list[str]) -> None:
     for name in names:
-        points = sorted((r.size, value(r.rivals[name])) for r in some if name in r.rivals)
+        points = sorted((r.size, value(r.records[name])) for r in some if name in r.records)
         panel.plot(*zip(*points, strict=True), "o-", label=name, color=COLORS.get(name), ms=3)
 
 
-def rivals_of(some: list[Row]) -> list[str]:
-    return [name for name in some[0].rivals if name != OURS]
+def baselines_of(some: list[Row]) -> list[str]:
+    return [name for name in some[0].records if name != OURS]
 
 
 def speedup(data: list[dict]) -> str:
     def draw(panel, some: list[Row]) -> None:
         warm = [r for r in some if r.cache == "warm"]
-        lines(panel, warm, lambda r: r["extra_info"]["ratio"], rivals_of(warm))
+        lines(panel, warm, lambda r: r["extra_info"]["ratio"], baselines_of(warm))
         panel.axhline(1, color="black", linewidth=0.8)
 
-    return panels(by_op(data), draw, "time of the rival / ours")
+    return panels(by_op(data), draw, "time of the baseline / ours")
 
 
 def bandwidth(data: list[dict]) -> str:
@@ -94,14 +94,14 @@ def memory(data: list[dict]) -> str:
         warm = [r for r in some if r.cache == "warm"]
         # An axis of logarithms has no 0: less than a byte is drawn as one.
         peak = lambda r: max(1, r["extra_info"]["peak_bytes"])  # noqa: E731
-        lines(panel, warm, peak, [OURS, *rivals_of(warm)])
+        lines(panel, warm, peak, [OURS, *baselines_of(warm)])
 
     return panels(by_op(data), draw, "peak bytes allocated")
 
 
 def scaling(data: list[dict]) -> str:
     def draw(panel, some: list[Row]) -> None:
-        lines(panel, some, lambda r: 1e6 * r["stats"]["median"], [OURS, *rivals_of(some)])
+        lines(panel, some, lambda r: 1e6 * r["stats"]["median"], [OURS, *baselines_of(some)])
 
     return panels(by_op(data), draw, "us of a call")
 
@@ -136,7 +136,7 @@ def hero(data: list[dict], spiral: list[dict]) -> str:
         if op in groups
     ]
     for shift, color, names in ((-0.2, "C0", ("eager", "two terms")), (0.2, "C1", ("compiled",))):
-        found = [next(row.rivals[n] for n in names if n in row.rivals) for row in largest]
+        found = [next(row.records[n] for n in names if n in row.records) for row in largest]
         ratios = [record["extra_info"]["ratio"] for record in found]
         bars = axes[3].barh([k + shift for k in range(len(found))], ratios, 0.4, color=color)
         axes[3].bar_label(bars, [f"{r:.1f}x" for r in ratios], fontsize=7, padding=2)

@@ -18,28 +18,31 @@ Op = Callable[[Tensor], object]
 
 @dataclass(frozen=True)
 class Goal:
-    """Ours may take ``share`` of the rival's time, and ``plus_s`` seconds more."""
+    """Ours may take ``share`` of the baseline's time, and ``plus_s`` seconds more."""
 
-    rival: str
+    baseline: str
     share: float
     plus_s: float = 0.0
 
-    def met(self, ours: float, rival: float) -> bool:
-        return ours <= self.share * rival + self.plus_s
+    def met(self, ours: float, baseline: float) -> bool:
+        return ours <= self.share * baseline + self.plus_s
 
     def __str__(self) -> str:
         if self.plus_s:
-            return f"{self.share:g} of its time + {1e6 * self.plus_s:g} us"
+            return f"{self.share:g}x its time + {1e6 * self.plus_s:g} us"
         return f"{1 / self.share:.3g}x"
 
 
 @dataclass(frozen=True)
-class Rival:
-    """``want``: what it must return, within the tolerances (0 and 0: the same bits); None for what
-    is no rival, but a plain pass to compare with."""
+class Implementation:
+    """One way to compute a problem: ours, a baseline, or a plain pass over memory.
+
+    ``expected`` is the result it must return, within the tolerances (0 and 0: bit for bit). It is
+    None for a plain pass, which computes something else and is only compared by its time.
+    """
 
     op: Op
-    want: Tensor | tuple[Tensor, ...] | None = None
+    expected: Tensor | tuple[Tensor, ...] | None = None
     rtol: float = 0.0
     atol: float = 0.0
     compiled: bool = False  # its first call compiles
@@ -51,7 +54,7 @@ class Problem:
     shape: tuple[int, ...]
     dtype: torch.dtype
     fresh: Callable[[], Tensor]  # an input of its own, always of the same values
-    rivals: dict[str, Rival]  # OURS first
+    implementations: dict[str, Implementation]  # OURS first
     moved: int = 0  # bytes that any implementation must read and write; 0: not of interest
     goals: tuple[Goal, ...] = ()
     consumes: bool = False  # a call uses its input up, so each gets one, made outside the timing
@@ -86,7 +89,7 @@ def compiled(function: Callable, dynamic: bool | None = None) -> Callable:
 Maker = Callable[[], Problem]
 
 
-def for_each(
+def makers_for(
     shapes: Sequence[tuple[int, ...]] | None,
     default: Sequence[tuple[int, ...]],
     dtypes: Sequence[torch.dtype],

@@ -10,7 +10,7 @@ from . import datafile, plots, tables
 from .rows import Row, rows
 
 ROOT = Path(__file__).parents[1]
-FULL = "benchmarks/RESULTS.md"
+RESULTS_PAGE = "benchmarks/RESULTS.md"
 PICTURES = {
     "speedup": (plots.speedup, ("mix", "cross_entropy")),
     "bandwidth": (plots.bandwidth, ("mix", "cross_entropy")),
@@ -20,15 +20,15 @@ PICTURES = {
 INTRO = """# What was measured
 
 Made by `python -m benchmarks report` from the data files in `results/`; no number here is written
-by hand. A rival's cell is its time over ours; a goal of ours that is missed stands beside it.
+by hand. A baseline's cell is its time over ours; a goal of ours that is missed stands beside it.
 `us`: median of interleaved rounds; ±: half the distance of the quartiles; where ours is more than
 10 %, the calmest of three measurements stands here. GB/s: compulsory bytes
 over that time; `of copy`: their share of what a copy between two large buffers moved in the same
 run (more than 100 %: the data lay in a cache). warm: the same input again; cold: inputs in turn,
 more than the last cache holds; left out where one input fills the cache alone, or is so small that
 a training step has just written it. threads: where a row has a count of its own. memory: peak of
-what is allocated, ours / the first rival's.
-compile s: what the first call of the compiled rival took beyond a later one.
+what is allocated, ours / the first baseline's.
+compile s: what the first call of the compiled baseline took beyond a later one.
 """
 
 
@@ -57,7 +57,7 @@ def is_small(row: Row) -> bool:
 
 
 def misses(some: list[Row]) -> str:
-    asked = sum(1 for row in some for r in row.rivals.values() if "goal" in r["extra_info"])
+    asked = sum(1 for row in some for r in row.records.values() if "goal" in r["extra_info"])
     missed = sum(len(row.missed) for row in some)
     return f"{asked - missed} of {asked} goals met over all dtypes."
 
@@ -71,7 +71,7 @@ def training(content: dict) -> str:
     return f"Test error / NLL, means of {seeds} seeds: {', '.join(parts)}."
 
 
-def blocks(data: dict[str, dict]) -> dict[str, str]:
+def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
     """Marker -> what README.md shows of it: float32, warm; the rest is in RESULTS.md. Of the losses
     all is shown: their other dtypes are cases of their own."""
     names = ("mix", "cross_entropy", "losses", "step")
@@ -96,7 +96,7 @@ def blocks(data: dict[str, dict]) -> dict[str, str]:
     }
 
 
-def filled(text: str, found: dict[str, str]) -> str:
+def replace_blocks(text: str, found: dict[str, str]) -> str:
     for name, new in found.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
@@ -106,7 +106,7 @@ def filled(text: str, found: dict[str, str]) -> str:
     return text
 
 
-def full(data: dict[str, dict], drawn: dict[str, str]) -> str:
+def results_page(data: dict[str, dict], drawn: dict[str, str]) -> str:
     parts = [INTRO]
     parts += [f"![{name}](results/{name}.svg)\n" for name in drawn]
     for name, one in data.items():
@@ -124,10 +124,10 @@ def main(root: Path = ROOT) -> None:
     drawn = {name: draw([data[n] for n in of]) for name, (draw, of) in PICTURES.items()}
     cuda = {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))}
     new = {
-        root / "README.md": filled(
-            (root / "README.md").read_text(), blocks(data) | {"training": training(trained)}
+        root / "README.md": replace_blocks(
+            (root / "README.md").read_text(), readme_blocks(data) | {"training": training(trained)}
         ),
-        root / FULL: full(data | cuda, drawn),
+        root / RESULTS_PAGE: results_page(data | cuda, drawn),
         results / "hero.svg": plots.hero([data["mix"], data["cross_entropy"]], spiral["rows"]),
         results / "test_nll.svg": plots.test_nll(trained["rows"]),
         **{results / f"{name}.svg": text for name, text in drawn.items()},

@@ -10,11 +10,11 @@ from .problem import OURS
 
 @dataclass(frozen=True)
 class Row:
-    rivals: dict[str, dict]  # name -> record; OURS among them
+    records: dict[str, dict]  # name -> record; OURS among them
 
     @property
     def ours(self) -> dict:
-        return self.rivals[OURS]
+        return self.records[OURS]
 
     @property
     def op(self) -> str:
@@ -54,20 +54,20 @@ class Row:
 
     @property
     def compile_s(self) -> float | None:
-        found = (r["extra_info"].get("compile_s") for r in self.rivals.values())
+        found = (r["extra_info"].get("compile_s") for r in self.records.values())
         return next((s for s in found if s is not None), None)
 
     @property
     def missed(self) -> list[str]:
         """Rivals whose goal is missed."""
-        goals = {name: r["extra_info"].get("goal") for name, r in self.rivals.items()}
+        goals = {name: r["extra_info"].get("goal") for name, r in self.records.items()}
         return [name for name, goal in goals.items() if goal and not goal["met"]]
 
 
 def rows(records: list[dict]) -> list[Row]:
     groups: dict[str, dict[str, dict]] = {}
     for record in records:
-        groups.setdefault(record["group"], {})[record["params"]["rival"]] = record
+        groups.setdefault(record["group"], {})[record["params"]["implementation"]] = record
     return [Row(group) for group in groups.values() if OURS in group]
 
 
@@ -79,7 +79,7 @@ def bytes_text(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def figure(value: float) -> str:
+def number_text(value: float) -> str:
     """Three figures, or the whole number."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -91,14 +91,14 @@ def percent(width: float, of: float) -> str:
 def ratio(record: dict) -> str:
     extra = record["extra_info"]
     spread = percent(extra["ratio_q3"] - extra["ratio_q1"], extra["ratio"])
-    text = f"{figure(extra['ratio'])}x {spread}"
+    text = f"{number_text(extra['ratio'])}x {spread}"
     goal = extra.get("goal")
     return text + (f" (goal {goal['text']})" if goal and not goal["met"] else "")
 
 
-def grid(some: list[Row]) -> tuple[list[str], list[list[str]]]:
+def table_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and cells; columns that no row has anything for are left out."""
-    names = list(dict.fromkeys(n for row in some for n in row.rivals if n != OURS))
+    names = list(dict.fromkeys(n for row in some for n in row.records if n != OURS))
     head = ["op", "shape", "cache", "threads", "us", "±", "GB/s", "of copy"]
     head += [*names, "memory", "compile s"]
     body = []
@@ -106,14 +106,14 @@ def grid(some: list[Row]) -> tuple[list[str], list[list[str]]]:
         extra, stats = row.ours["extra_info"], row.ours["stats"]
         rates = ["", ""]
         if "gb_per_s" in extra:
-            rates = [figure(extra["gb_per_s"]), f"{extra['share_of_copy']:.0%}"]
+            rates = [number_text(extra["gb_per_s"]), f"{extra['share_of_copy']:.0%}"]
         iqr = percent(stats["iqr"], stats["median"])
-        cells = [ratio(row.rivals[n]) if n in row.rivals else "" for n in names]
-        eager = list(row.rivals.values())[1]["extra_info"]["peak_bytes"]
+        cells = [ratio(row.records[n]) if n in row.records else "" for n in names]
+        eager = list(row.records.values())[1]["extra_info"]["peak_bytes"]
         memory = f"{bytes_text(extra['peak_bytes'])} / {bytes_text(eager)}"
         took = row.compile_s if row.cache == "warm" else None
         compile_s = f"{took:.1f}" if took is not None else ""
-        line = [row.op, row.shape, row.cache, row.threads, figure(row.us), iqr, *rates, *cells]
+        line = [row.op, row.shape, row.cache, row.threads, number_text(row.us), iqr, *rates, *cells]
         body.append([*line, memory, compile_s])
     used = [k for k in range(len(head)) if any(line[k] for line in body)]
     return [head[k] for k in used], [[line[k] for k in used] for line in body]

@@ -1,4 +1,4 @@
-"""Time against B, D and C from tiny to large: where do rivals cross, and what does a call cost?"""
+"""Time against B, D and C, from tiny to large: where do curves cross, and what does a call cost?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWEEPS = (
     ("loss", "C", 17, lambda n: (128, n)),
 )
 STEP, QUICK_STEP = 2, 5  # of the exponent
-RIVALS = (OURS, "eager", "two terms", "compiled", "mul_")
+SHOWN = (OURS, "eager", "two terms", "compiled", "mul_")
 
 
 @cache
@@ -33,9 +33,13 @@ def point(op: str, varies: str, shape: tuple[int, int], dtype: torch.dtype, devi
         problem = mix.forward(shape, dtype, device, dynamic)
     else:
         problem = cross_entropy.loss(shape, dtype, device, False, dynamic)
-    kept = {name: rival for name, rival in problem.rivals.items() if name in RIVALS}
+    kept = {
+        name: implementation
+        for name, implementation in problem.implementations.items()
+        if name in SHOWN
+    }
     name = f"{op} over {varies}"
-    return replace(problem, op=name, rivals=kept, goals=(), cold=False, sweep=varies)
+    return replace(problem, op=name, implementations=kept, goals=(), cold=False, sweep=varies)
 
 
 def makers(dtypes: tuple[torch.dtype, ...], device: str, quick: bool) -> list[Maker]:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 import mmix_fast
 
 from .models import PreActResNet18
-from .problem import OURS, Goal, Maker, Op, Problem, Rival
+from .problem import OURS, Goal, Implementation, Maker, Op, Problem
 from .runner import Effort, WrongResult
 from .training import SmallCNN
 
 LIMIT = 1.03  # of the ERM step
-FULL = Effort(7, 15.0)
+EFFORT = Effort(7, 15.0)
 
 
 def naive(h: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
@@ -86,7 +86,9 @@ def sharing_weights(model: nn.Module) -> list[nn.Module]:
     return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(2))]
 
 
-def agree(models: dict[str, nn.Module], hand: NaiveMixup, mixup, x: Tensor, y: Tensor) -> None:
+def check_losses_agree(
+    models: dict[str, nn.Module], hand: NaiveMixup, mixup, x: Tensor, y: Tensor
+) -> None:
     """Ours and the hand-written one give the same loss for the same draw, at each layer."""
     left = set(hand.layers)
     while left:
@@ -105,11 +107,15 @@ def training_step(title: str, device: str) -> Problem:
     models = dict(zip((OURS, "naive", "ERM"), sharing_weights(make().to(device)), strict=True))
     hand = NaiveMixup(models["naive"], layers)
     mixup = mmix_fast.ManifoldMixup(models[OURS], layers)
-    agree(models, hand, mixup, x, y)
+    check_losses_agree(models, hand, mixup, x, y)
     losses = {OURS: mixup.loss, "naive": hand.loss, "ERM": F.cross_entropy}
-    rivals = {name: Rival(step(model, losses[name], y)) for name, model in models.items()}
+    implementations = {
+        name: Implementation(step(model, losses[name], y)) for name, model in models.items()
+    }
     goals = (Goal("ERM", LIMIT),)
-    return Problem(f"step of {title}", shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+    return Problem(
+        f"step of {title}", shape, x.dtype, x.clone, implementations, goals=goals, cold=False
+    )
 
 
 def makers(device: str, quick: bool) -> list[Maker]:

@@ -158,13 +158,13 @@ def verdict(rows: list[dict], key: str) -> str:
     out = []
     for other in rows:
         if other is not mine:
-            rival, rival_error = column(other, key)
-            gap = 2 * (error**2 + rival_error**2) ** 0.5
+            baseline, other_error = column(other, key)
+            gap = 2 * (error**2 + other_error**2) ** 0.5
             word = (
                 "better than"
-                if value < rival - gap
+                if value < baseline - gap
                 else "worse than"
-                if value > rival + gap
+                if value > baseline + gap
                 else ""
             )
             out.append(f"{word or 'level with'} {other['method']}")

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import check, cross_entropy, cutmix, datafile, losses, mix, report, rows, runner
 from benchmarks.clock import Clock
-from benchmarks.problem import OURS, Goal, Problem, Rival, by_threads
+from benchmarks.problem import OURS, Goal, Implementation, Problem, by_threads
 
 TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # by the dimensions of a case's shapes
 KINDS = [
@@ -39,24 +39,26 @@ def no_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
-def test_rivals_of_the_loss_agree(kind, shape, dtype):
+def test_implementations_of_the_loss_agree(kind, shape, dtype):
     some = kind(shape, dtype, "cpu")
     assert (some.shape, some.dtype) == (shape, dtype)
-    compiled = {name for name, rival in some.rivals.items() if rival.compiled}
+    compiled = {
+        name for name, implementation in some.implementations.items() if implementation.compiled
+    }
     assert set(runner.verify(some)) == compiled <= {"compiled"}
-    assert {goal.rival for goal in some.goals} == set(some.rivals) - {OURS} - compiled
+    assert {goal.baseline for goal in some.goals} == set(some.implementations) - {OURS} - compiled
     x = some.fresh()
-    assert x.is_leaf and x.requires_grad and not torch.equal(some.rivals[OURS].op(x), x)
+    assert x.is_leaf and x.requires_grad and not torch.equal(some.implementations[OURS].op(x), x)
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
 def test_a_wrong_gradient_is_caught(kind, shape, dtype):
     some = kind(shape, dtype, "cpu")
-    right = some.rivals[OURS]
+    right = some.implementations[OURS]
     off = 1.2  # bfloat16 hides a few percent
     wrong = replace(right, op=lambda z: off * right.op(z))
     with pytest.raises(runner.WrongResult, match=rf"fused of {some.op} .* must give"):
-        runner.verify(replace(some, rivals={**some.rivals, OURS: wrong}))
+        runner.verify(replace(some, implementations={**some.implementations, OURS: wrong}))
 
 
 @pytest.mark.parametrize(
@@ -95,11 +97,11 @@ def test_quick_takes_the_first_shape():
 def repeats(some):
     """Every call pastes as much: the first result is that of the third."""
     x = some.fresh()
-    for rival in some.rivals.values():
-        once = rival.op(x)
+    for implementation in some.implementations.values():
+        once = implementation.op(x)
         once = once[0].clone() if isinstance(once, tuple) else once.clone()
-        rival.op(x)
-        again = rival.op(x)
+        implementation.op(x)
+        again = implementation.op(x)
         assert torch.equal(once, again[0] if isinstance(again, tuple) else again)
         x = some.fresh()
 
@@ -114,8 +116,8 @@ def test_cutmix():
     repeats(some)
     assert some.goals == (Goal("original", 1 / 1.5),)
     with pytest.raises(runner.WrongResult, match="fused of cutmix_"):
-        lazy = replace(some.rivals[OURS], op=untouched)
-        runner.verify(replace(some, rivals={**some.rivals, OURS: lazy}))
+        lazy = replace(some.implementations[OURS], op=untouched)
+        runner.verify(replace(some, implementations={**some.implementations, OURS: lazy}))
 
 
 @packages
@@ -149,8 +151,8 @@ def counting(seen, dtype=torch.float32):
         seen.add(torch.get_num_threads())
         return x + x
 
-    rivals = {OURS: Rival(op, x + x), "eager": Rival(op, x + x)}
-    return Problem("double", (4, 8), dtype, x.clone, rivals, cold=False)
+    implementations = {OURS: Implementation(op, x + x), "eager": Implementation(op, x + x)}
+    return Problem("double", (4, 8), dtype, x.clone, implementations, cold=False)
 
 
 class Quick(Clock):
@@ -170,7 +172,7 @@ def test_rows_by_one_thread_and_by_two(two_cores):
     assert one.ours["params"]["threads"] == 1 and two.ours["params"]["threads"] == 2
     assert one.ours["group"] == "double float32 4x8 1 thread warm"
     assert two.ours["group"] == "double float32 4x8 2 threads warm"
-    head, body = rows.grid([one, two])
+    head, body = rows.table_cells([one, two])
     assert [line[head.index("threads")] for line in body] == ["1", "2"]
 
 
@@ -179,7 +181,7 @@ def test_the_count_is_restored_after_a_wrong_result(two_cores):
 
     def wrong():
         some = counting(set())
-        return replace(some, rivals={OURS: Rival(untouched, torch.zeros(4, 8))})
+        return replace(some, implementations={OURS: Implementation(untouched, torch.zeros(4, 8))})
 
     for make in by_threads([wrong], "cpu"):
         with pytest.raises(runner.WrongResult):
@@ -195,14 +197,14 @@ def test_who_has_no_rows_by_threads(monkeypatch):
         assert [m().threads for m in by_threads([make], "cpu")] == [1]
     records = measured([make])["benchmarks"]
     (row,) = rows.rows(records)
-    assert "threads" not in row.ours["params"] and "threads" not in rows.grid([row])[0]
+    assert "threads" not in row.ours["params"] and "threads" not in rows.table_cells([row])[0]
 
 
 def test_the_report_shows_every_dtype_of_the_losses(two_cores):
     makers = [lambda d=d: counting(set(), d) for d in (torch.float32, torch.float64)]
     data = datafile.content(measured(by_threads(makers, "cpu")), Quick(), None, True)
     names = ("mix", "cross_entropy", "losses", "step")
-    found = report.blocks({name: copy.deepcopy(data) for name in names})
+    found = report.readme_blocks({name: copy.deepcopy(data) for name in names})
     assert all(
         f"| {name} | shape | threads |" in found["losses"] for name in ("float32", "float64")
     )
@@ -218,4 +220,4 @@ def test_check_measures_them(monkeypatch, two_cores):
     monkeypatch.setattr(check, "run", lambda name, makers, *_: given.extend(makers))
     monkeypatch.setattr(datafile, "content", lambda *_: {})
     check.measure()
-    assert [make().threads for make in given] == [1, 2]  # first_rival_only keeps the count
+    assert [make().threads for make in given] == [1, 2]  # first_baseline_only keeps the count
