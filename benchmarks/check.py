@@ -14,9 +14,10 @@ from functools import partial
 
 import torch
 
-from . import cross_entropy, datafile, losses, mix
+from . import datafile
 from .clock import Clock
 from .problem import OURS, Maker, Problem
+from .problems import cross_entropy, losses, mix
 from .rows import rows
 from .runner import Effort, run
 from .tables import busy

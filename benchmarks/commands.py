@@ -10,22 +10,18 @@ import torch
 
 from . import (
     check,
-    cross_entropy,
     datafile,
     demo,
-    losses,
-    mix,
     paper,
     report,
     sass,
-    scaling,
-    step,
     tables,
     training,
 )
 from .clock import clock_of
 from .options import Options, checked
 from .problem import Maker
+from .problems import cross_entropy, losses, mix, scaling, step
 from .runner import FULL, QUICK, run
 
 FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
@@ -48,7 +44,7 @@ MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
 def measure(name: str, options: Options) -> None:
     clock = clock_of(options.device)
     # A step's goal is a few percent, which takes more rounds to see.
-    effort = QUICK if options.quick else step.FULL if name == "step" else FULL
+    effort = QUICK if options.quick else step.EFFORT if name == "step" else FULL
     with options.chosen_backend():
         done = run(name, MEASURING[name](options), clock, effort)
     data = datafile.content(done, clock, options.backend, options.quick)
@@ -68,6 +64,11 @@ def measure_all(arguments: Namespace) -> None:
         measure(name, options)
     if options.whole and not options.json:
         report.main()
+
+
+def measure_claims(arguments: Namespace) -> None:
+    paper.main(arguments.part, arguments.full)
+    report.main()
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ COMMANDS = {
     "scaling": Command("time against B, D and C, from tiny to large", measuring_command("scaling")),
     "step": Command("a whole training step", measuring_command("step")),
     "all": Command("these five, then the report", measure_all),
-    "report": Command("README tables and pictures from data files", lambda _: report.main()),
+    "report": Command("tables and pictures from the data files", lambda _: report.main()),
     "check": Command("what got slower since the stored run", lambda a: check.main(a.update)),
     "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: sass.main()),
-    "paper": Command("the paper's claims", lambda a: paper.main(a.part, a.full)),
+    "paper": Command("the paper's claims, then the report", measure_claims),
     "training": Command("a small CNN on digits, 3 seeds", lambda _: training.main()),
     "demo": Command("backends, speed, training, pictures", lambda _: demo.main()),
 }

@@ -112,12 +112,12 @@ def check_writable(path: Path) -> None:
         parse(path)  # an older data file may be replaced, anything else may not
 
 
-def write(path: Path, text: str) -> None:
-    """All of it or nothing."""
+def write(path: Path, content: str | bytes) -> None:
+    """Replaces the file in one step, so that an interruption leaves the old one whole."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.chmod(name, 0o644)  # a temporary file is its owner's only
+    with os.fdopen(handle, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    os.chmod(name, 0o644)  # mkstemp lets only the owner read
     os.replace(name, path)
 
 

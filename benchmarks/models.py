@@ -135,3 +135,26 @@ class Encoder(nn.Module):
                 h, weights = naive(h, mix), naive(weights, mix)
             attention = attention + weights.mean()
         return self.head(h.mean(1)) + attention
+
+
+class SmallCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)
+            )
+            for i, o in ((1, 32), (32, 64))
+        )
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(64 * 49, 128), nn.ReLU(), nn.Linear(128, 10)
+        )
+
+    def forward(self, x, mix=None, layer=-1):
+        if mix is not None and layer == 0:
+            x = mix(x)
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if mix is not None and layer == number:
+                x = mix(x)  # a pool keeps indices, not its output: in place would do as well
+        return self.head(x)

@@ -57,12 +57,16 @@ def show(data: dict) -> None:
         console.print(table)
 
 
+def markdown_table(head: list[str], body: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def markdown(some: list[Row], without: tuple[str, ...] = ()) -> str:
     parts = []
     for dtype, group in same_columns(some):
         head, body = table_cells(group)
         keep = [k for k, name in enumerate(head) if name not in without]
-        lines = [[dtype, *(head[k] for k in keep[1:])], ["---"] * len(keep)]
-        lines += [[line[k] for k in keep] for line in body]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        kept_head = [dtype, *(head[k] for k in keep[1:])]
+        parts.append(markdown_table(kept_head, [[line[k] for k in keep] for line in body]))
     return "\n\n".join(parts)

@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 
 import torch
 
-from . import generalization, geometry, plots
+from . import generalization, geometry
 
 PARTS = {
     "generalization": generalization.errors,
@@ -25,9 +25,8 @@ def part(text: str) -> str:
 
 
 def main(parts: list[str], full: bool) -> None:
-    """Each part writes a data file; pictures and the README are made from all data files there."""
+    """Each part writes a data file."""
     torch.set_num_threads(1)  # two on these small networks wait for each other more than they work
     for part in parts or PARTS:
         print(f"\n{part}")
         PARTS[part](seeds=10 if full else 5)
-    plots.main()

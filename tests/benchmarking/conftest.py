@@ -10,6 +10,7 @@ from support.measuring import EFFORT, problem
 
 from benchmarks import datafile, runner
 from benchmarks.clock import Clock
+from benchmarks.paper import report as paper
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,9 +44,15 @@ def files(tmp_path, data, monkeypatch):
             some["benchmarks"].append(larger)
         datafile.write_json(results / f"{name}.json", some)
     datafile.write_json(results / "training.json", training)
+    machine = {"torch": "2", "threads": 1, "capability": "AVX2"}
+    run = {"error": 4.0, "nll": 0.1, "largest": 2.0, "rest": 1.0, "clean": 4.0}
+    row = {"method": "ERM", "data": "digits", "rate": 0.1, "alpha": 1.0, "runs": [run, run]}
     spiral = {"method": "ERM", "confidence": [0, 1, 1, 0], "low_confidence": 0.2}
-    spiral |= {"points": [[0.1, 0.2], [0.3, 0.4]], "labels": [0, 1]}
-    datafile.write_json(results / "paper_spiral.json", {"rows": [spiral]})
+    spiral |= {"points": [[0.1, 0.2], [0.3, 0.4]], "labels": [0, 1], "error": 4.0, "nll": 0.1}
+    spiral["hidden"] = spiral["points"]
+    for part in paper.SECTIONS:
+        some_rows = [spiral if part == "spiral" else row]
+        datafile.write_json(results / f"paper_{part}.json", {"machine": machine, "rows": some_rows})
     names = re.findall(r"<!-- end of (\w+) -->", (ROOT / "README.md").read_text())
     marks = "".join(f"<!-- {n} -->\nstale\n<!-- end of {n} -->\n" for n in names)
     (tmp_path / "README.md").write_text(marks)

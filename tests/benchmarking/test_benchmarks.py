@@ -14,9 +14,10 @@ from support.measuring import problem
 
 import mmix_fast
 from benchmarks import __main__ as cli
-from benchmarks import commands, datafile, options, report, rows, runner, step
+from benchmarks import commands, datafile, options, report, rows, runner
 from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Implementation
+from benchmarks.problems import step
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,7 +204,8 @@ from functools import partial
 from pathlib import Path
 import sys, torch
 from benchmarks.__main__ import main
-from benchmarks import clock, cross_entropy, datafile, mix, runner, scaling
+from benchmarks import clock, datafile, runner
+from benchmarks.problems import cross_entropy, mix, scaling
 folder, float32 = sys.argv[1], torch.float32
 for name in ("mix", "cross_entropy"):
     words = f"--shapes 6x40 --dtype float32 --quick --json {folder}/{name}.json"

@@ -61,8 +61,11 @@ def test_report(files, data):
     ratio = f"{row.records['eager']['extra_info']['ratio']:.3g}x ±"
     assert ratio in readme and "% (goal 1e+09x)" in readme
     assert "cold" in (files / report.RESULTS_PAGE).read_text()
-    for name in ("hero", *report.PICTURES):
-        assert "</svg>" in (files / f"benchmarks/results/{name}.svg").read_text()
+    for name in ("hero", "paper_spiral", "test_nll", *report.PICTURES):
+        picture = files / f"benchmarks/results/{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    paper = (files / report.PAPER_PAGE).read_text()
+    assert paper.count("4.00 ± 0.00") == 4 and "| ERM | 20.0 | 4.0 | 0.100 |" in paper
     again = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
     report.main(files)  # the same data gives the same files
     assert again == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}

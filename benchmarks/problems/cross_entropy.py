@@ -10,17 +10,18 @@ from torch import Tensor
 
 import mmix_fast
 
-from .formulas import (
+from ..problem import OURS, Goal, Implementation, Maker, Problem, compiled, makers_for
+from .common import (
+    SMALL,
     Loss,
     expected_gradient,
     gradient,
     make_inputs,
+    small_call,
     soft_targets,
     tolerances,
     two_terms,
 )
-from .problem import OURS, Goal, Implementation, Maker, Problem, compiled, makers_for
-from .small import SMALL, small_call
 
 # shape -> ((eager, compiled) for inplace_backward, the same for a fresh gradient): least ratios
 GOALS: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {

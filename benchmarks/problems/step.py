@@ -11,17 +11,13 @@ from torch import Tensor, nn
 
 import mmix_fast
 
-from .models import PreActResNet18
-from .problem import OURS, Goal, Implementation, Maker, Op, Problem
-from .runner import Effort, WrongResult
-from .training import SmallCNN
+from ..models import PreActResNet18, SmallCNN
+from ..problem import OURS, Goal, Implementation, Maker, Op, Problem
+from ..runner import Effort, WrongResult
+from .common import eager_mix, two_terms
 
 LIMIT = 1.03  # of the ERM step
 EFFORT = Effort(7, 15.0)
-
-
-def naive(h: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-    return lam * h + (1 - lam) * h[perm]
 
 
 class NaiveMixup:
@@ -42,17 +38,16 @@ class NaiveMixup:
             self.drawn = self.layers[int(torch.randint(len(self.layers), ()))]
             self.perm = torch.randperm(len(x), device=x.device)
             self.lam = torch.distributions.Beta(2.0, 2.0).sample().to(x.device)
-        return naive(x, self.perm, self.lam) if self.drawn == "" else x
+        return eager_mix(x, self.perm, self.lam) if self.drawn == "" else x
 
     def after(self, name: str):
         def hook(module, args, h):
-            return naive(h, self.perm, self.lam) if self.drawn == name else h
+            return eager_mix(h, self.perm, self.lam) if self.drawn == name else h
 
         return hook
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        other = F.cross_entropy(z, y[self.perm])
-        return self.lam * F.cross_entropy(z, y) + (1 - self.lam) * other
+        return two_terms(z, y, self.perm, self.lam)
 
 
 def wide_mlp() -> nn.Module:

@@ -8,8 +8,8 @@ from functools import cache, partial
 
 import torch
 
+from ..problem import OURS, Maker, Problem, compiled
 from . import cross_entropy, mix
-from .problem import OURS, Maker, Problem, compiled
 
 # (the op, the size that varies, the last exponent of 2, a shape of that size)
 SWEEPS = (

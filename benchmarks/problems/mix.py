@@ -9,9 +9,9 @@ from torch import Tensor
 
 import mmix_fast
 
+from ..problem import OURS, Goal, Implementation, Maker, Op, Problem, compiled, makers_for
 from . import cutmix
-from .problem import OURS, Goal, Implementation, Maker, Op, Problem, compiled, makers_for
-from .small import SMALL, small_call
+from .common import MIX_TOLERANCES, SMALL, eager_mix, small_call
 
 SHAPES = {
     "cpu": ((128, 64, 32, 32), (128, 256, 14, 14), (256, 4096), (1024, 1024)),
@@ -20,14 +20,6 @@ SHAPES = {
 QUICK_SHAPES = ((128, 256, 14, 14), (256, 4096))
 FAULTS = SHAPES["cpu"][0]  # page faults of fresh 33 MB buffers bound every baseline with a backward
 OVER_100_MB = (256, 128, 32, 32)
-TOLERANCES = (
-    2e-2,
-    2e-2,
-)  # relative, absolute: implementations round to bfloat16 after each step, ours once
-
-
-def naive(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-    return lam * x + (1 - lam) * x[perm]
 
 
 def lerp(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
@@ -57,17 +49,19 @@ def neighbours(perm: Tensor) -> Tensor:
 
 def forward(shape: tuple[int, ...], dtype: torch.dtype, device: str, compiler=compiled) -> Problem:
     x, perm, lam = make_inputs(shape, dtype, device)
-    fast = compiler(naive)
-    expected = naive(x.float(), perm, lam).to(dtype)
-    rolled = naive(x.float(), neighbours(perm), lam).to(dtype)
+    fast = compiler(eager_mix)
+    expected = eager_mix(x.float(), perm, lam).to(dtype)
+    rolled = eager_mix(x.float(), neighbours(perm), lam).to(dtype)
     implementations = {
         OURS: Implementation(lambda x: mmix_fast.mix_(x, perm, lam), expected),
-        "eager": Implementation(lambda x: naive(x, perm, lam), expected, *TOLERANCES),
-        "timm in place": Implementation(lambda x: timm_style_(x, perm, lam), expected, *TOLERANCES),
-        "torchvision roll": Implementation(lambda x: roll(x, perm, lam), rolled, *TOLERANCES),
-        "lerp": Implementation(lambda x: lerp(x, perm, lam), expected, *TOLERANCES),
+        "eager": Implementation(lambda x: eager_mix(x, perm, lam), expected, *MIX_TOLERANCES),
+        "timm in place": Implementation(
+            lambda x: timm_style_(x, perm, lam), expected, *MIX_TOLERANCES
+        ),
+        "torchvision roll": Implementation(lambda x: roll(x, perm, lam), rolled, *MIX_TOLERANCES),
+        "lerp": Implementation(lambda x: lerp(x, perm, lam), expected, *MIX_TOLERANCES),
         "compiled": Implementation(
-            lambda x: fast(x, perm, lam), expected, *TOLERANCES, compiled=True
+            lambda x: fast(x, perm, lam), expected, *MIX_TOLERANCES, compiled=True
         ),
         "mul_": Implementation(lambda x: x.mul_(1.0)),  # the least that any pass in place can take
     }
@@ -88,15 +82,17 @@ def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
 
     exact = x.float().requires_grad_()
     expected, rolled = (
-        torch.autograd.grad(naive(exact, p, lam), exact, upstream.float())[0].to(dtype)
+        torch.autograd.grad(eager_mix(exact, p, lam), exact, upstream.float())[0].to(dtype)
         for p in (perm, neighbours(perm))
     )
     implementations = {
-        OURS: Implementation(both(mmix_fast.mix), expected, *TOLERANCES),
-        "eager": Implementation(both(naive), expected, *TOLERANCES),
-        "torchvision roll": Implementation(both(roll), rolled, *TOLERANCES),
-        "lerp": Implementation(both(lerp), expected, *TOLERANCES),
-        "compiled": Implementation(both(compiled(naive)), expected, *TOLERANCES, compiled=True),
+        OURS: Implementation(both(mmix_fast.mix), expected, *MIX_TOLERANCES),
+        "eager": Implementation(both(eager_mix), expected, *MIX_TOLERANCES),
+        "torchvision roll": Implementation(both(roll), rolled, *MIX_TOLERANCES),
+        "lerp": Implementation(both(lerp), expected, *MIX_TOLERANCES),
+        "compiled": Implementation(
+            both(compiled(eager_mix)), expected, *MIX_TOLERANCES, compiled=True
+        ),
         "x * lam": Implementation(
             both(lambda x, perm, lam: x * lam)
         ),  # two fresh results, no partner
@@ -112,7 +108,7 @@ def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
 def over_100_mb(device: str) -> Problem:
     x, perm, lam = make_inputs(OVER_100_MB, torch.float32, device)
     implementations = {
-        OURS: Implementation(lambda x: mmix_fast.mix_(x, perm, lam), naive(x, perm, lam)),
+        OURS: Implementation(lambda x: mmix_fast.mix_(x, perm, lam), eager_mix(x, perm, lam)),
         "mul_": Implementation(lambda x: x.mul_(1.0)),
     }
     goals = (Goal("mul_", 1.5),)
@@ -123,8 +119,8 @@ def over_100_mb(device: str) -> Problem:
 def small(name: str, dtype: torch.dtype, device: str) -> Problem:
     x, perm, lam = make_inputs(SMALL, dtype, device)
     ours = partial(getattr(mmix_fast, name), perm=perm, lam=lam)
-    expected = naive(x.float(), perm, lam).to(dtype)
-    return small_call(name, x, lam, ours, lambda x: naive(x, perm, lam), expected)
+    expected = eager_mix(x.float(), perm, lam).to(dtype)
+    return small_call(name, x, lam, ours, lambda x: eager_mix(x, perm, lam), expected)
 
 
 def makers(

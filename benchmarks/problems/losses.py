@@ -16,7 +16,8 @@ from torch import Tensor
 from mmix_fast import mixed_cross_entropy
 from mmix_fast.integrations.timm import SoftTargetCrossEntropy
 
-from .formulas import (
+from ..problem import OURS, Goal, Implementation, Maker, Problem, by_threads, compiled
+from .common import (
     Loss,
     expected_gradient,
     gradient,
@@ -25,7 +26,6 @@ from .formulas import (
     tolerances,
     two_terms,
 )
-from .problem import OURS, Goal, Implementation, Maker, Problem, by_threads, compiled
 
 SMOOTHING = 0.1  # timm's default
 CAP = 30.0  # Gemma 2's, of its last logits

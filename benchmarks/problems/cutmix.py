@@ -17,8 +17,8 @@ from torch import Tensor
 
 import mmix_fast
 
-from .problem import OURS, Goal, Implementation, Maker, Problem, by_threads
-from .torchvision_ops import declare_missing
+from ..problem import OURS, Goal, Implementation, Maker, Problem, by_threads
+from ..torchvision_ops import declare_missing
 
 Box = tuple[int, int, int, int]
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

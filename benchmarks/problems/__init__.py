@@ -1,0 +1,1 @@
+"""What is measured: each module makes problems (see ../problem.py) for one command."""
