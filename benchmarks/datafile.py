@@ -35,9 +35,9 @@ def path_of(name: str, device: str = "cpu") -> Path:
 
 
 def machine_info(clock: Clock, backend: str | None) -> dict:
-    told = pytest_benchmark_generate_machine_info()
-    info = {key: told[key] for key in MACHINE}
-    info["cpu"] = {key: told["cpu"][key] for key in CPU if key in told["cpu"]}
+    info_all = pytest_benchmark_generate_machine_info()
+    info = {key: info_all[key] for key in MACHINE}
+    info["cpu"] = {key: info_all["cpu"][key] for key in CPU if key in info_all["cpu"]}
     return info | {
         "device": str(clock.device),
         "device_name": clock.name(),
@@ -114,8 +114,8 @@ def check_writable(path: Path) -> None:
 
 def write(path: Path, content: str | bytes) -> None:
     """Replaces the file in one step, so that an interruption leaves the old one whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "wb") as file:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
     os.chmod(name, 0o644)  # mkstemp lets only the owner read
     os.replace(name, path)
@@ -130,7 +130,7 @@ def rounded(value):
     return [rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def lines(data: dict) -> str:
+def to_text(data: dict) -> str:
     """JSON with a record in each line: a change is seen as the records that changed."""
     parts = []
     for key, value in data.items():
@@ -142,7 +142,7 @@ def lines(data: dict) -> str:
 
 
 def write_json(path: Path, data: dict) -> None:
-    write(path, lines(rounded(data)))
+    write(path, to_text(rounded(data)))
 
 
 def save_rows(name: str, rows: list[dict]) -> None:

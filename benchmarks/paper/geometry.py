@@ -31,16 +31,16 @@ COMPARED = (ERM, INPUT, MANIFOLD)
 def flattening(seeds: int) -> None:
     """Singular values of the first hidden layer, class by class (paper, section 3.1)."""
     rows = []
-    set_ = data("mnist")
+    dataset = data("mnist")
     for method in COMPARED:
         runs = []
         for seed in range(seeds):
-            model = fit(set_, method, best_rate("mnist", method), seed)
+            model = fit(dataset, method, best_rate("mnist", method), seed)
             with torch.no_grad():
-                hidden = model[:2](set_.x)
+                hidden = model[:2](dataset.x)
             values = []
             for label in range(10):
-                h = hidden[set_.y == label]
+                h = hidden[dataset.y == label]
                 values.append(torch.linalg.svdvals(h) / math.sqrt(len(h)))  # the same for any count
             least = min(len(v) for v in values)
             mean = torch.stack([v[:least] for v in values]).mean(0)
@@ -86,16 +86,16 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
 
 
 def robustness(seeds: int) -> None:
-    set_ = data("mnist")
+    dataset = data("mnist")
     rows = []
     for method in COMPARED:
         runs = []
         for seed in range(seeds):
-            model = fit(set_, method, best_rate("mnist", method), seed)
-            inputs = {"clean": set_.test_x}
-            inputs |= {name: deform(set_.test_x, m) for name, m in DEFORMATIONS.items()}
-            inputs |= {f"FGSM {e}": fgsm(model, set_.test_x, set_.test_y, e) for e in FGSM}
-            runs.append({k: test(model, x, set_.test_y)["error"] for k, x in inputs.items()})
+            model = fit(dataset, method, best_rate("mnist", method), seed)
+            inputs = {"clean": dataset.test_x}
+            inputs |= {name: deform(dataset.test_x, m) for name, m in DEFORMATIONS.items()}
+            inputs |= {f"FGSM {e}": fgsm(model, dataset.test_x, dataset.test_y, e) for e in FGSM}
+            runs.append({k: test(model, x, dataset.test_y)["error"] for k, x in inputs.items()})
         rows.append({"method": method.name, "runs": runs})
         for key in runs[0]:
             error, margin = summary([r[key] for r in runs])

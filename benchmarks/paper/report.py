@@ -95,7 +95,8 @@ SECTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[list[dict]], str]]] = 
 def read(results: Path) -> dict[str, dict]:
     """part -> its data file."""
     return {
-        name: read_rows(results / f"paper_{name}.json", keys) for name, (keys, *_) in SECTIONS.items()
+        name: read_rows(results / f"paper_{name}.json", keys)
+        for name, (keys, _, _) in SECTIONS.items()
     }
 
 

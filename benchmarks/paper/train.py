@@ -108,10 +108,10 @@ def train(
     return model.eval()
 
 
-def fit(set_: Data, method: Method, rate: float, seed: int) -> nn.Module:
+def fit(dataset: Data, method: Method, rate: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    model = network(set_.x.shape[1], int(set_.y.max()) + 1, method)
-    return train(model, method, set_.x, set_.y, rate)
+    model = network(dataset.x.shape[1], int(dataset.y.max()) + 1, method)
+    return train(model, method, dataset.x, dataset.y, rate)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ SHAPES = {
     "cuda": ((64, 256, 56, 56), (256, 4096), (1024, 16384), (8, 512, 4096), (4096, 1023)),
 }
 QUICK_SHAPES = ((128, 256, 14, 14), (256, 4096))
-FAULTS = SHAPES["cpu"][0]  # page faults of fresh 33 MB buffers bound every baseline with a backward
+PAGE_FAULT_SHAPE = SHAPES["cpu"][0]  # here page faults of fresh 33 MB buffers dominate a backward
 OVER_100_MB = (256, 128, 32, 32)
 
 
@@ -43,7 +43,7 @@ def make_inputs(
     return x, torch.randperm(shape[0], device=device), torch.tensor(0.3, device=device)
 
 
-def neighbours(perm: Tensor) -> Tensor:
+def rolled_perm(perm: Tensor) -> Tensor:
     return torch.arange(len(perm), device=perm.device).roll(1)
 
 
@@ -51,7 +51,7 @@ def forward(shape: tuple[int, ...], dtype: torch.dtype, device: str, compiler=co
     x, perm, lam = make_inputs(shape, dtype, device)
     fast = compiler(eager_mix)
     expected = eager_mix(x.float(), perm, lam).to(dtype)
-    rolled = eager_mix(x.float(), neighbours(perm), lam).to(dtype)
+    rolled = eager_mix(x.float(), rolled_perm(perm), lam).to(dtype)
     implementations = {
         OURS: Implementation(lambda x: mmix_fast.mix_(x, perm, lam), expected),
         "eager": Implementation(lambda x: eager_mix(x, perm, lam), expected, *MIX_TOLERANCES),
@@ -74,7 +74,7 @@ def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
     x, perm, lam = make_inputs(shape, dtype, device)
     upstream = torch.randn(shape, device=device).to(dtype)
 
-    def both(op, perm: Tensor = perm) -> Op:
+    def gradient(op, perm: Tensor = perm) -> Op:
         return lambda x: torch.autograd.grad(op(x, perm, lam), x, upstream)[0]
 
     def fresh() -> Tensor:
@@ -83,21 +83,21 @@ def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
     exact = x.float().requires_grad_()
     expected, rolled = (
         torch.autograd.grad(eager_mix(exact, p, lam), exact, upstream.float())[0].to(dtype)
-        for p in (perm, neighbours(perm))
+        for p in (perm, rolled_perm(perm))
     )
     implementations = {
-        OURS: Implementation(both(mmix_fast.mix), expected, *MIX_TOLERANCES),
-        "eager": Implementation(both(eager_mix), expected, *MIX_TOLERANCES),
-        "torchvision roll": Implementation(both(roll), rolled, *MIX_TOLERANCES),
-        "lerp": Implementation(both(lerp), expected, *MIX_TOLERANCES),
+        OURS: Implementation(gradient(mmix_fast.mix), expected, *MIX_TOLERANCES),
+        "eager": Implementation(gradient(eager_mix), expected, *MIX_TOLERANCES),
+        "torchvision roll": Implementation(gradient(roll), rolled, *MIX_TOLERANCES),
+        "lerp": Implementation(gradient(lerp), expected, *MIX_TOLERANCES),
         "compiled": Implementation(
-            both(compiled(eager_mix)), expected, *MIX_TOLERANCES, compiled=True
+            gradient(compiled(eager_mix)), expected, *MIX_TOLERANCES, compiled=True
         ),
         "x * lam": Implementation(
-            both(lambda x, perm, lam: x * lam)
+            gradient(lambda x, perm, lam: x * lam)
         ),  # two fresh results, no partner
     }
-    faults = shape == FAULTS
+    faults = shape == PAGE_FAULT_SHAPE
     goals = (Goal("eager", 1 / (5 if faults else 10)), Goal("compiled", 1 / (2 if faults else 4)))
     asked = goals if shape in SHAPES["cpu"] else ()
     return Problem(

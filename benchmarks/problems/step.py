@@ -16,7 +16,7 @@ from ..problem import OURS, Goal, Implementation, Maker, Op, Problem
 from ..runner import Effort, WrongResult
 from .common import eager_mix, two_terms
 
-LIMIT = 1.03  # of the ERM step
+GOAL_RATIO = 1.03  # of the ERM step
 EFFORT = Effort(7, 15.0)
 
 
@@ -82,32 +82,34 @@ def sharing_weights(model: nn.Module) -> list[nn.Module]:
 
 
 def check_losses_agree(
-    models: dict[str, nn.Module], hand: NaiveMixup, mixup, x: Tensor, y: Tensor
+    models: dict[str, nn.Module], by_hand: NaiveMixup, mixup, x: Tensor, y: Tensor
 ) -> None:
     """Ours and the hand-written one give the same loss for the same draw, at each layer."""
-    left = set(hand.layers)
-    while left:
+    remaining = set(by_hand.layers)
+    while remaining:
         ours = mixup.loss(models[OURS](x), y)
-        hand.forced = (mixup.layer, mixup.mix.perm, mixup.mix.lam)
-        same = hand.loss(models["naive"](x), y)
+        by_hand.forced = (mixup.layer, mixup.mix.perm, mixup.mix.lam)
+        same = by_hand.loss(models["naive"](x), y)
         if not torch.isclose(ours, same, rtol=1e-4):
-            raise WrongResult(f"ours at {mixup.layer!r} must lose as by hand, {same}, got {ours}")
-        left.discard(mixup.layer)
-    hand.forced = None
+            raise WrongResult(
+                f"our loss at {mixup.layer!r} must equal the hand-written {same}, got {ours}"
+            )
+        remaining.discard(mixup.layer)
+    by_hand.forced = None
 
 
 def training_step(title: str, device: str) -> Problem:
     make, layers, shape = CASES[title]
     x, y = torch.randn(shape, device=device), torch.randint(0, 10, shape[:1], device=device)
     models = dict(zip((OURS, "naive", "ERM"), sharing_weights(make().to(device)), strict=True))
-    hand = NaiveMixup(models["naive"], layers)
+    by_hand = NaiveMixup(models["naive"], layers)
     mixup = mmix_fast.ManifoldMixup(models[OURS], layers)
-    check_losses_agree(models, hand, mixup, x, y)
-    losses = {OURS: mixup.loss, "naive": hand.loss, "ERM": F.cross_entropy}
+    check_losses_agree(models, by_hand, mixup, x, y)
+    losses = {OURS: mixup.loss, "naive": by_hand.loss, "ERM": F.cross_entropy}
     implementations = {
         name: Implementation(step(model, losses[name], y)) for name, model in models.items()
     }
-    goals = (Goal("ERM", LIMIT),)
+    goals = (Goal("ERM", GOAL_RATIO),)
     return Problem(
         f"step of {title}", shape, x.dtype, x.clone, implementations, goals=goals, cold=False
     )

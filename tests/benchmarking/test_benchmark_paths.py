@@ -72,13 +72,13 @@ def test_a_wrong_gradient_is_caught(kind, shape, dtype):
     ],
 )
 def test_an_option_left_out_is_caught(monkeypatch, kind, left_out):
-    true = losses.mixed_cross_entropy
+    original = losses.mixed_cross_entropy
 
-    def deaf(*given, **options):
+    def ignoring_one(*given, **options):
         options.pop(left_out)
-        return true(*given, **options)
+        return original(*given, **options)
 
-    monkeypatch.setattr(losses, "mixed_cross_entropy", deaf)
+    monkeypatch.setattr(losses, "mixed_cross_entropy", ignoring_one)
     some = kind((6, 40), torch.float32, "cpu")
     with pytest.raises(runner.WrongResult, match=f"fused of {some.op}"):
         runner.verify(some)
@@ -190,7 +190,7 @@ def test_the_count_is_restored_after_a_wrong_result(two_cores):
         assert torch.get_num_threads() == before
 
 
-def test_who_has_no_rows_by_threads(monkeypatch):
+def test_where_there_are_no_rows_by_threads(monkeypatch):
     make = lambda: counting(set())  # noqa: E731
     assert by_threads([make], "cuda") == [make]
     for cores in (1, None):

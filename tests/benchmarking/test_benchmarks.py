@@ -114,7 +114,7 @@ class Steady(Clock):
 @pytest.mark.parametrize(
     ("call", "precision", "calls"), [(1e-5, 1e-8, 100), (1e-5, 1e-4, 1000), (0.5, 1e-8, 1)]
 )
-def test_a_round_is_long_against_the_timer(call, precision, calls):
+def test_a_round_is_long_enough_for_the_timer(call, precision, calls):
     some = problem()
     found = runner.calibrate(Steady(call, precision), some, runner.Inputs(some, 1))
     assert found == dict.fromkeys(some.implementations, calls)
@@ -184,7 +184,7 @@ def test_all_reports_what_it_replaced(monkeypatch, words, written):
 
 
 def test_the_hand_written_mixup_is_that_of_the_step():
-    with pytest.raises(runner.WrongResult, match="must lose as by hand"):
+    with pytest.raises(runner.WrongResult, match=r"our loss at .* must equal the hand-written"):
         step.check_losses_agree(*wrong_by(1.0))
     step.check_losses_agree(*wrong_by(0.0))
 
@@ -193,10 +193,10 @@ def wrong_by(shift):
     """Arguments of step.check_losses_agree; the logits of the hand-written are off by ``shift``."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3))
     models = dict(zip((OURS, "naive", "ERM"), step.sharing_weights(model), strict=True))
-    hand = step.NaiveMixup(models["naive"], ("", "0"))
+    by_hand = step.NaiveMixup(models["naive"], ("", "0"))
     mixup = mmix_fast.ManifoldMixup(models[OURS], ["", "0"])
     models["naive"].register_forward_hook(lambda module, args, z: z + shift * z.abs())
-    return models, hand, mixup, torch.randn(6, 4), torch.randint(0, 3, (6,))
+    return models, by_hand, mixup, torch.randn(6, 4), torch.randint(0, 3, (6,))
 
 
 END_TO_END = """
