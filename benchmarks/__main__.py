@@ -22,15 +22,15 @@ class Parser(argparse.ArgumentParser):
 
 def add_options(sub: argparse.ArgumentParser, name: str) -> None:
     sub.add_argument("--device", type=options.device, default="cpu", help="cpu, cuda or cuda:N")
-    sub.add_argument("--backend", help="one of mmix_fast.backends(); default: what dispatch picks")
+    sub.add_argument("--backend", help="one of mmix_fast.backends(); default: chosen by dispatch")
     sub.add_argument("--quick", action="store_true", help="fewer shapes, dtypes and rounds")
     file = "a folder for the data files" if name == "all" else "the data file to write"
     default = "default: benchmarks/results/ for a run without options, else none"
     sub.add_argument("--json", type=Path, metavar="PATH", help=f"{file}; {default}")
-    if name not in ("losses", "step"):  # whose cases have dtypes of their own
-        sub.add_argument("--dtype", type=options.dtypes, help="as in float32,bfloat16")
+    if name not in ("losses", "step"):  # their cases set the dtype
+        sub.add_argument("--dtype", type=options.dtypes, help="such as float32,bfloat16")
     if name in ("mix", "cross_entropy"):
-        sub.add_argument("--shapes", type=options.shapes, help="as in 128x64x32x32,256x4096")
+        sub.add_argument("--shapes", type=options.shapes, help="such as 128x64x32x32,256x4096")
 
 
 def parser() -> Parser:

@@ -1,4 +1,4 @@
-"""What each subcommand does."""
+"""The subcommands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dtypes_of(options: Options) -> tuple[torch.dtype, ...]:
     return options.dtypes or (FLOAT if options.quick else FLOAT + HALF)
 
 
-# The measurements that have one data file each.
+# Commands that measure; each writes the data file of its name.
 MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
     "mix": lambda o: mix.makers(o.shapes, dtypes_of(o), o.device, o.quick),
     "cross_entropy": lambda o: cross_entropy.makers(o.shapes, dtypes_of(o), o.device, o.quick),
@@ -43,7 +43,7 @@ MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
 
 def measure(name: str, options: Options) -> None:
     clock = clock_of(options.device)
-    # A step's goal is a few percent, which takes more rounds to see.
+    # The goal of a training step is a few percent: it takes more rounds to resolve.
     effort = QUICK if options.quick else step.EFFORT if name == "step" else FULL
     with options.chosen_backend():
         done = run(name, MEASURING[name](options), clock, effort)
@@ -82,20 +82,20 @@ def measuring_command(name: str) -> Callable[[Namespace], None]:
 
 
 COMMANDS = {
-    "mix": Command("mixing, against the code people write", measuring_command("mix")),
+    "mix": Command("mixing and CutMix", measuring_command("mix")),
     "cross_entropy": Command(
         "the mixed loss with its gradient", measuring_command("cross_entropy")
     ),
     "losses": Command(
-        "the loss as timm, segmentation and others use it", measuring_command("losses")
+        "the loss as used by timm, for segmentation and others", measuring_command("losses")
     ),
-    "scaling": Command("time against B, D and C, from tiny to large", measuring_command("scaling")),
+    "scaling": Command("time over B, D and C, from tiny to large", measuring_command("scaling")),
     "step": Command("a whole training step", measuring_command("step")),
     "all": Command("these five, then the report", measure_all),
     "report": Command("tables and pictures from the data files", lambda _: report.main()),
     "check": Command("what got slower since the stored run", lambda a: check.main(a.update)),
     "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: sass.main()),
     "paper": Command("the paper's claims, then the report", measure_claims),
-    "training": Command("a small CNN on digits, 3 seeds", lambda _: training.main()),
-    "demo": Command("backends, speed, training, pictures", lambda _: demo.main()),
+    "training": Command("a small CNN on MNIST digits, 3 seeds", lambda _: training.main()),
+    "demo": Command("backends, speed, training and two pictures", lambda _: demo.main()),
 }

@@ -1,4 +1,4 @@
-"""Data files, in pytest-benchmark's layout: read and judged, or written whole."""
+"""Reads, checks and writes the data files: timings in pytest-benchmark's layout, and row files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from .clock import Clock
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 3  # increase it when the layout of the records changes
-# Nothing here tells whose machine it is: no host name, no kernel build, no folder, no branch.
+# What is kept of the machine and the commit. No host name, kernel build, folder or branch, which
+# would show whose machine it is.
 MACHINE = ("machine", "system", "python_version", "python_implementation")
 CPU = ("brand_raw", "count", "arch")
 COMMIT = ("id", "time", "dirty")
 
 
 class BadFile(ValueError):
-    """One sentence: what the file should be, what it is, what to do."""
+    """The message says what the file should be, what it is, and what to do."""
 
 
 def path_of(name: str, device: str = "cpu") -> Path:
@@ -51,7 +52,7 @@ def machine_info(clock: Clock, backend: str | None) -> dict:
 
 
 def content(run: dict, clock: Clock, backend: str | None, quick: bool) -> dict:
-    """A data file of what runner.run gave."""
+    """The data file of a run (what runner.run returns)."""
     commit = get_commit_info("mmix_fast")
     return {
         "schema": SCHEMA,
@@ -96,7 +97,7 @@ def read(path: Path) -> dict:
 
 
 def read_rows(path: Path, keys: tuple[str, ...]) -> dict:
-    """A file of save_rows whose rows, or the runs of each, have these keys."""
+    """Reads a file of save_rows and checks that its rows, or the runs in them, have these keys."""
     data = parse(path)
     runs = [run for row in data.get("rows", []) for run in row.get("runs", [row])]
     if not runs or any(key not in run for run in runs for key in keys):
@@ -105,11 +106,11 @@ def read_rows(path: Path, keys: tuple[str, ...]) -> dict:
 
 
 def check_writable(path: Path) -> None:
-    """Before a long measurement: can it be written there, and is nothing else lost by it?"""
+    """Raises, before a long measurement, if the path is not writable or would lose another file."""
     if path.suffix != ".json" or not path.parent.is_dir():
         raise BadFile(f"--json must name a .json file in a folder that exists, got {path}")
     if path.exists():
-        parse(path)  # an older data file may be replaced, anything else may not
+        parse(path)  # only a data file may be overwritten
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -122,7 +123,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def rounded(value):
-    """Five figures are more than any measurement here has, and files stay small."""
+    """Floats to five digits, more than any measurement here is good for, to keep files small."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
@@ -131,7 +132,7 @@ def rounded(value):
 
 
 def to_text(data: dict) -> str:
-    """JSON with a record in each line: a change is seen as the records that changed."""
+    """JSON with one record in each line, so that a diff shows the records that changed."""
     parts = []
     for key, value in data.items():
         text = json.dumps(value)
@@ -146,7 +147,7 @@ def write_json(path: Path, data: dict) -> None:
 
 
 def save_rows(name: str, rows: list[dict]) -> None:
-    """What is not a table of times: training and the paper's claims."""
+    """Writes results that are not timings: training and the paper's claims."""
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     machine["capability"] = torch.backends.cpu.get_cpu_capability()
     write_json(path_of(name), {"machine": machine, "rows": rows})

@@ -1,4 +1,4 @@
-"""`make demo`: the backends, the speed, a training run on real digits, two pictures."""
+"""`make demo`: backends, speed, training on MNIST digits, and two pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .clock import Clock
 from .problems import cross_entropy, mix
 from .runner import QUICK, run
 
-PICTURES = Path(__file__).parents[1] / "build"  # git ignores it: a demo changes no figure here
+PICTURES = Path(__file__).parents[1] / "build"  # ignored by git
 
 
 def main() -> None:

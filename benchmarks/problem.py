@@ -1,4 +1,4 @@
-"""One thing to measure: who does it, on what, which bytes it must move and what is asked of it."""
+"""A problem: one computation on given inputs, and the implementations of it to compare."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 OURS = "fused"
-THREADS = 2  # of every measurement on the CPU that asks for no other count; data files say so
+THREADS = 2  # for CPU measurements that set no number of their own; recorded in the data files
 Op = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Ours may take ``share`` of the baseline's time, and ``plus_s`` seconds more."""
+    """Ours may take at most ``share`` times the baseline's time, plus ``plus_s`` seconds."""
 
     baseline: str
     share: float
@@ -53,14 +53,14 @@ class Problem:
     op: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    fresh: Callable[[], Tensor]  # an input of its own, always of the same values
+    fresh: Callable[[], Tensor]  # makes a new input, always with the same values
     implementations: dict[str, Implementation]  # OURS first
-    moved: int = 0  # bytes that any implementation must read and write; 0: not of interest
+    moved: int = 0  # bytes that any implementation must read and write; 0: not reported
     goals: tuple[Goal, ...] = ()
-    consumes: bool = False  # a call uses its input up, so each gets one, made outside the timing
-    sweep: str = ""  # the size that a series of problems varies: B, C or D
-    cold: bool = True  # whether it is also measured with inputs that no cache holds
-    threads: int | None = None  # None: those that the process has
+    consumes: bool = False  # every call needs a new input, which is made outside the timing
+    sweep: str = ""  # the size that varies over a series of problems: B, C or D
+    cold: bool = True  # also measure with inputs that are not in a cache
+    threads: int | None = None  # None: leave the process's number
 
     @property
     def title(self) -> str:
@@ -73,14 +73,14 @@ class Problem:
 
 @cache
 def load_compiler() -> None:
-    """So that no compile time holds its import, nor a result that it keeps on disk."""
+    """Imports the compiler and turns its disk cache off, so that compile times include neither."""
     torch.compiler.config.force_disable_caches = True
-    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")  # which is meant
+    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
     torch.compile(torch.neg)(torch.ones(1))
 
 
 def compiled(function: Callable, dynamic: bool | None = None) -> Callable:
-    """Forgets what was compiled before: each problem compiles for its own shape."""
+    """Compiles afresh: without the reset, a second shape would compile as a dynamic one."""
     load_compiler()
     torch._dynamo.reset()
     return torch.compile(function, dynamic=dynamic)
@@ -97,7 +97,7 @@ def makers_for(
     kinds: Sequence[Callable[..., Problem]],
     small: Sequence[Callable[..., Problem]],
 ) -> list[Maker]:
-    """Every kind at each shape and dtype; where no shapes were asked for, the small calls too."""
+    """Every kind at each shape and dtype, and the small calls unless shapes were given."""
     found: list[Maker] = []
     for dtype in dtypes:
         found += [partial(k, shape, dtype, device) for shape in shapes or default for k in kinds]
@@ -111,8 +111,8 @@ def with_threads(make: Maker, count: int) -> Problem:
 
 
 def by_threads(makers: Sequence[Maker], device: str) -> list[Maker]:
-    """Each by one thread, as a data loader's worker or a container has it, and by THREADS where
-    there are so many cores; what a GPU takes does not depend on them."""
+    """Each on one thread, as in a data loader's worker or a small container, and on THREADS if the
+    machine has as many cores. On a GPU the number does not matter: the makers as they are."""
     if torch.device(device).type != "cpu":
         return list(makers)
     counts = [count for count in (1, THREADS) if count <= (os.cpu_count() or 1)]

@@ -79,8 +79,11 @@ def training(content: dict) -> str:
 
 
 def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
-    """Marker -> its block in README.md: warm caches, and float32 except for the losses, whose
-    other dtypes are cases of their own. RESULTS.md has the rest."""
+    """Marker -> its block in README.md.
+
+    Warm caches and float32, except for the losses, where other dtypes are separate cases.
+    RESULTS.md has the rest.
+    """
     every = {name: rows(data[name]["benchmarks"]) for name in IN_README}
 
     def shown(some: list[Row], dtypes: tuple[str, ...] = ("float32",)) -> str:

@@ -1,4 +1,4 @@
-"""Records of a data file -> one row a problem and state of the cache, and what its cells say."""
+"""Groups the records of a data file into table rows, and formats their cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from .problem import OURS
 
 @dataclass(frozen=True)
 class Row:
-    records: dict[str, dict]  # name -> record; OURS among them
+    """All implementations of one problem, with one state of the cache."""
+
+    records: dict[str, dict]  # name of the implementation -> record; OURS is one of them
 
     @property
     def ours(self) -> dict:
@@ -30,7 +32,7 @@ class Row:
 
     @property
     def threads(self) -> str:
-        """Nothing where the problem asked for no count of its own, as in all older data files."""
+        """Empty if the problem set no number of its own."""
         return str(self.ours["params"].get("threads", ""))
 
     @property
@@ -39,12 +41,12 @@ class Row:
 
     @property
     def axis(self) -> str:
-        """What a curve over these rows is drawn against."""
+        """The label of the x axis of a curve over these rows."""
         return self.ours["params"]["sweep"] or "elements of the input"
 
     @property
     def size(self) -> int:
-        """On that axis: B is the first dimension, C or D the second."""
+        """The position on that axis: B is the first dimension, C or D the second."""
         shape = self.ours["params"]["shape"]
         return {"B": shape[0], "C": shape[1], "D": shape[1]}.get(self.axis, prod(shape))
 
@@ -59,7 +61,7 @@ class Row:
 
     @property
     def missed(self) -> list[str]:
-        """Rivals whose goal is missed."""
+        """Baselines whose goal is missed."""
         goals = {name: r["extra_info"].get("goal") for name, r in self.records.items()}
         return [name for name, goal in goals.items() if goal and not goal["met"]]
 
@@ -80,7 +82,7 @@ def bytes_text(count: float) -> str:
 
 
 def number_text(value: float) -> str:
-    """Three figures, or the whole number."""
+    """Three significant digits, or the whole number from 100 on."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -97,7 +99,7 @@ def ratio(record: dict) -> str:
 
 
 def table_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells; columns that no row has anything for are left out."""
+    """The header and the cells, without columns that are empty in every row."""
     names = list(dict.fromkeys(n for row in some for n in row.records if n != OURS))
     head = ["op", "shape", "cache", "threads", "us", "±", "GB/s", "of copy"]
     head += [*names, "memory", "compile s"]

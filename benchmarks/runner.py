@@ -18,31 +18,32 @@ from torch import Tensor
 from .clock import OVER_CACHE, Clock, cpu_seconds_of_others
 from .problem import OURS, Maker, Problem
 
-# A round of a quick call has so many calls that it takes this long: 1 ms is far above the timer's
-# precision (pytest-benchmark asks for 100 times that) and what an interrupt takes.
+# A round repeats a short call until it takes ROUND_S: 1 ms is far more than an interrupt, and than
+# 100 times the timer's precision, which is what pytest-benchmark asks for.
 ROUND_S, PRECISIONS = 1e-3, 100
 # Another process can fill the cache or the memory bus for a second. If our own interquartile range
 # exceeds MAX_SCATTER of the median, the problem is measured again, ATTEMPTS times at most.
 MAX_SCATTER, ATTEMPTS = 0.2, 3
-# Smaller inputs are not measured cold: a step of training has just written them.
+# An input so small that it would take more copies is not measured cold: in training, the step has
+# just written it.
 MAX_COPIES = 4096
 
 
 @dataclass(frozen=True)
 class Effort:
-    rounds: int  # at least
-    seconds: float  # then as many rounds as fit
+    rounds: int  # the least number
+    seconds: float  # more rounds are run until these have passed
 
 
 FULL, QUICK = Effort(7, 1.0), Effort(5, 0.25)
 
 
 class WrongResult(AssertionError):
-    """An implementation does not compute what it is timed for."""
+    """An implementation does not give the expected result."""
 
 
 def verify(problem: Problem) -> dict[str, float]:
-    """Checks every implementation's result; seconds that compiling took, by implementation."""
+    """Checks every implementation's result. Returns the seconds that compiling took, by name."""
     compiling = {}
     for name, implementation in problem.implementations.items():
         begin = perf_counter()
@@ -66,7 +67,7 @@ def verify(problem: Problem) -> dict[str, float]:
 
 
 class Inputs:
-    """What the calls get: one buffer again and again, many in turn, or each its own."""
+    """Inputs of the calls: one buffer repeatedly, several in turn, or a new one for each call."""
 
     def __init__(self, problem: Problem, copies: int) -> None:
         self.fresh = problem.fresh if problem.consumes else None
@@ -79,7 +80,10 @@ class Inputs:
 
 
 def copies_for(nbytes: int, cache_bytes: int) -> dict[str, int]:
-    """cache -> copies of the input; cold is left out where warm is cold, or they are too many."""
+    """cache -> copies of the input.
+
+    No cold measurement if one input already fills the cache, or if it takes too many copies.
+    """
     copies = max(2, -(-OVER_CACHE * cache_bytes // max(1, nbytes)))
     if nbytes >= cache_bytes or copies > MAX_COPIES:
         return {"warm": 1}
@@ -87,7 +91,7 @@ def copies_for(nbytes: int, cache_bytes: int) -> dict[str, int]:
 
 
 def calibrate(clock: Clock, problem: Problem, inputs: Inputs) -> dict[str, int]:
-    """Calls in a round of each implementation, found by doubling; it warms them up as well."""
+    """Calls in a round, for each implementation, found by doubling. This is also the warm-up."""
     least = max(ROUND_S, PRECISIONS * clock.precision)
     calls = {}
     for name, implementation in problem.implementations.items():
@@ -101,12 +105,12 @@ def calibrate(clock: Clock, problem: Problem, inputs: Inputs) -> dict[str, int]:
 def interleave(
     clock: Clock, problem: Problem, inputs: Inputs, effort: Effort
 ) -> tuple[dict[str, Stats], dict[str, int]]:
-    """Seconds of a call of each implementation in each round, and calls in a round."""
+    """For each implementation: seconds of a call, by round, and the calls in a round."""
     calls = calibrate(clock, problem, inputs)
     stats = {name: Stats() for name in problem.implementations}
     start = perf_counter()
     while len(stats[OURS].data) < effort.rounds or perf_counter() - start < effort.seconds:
-        # In a new order each round: who runs after whom decides what the cache and the heap hold.
+        # The order changes each round: the one before leaves its state of cache and heap.
         for name in random.sample(list(stats), len(stats)):
             turn = inputs.take(calls[name])
             took = clock.seconds(problem.implementations[name].op, turn)
@@ -117,7 +121,10 @@ def interleave(
 def least_scattered(
     clock: Clock, problem: Problem, copies: int, effort: Effort
 ) -> tuple[dict[str, Stats], dict[str, int]]:
-    """Of the measurements, the one whose own times scattered least; never the fastest."""
+    """Measures until our own times scatter little, at most ATTEMPTS times.
+
+    Returns the measurement in which they scattered least, whether or not it was the fastest.
+    """
     tried = []
     for _ in range(ATTEMPTS):
         tried.append(interleave(clock, problem, Inputs(problem, copies), effort))
@@ -132,7 +139,7 @@ def scatter(measured: tuple[dict[str, Stats], dict[str, int]]) -> float:
 
 
 def ratio(implementation: Stats, ours: Stats) -> dict[str, float]:
-    """Medians' ratio; quartiles of the rounds' own ratios, since a round shares its noise."""
+    """The ratio of the medians; quartiles of the ratios within rounds, where noise is shared."""
     low, _, high = quantiles(
         [r / o for r, o in zip(implementation.data, ours.data, strict=True)], n=4
     )
@@ -140,7 +147,7 @@ def ratio(implementation: Stats, ours: Stats) -> dict[str, float]:
 
 
 def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, extra: dict) -> dict:
-    """In pytest-benchmark's layout."""
+    """A record in pytest-benchmark's layout."""
     group = f"{problem.title} {cache}"
     dtype = str(problem.dtype).removeprefix("torch.")
     params = {"op": problem.op, "shape": list(problem.shape), "dtype": dtype, "cache": cache}
@@ -159,7 +166,7 @@ def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, ex
 
 
 def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> list[dict]:
-    """A record for each implementation and state of the cache."""
+    """A record for each implementation, with a warm and with a cold cache."""
     compile_s = verify(problem)
     peak = {}
     for name, implementation in problem.implementations.items():
@@ -180,7 +187,7 @@ def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> l
             if name in compile_s:
                 extra["compile_s"] = compile_s[name]
             goal = next((g for g in problem.goals if g.baseline == name), None)
-            if goal and cache == "warm":  # as the goals were set
+            if goal and cache == "warm":  # goals are for warm caches
                 extra["goal"] = {"text": str(goal), "met": goal.met(ours.median, own.median)}
             records.append(record(problem, cache, name, own, calls[name], extra))
     return records
@@ -188,7 +195,7 @@ def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> l
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many for what runs inside; as many as before after it, also where it raises."""
+    """Runs the block with ``count`` threads (None: no change), then restores the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:
@@ -198,7 +205,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def run(name: str, makers: Sequence[Maker], clock: Clock, effort: Effort) -> dict:
-    """Everything of one subcommand, and how many CPUs other processes took meanwhile."""
+    """Measures all problems of a command, and how many CPUs other processes used meanwhile."""
     random.seed(0)
     torch.manual_seed(0)
     begin, before = perf_counter(), cpu_seconds_of_others()

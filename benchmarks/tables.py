@@ -1,4 +1,4 @@
-"""Rows as a table of the terminal, or of Markdown."""
+"""Rows as a table for the terminal, or in Markdown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rich.table import Table
 
 from .rows import Row, rows, table_cells
 
-BUSY = 0.1  # CPUs; threads of ours then wait for each other, and times scatter
-WIDTH = 200  # where no terminal tells its own
+BUSY = 0.1  # CPUs used by other processes, from which on our threads wait and times scatter
+WIDTH = 200  # if the output is not a terminal
 
 
 def same_columns(some: list[Row]) -> list[tuple[str, list[Row]]]:
@@ -33,7 +33,7 @@ def busy(machine: dict) -> str:
     taken = machine["busy_cpus"] or 0.0
     if taken <= BUSY:
         return ""
-    return f"Other processes took {taken:.2g} CPUs meanwhile: do not trust these times."
+    return f"Other processes used {taken:.2g} CPUs during the run: these times are unreliable."
 
 
 def show(data: dict) -> None:

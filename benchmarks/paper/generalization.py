@@ -1,4 +1,4 @@
-"""Test error and NLL of every method, and how they hang on alpha and on the layers."""
+"""Test error and NLL of every method, and how they depend on alpha and on the layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/PAPER.md, made from the paper's data files."""
+"""Makes benchmarks/PAPER.md from the paper's data files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def spiral(rows: list[dict]) -> str:
     return f"{markdown_table(head, body)}\n\n![spiral](results/paper_spiral.png)"
 
 
-# part -> (keys of its runs, title, what writes its table)
+# part -> (required keys of its runs, title, function that writes its table)
 SECTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[list[dict]], str]]] = {
     "generalization": (("error", "nll"), "Test error and NLL", generalization),
     "ablation": (("error", "nll"), "Which layers, which alpha", ablation),

@@ -1,1 +1,1 @@
-"""What is measured: each module makes problems (see ../problem.py) for one command."""
+"""What is measured. Each module makes lists of problems (../problem.py)."""

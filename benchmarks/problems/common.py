@@ -1,7 +1,4 @@
-"""What the mixed loss equals, as people write it, and how a gradient of it is asked for and judged.
-
-The files that measure losses share these.
-"""
+"""Shared by the problems: formulas in eager PyTorch, inputs, tolerances and small calls."""
 
 from __future__ import annotations
 
@@ -13,23 +10,25 @@ from torch import Tensor
 
 from ..problem import OURS, Goal, Implementation, Op, Problem
 
-Loss = Callable[..., Tensor]  # of the logits, then of targets and whatever else it takes
+Loss = Callable[..., Tensor]  # a function of the logits and further arguments
 
-# The relative tolerance is a few roundings, but not below what compiled exponentials are exact to;
-# it must stay under 1e-3, or a z-loss of 1e-4 could be left out unnoticed. The absolute one is
-# roundings of a row's gradient, whose terms may cancel; a mean divides it by the rows.
-MIX_TOLERANCES = (2e-2, 2e-2)  # relative, absolute: for baselines that round after each step
+MIX_TOLERANCES = (2e-2, 2e-2)  # relative, absolute: baselines round to bfloat16 after each step
+
+# Tolerances of a gradient to logits. The relative one is a few roundings, but not less than the
+# error of compiled exponentials; it must stay below 1e-3, else a missing z-loss of 1e-4 would go
+# unnoticed. The absolute one is a few roundings of a row's gradient, whose terms may cancel,
+# divided by the number of rows, as the mean does.
 RTOL_ROUNDINGS, MIN_RTOL, ATOL_ROUNDINGS = 3, 1e-4, 4
 
 
 def tolerances(z: Tensor) -> tuple[float, float]:
-    """Relative and absolute tolerance of a gradient to these logits."""
+    """Relative and absolute tolerance of the gradient to the logits z."""
     eps, rows = torch.finfo(z.dtype).eps, z.numel() // z.shape[1]
     return max(RTOL_ROUNDINGS * eps, MIN_RTOL), ATOL_ROUNDINGS * eps / rows
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
-    """Logits (B, C, ...), their labels, and what mixes them."""
+    """Logits (B, C, ...), labels, a permutation and λ."""
     z = torch.randn(shape, device=device).to(dtype)
     y = torch.randint(0, shape[1], (shape[0], *shape[2:]), device=device)
     return z, y, torch.randperm(shape[0], device=device), torch.tensor(0.3, device=device)
@@ -53,22 +52,25 @@ def soft_loss(z: Tensor, t: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
 
 
 def gradient(of: Loss, *given: Tensor) -> Op:
-    """Forward and backward: the gradient to logits of a loss that takes ``given`` after them."""
+    """An op that runs forward and backward: the gradient of ``of(z, *given)`` to the logits z."""
     return lambda z: torch.autograd.grad(of(z, *given), z)[0]
 
 
 def expected_gradient(of: Loss, z: Tensor, dtype: torch.dtype, *given: Tensor) -> Tensor:
-    """The gradient as computed in that dtype; z stays as it is, a tensor without a graph."""
+    """That gradient, computed in ``dtype`` and rounded to the dtype of z. z stays unchanged."""
     return gradient(of, *given)(z.to(dtype, copy=True).requires_grad_()).to(z.dtype)
 
 
 SMALL = (32, 64)
-# Of the issue that cut this path: at most twice x.mul_(lam), and 6 us.
+# The goal: at most twice the time of x.mul_(lam), plus 6 us.
 SMALL_SHARE, SMALL_PLUS_S = 2.0, 6e-6
 
 
 def small_call(name: str, x: Tensor, lam: Tensor, ours: Op, eager: Op, expected: Tensor) -> Problem:
-    """Each call gets a tensor of its own that autograd recorded: in place would chain the graph."""
+    """The overhead of a call: tiny inputs, forward in eager mode, with autograd recording.
+
+    Each call gets a new tensor, since in-place calls on one would extend its graph.
+    """
     leaf = x.clone().requires_grad_()
     implementations = {
         OURS: Implementation(ours, expected, *MIX_TOLERANCES),

@@ -1,4 +1,4 @@
-"""What do the mixed loss and its gradient cost, against F.cross_entropy and others' kernels?"""
+"""The mixed loss with its gradient, against F.cross_entropy and the kernels of other libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .common import (
     two_terms,
 )
 
-# shape -> ((eager, compiled) for inplace_backward, the same for a fresh gradient): least ratios
+# shape -> least speedup over (eager, compiled), for inplace_backward and for a fresh gradient
 GOALS: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {
     (512, 21841): ((20.0, 5.0), (5.0, 1.3)),
     (1024, 32000): ((20.0, 5.0), (5.0, 1.3)),
@@ -39,13 +39,13 @@ QUICK_SHAPES = ((512, 21841), (256, 1000))
 
 
 def others() -> dict[str, Loss]:
-    """Two terms of each GPU library that is installed."""
+    """The two-term loss with the kernel of each GPU library that is installed."""
     found = {}
     if importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers.functional import liger_cross_entropy
 
         def liger(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-            # Its forward writes the gradient over the logits, so each term needs its own.
+            # Its forward overwrites the logits with the gradient, so each term needs a copy.
             one, other = liger_cross_entropy(z.clone(), y), liger_cross_entropy(z.clone(), y[perm])
             return lam * one + (1 - lam) * other
 
@@ -62,15 +62,17 @@ def others() -> dict[str, Loss]:
 
 @lru_cache(maxsize=1)
 def compiled_for(shape: tuple[int, ...], dtype: torch.dtype) -> Loss:
-    """Once for the two problems of a shape, which come one after the other."""
+    """Compiled once for the two problems of a shape, which are made one after the other."""
     return compiled(two_terms)
 
 
 def loss(
     shape: tuple[int, ...], dtype: torch.dtype, device: str, inplace: bool, compiler=None
 ) -> Problem:
-    """Loss and gradient. In place, the gradient becomes the next call's logits: other numbers,
-    the same work."""
+    """Loss and gradient.
+
+    In place, the gradient of a call becomes the logits of the next one: other values, equal work.
+    """
     z, *labels = make_inputs(shape, dtype, device)
     fast = compiler(two_terms) if compiler else compiled_for(shape, dtype)
 

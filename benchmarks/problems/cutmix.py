@@ -1,8 +1,8 @@
-"""What does CutMix cost in place: the bare paste, and the transforms of timm and torchvision?
+"""CutMix in place: the paste alone, and the transforms of timm and torchvision.
 
-Those two are here where the packages are (`make test-deep` installs them). A box that every call
-pastes again, as large each time, keeps the work the same; where a transform draws it, its generator
-is seeded before each call, ours and theirs alike, which takes some 3 us.
+The transforms are measured where the packages are installed (`make test-deep` installs them). Every
+call must do the same work: a paste repeats the same box, and before a transform, which draws its
+box, the generator is seeded, for ours and for the original alike. Seeding takes about 3 us.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ..torchvision_ops import declare_missing
 Box = tuple[int, int, int, int]
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-BATCH = (128, 3, 32, 32)  # images of CIFAR
+BATCH = (128, 3, 32, 32)  # CIFAR images
 PASTED = ((64, 3, 32, 32), BATCH)
 CLASSES = 1000
-SEED = 4  # of its boxes, timm's is nearly half of the image and torchvision's nearly a third
+SEED = 4  # draws a box of nearly half of the image in timm, nearly a third in torchvision
 ORIGINAL = "original"
-TOLERANCES = (0.0, 1e-6)  # relative, absolute: pixels are copied; λ of the targets is rounded once
+TOLERANCES = (0.0, 1e-6)  # relative, absolute: pixels are copied; only λ is rounded
 
 
 def flip_and_paste_(x: Tensor, box: Box) -> Tensor:
-    """timm's code."""
+    """As timm writes it."""
     top, bottom, left, right = box
     x[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
     return x
@@ -53,7 +53,7 @@ def paste(shape: tuple[int, ...], device: str) -> Problem:
 
 
 def timm_pair() -> tuple[Transform, Transform, Callable[[], object]]:
-    """Ours, the original, and what makes both draw alike. They paste into the batch itself."""
+    """Our transform, timm's, and a call that seeds both. Both change the batch in place."""
     declare_missing()  # timm imports torchvision
     from timm.data import Mixup as Original
 
@@ -64,7 +64,7 @@ def timm_pair() -> tuple[Transform, Transform, Callable[[], object]]:
 
 
 def torchvision_pair() -> tuple[Transform, Transform, Callable[[], object]]:
-    """The same of its own; these return a batch of their own."""
+    """Our transform, torchvision's, and a call that seeds both. Both return a new batch."""
     declare_missing()
     from torchvision.transforms.v2 import CutMix as Original
 
@@ -79,7 +79,7 @@ PAIRS = {"timm": timm_pair, "torchvision": torchvision_pair}
 
 
 def batch(package: str, shape: tuple[int, ...], device: str) -> Problem:
-    """Images and labels, as a training loop gives them to the package's transform."""
+    """A transform on images and labels, called as in a training loop."""
     ours, original, seed = PAIRS[package]()
     x = torch.randn(shape, device=device)
     y = torch.randint(0, CLASSES, shape[:1], device=device)

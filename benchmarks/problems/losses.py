@@ -1,8 +1,7 @@
-"""What do the other paths of the loss cost: as users of timm, of distillation, of segmentation, of
-large models or of gradient accumulation write them? Forward and backward, with a fresh gradient.
+"""Other uses of the loss: timm, distillation, segmentation, large models, accumulation.
 
-The shapes are those that such users have on a CPU; ``cross_entropy`` has more of them, and what
-cold caches do.
+Forward and backward with a fresh gradient, at shapes that are usual on a CPU. `cross_entropy` has
+more shapes and cold caches.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from .common import (
 )
 
 SMOOTHING = 0.1  # timm's default
-CAP = 30.0  # Gemma 2's, of its last logits
+CAP = 30.0  # Gemma 2's, for its final logits
 Z_LOSS = 1e-4  # PaLM's
-SHARE = 0.25  # of a step of four accumulated batches
+SHARE = 0.25  # the weight of one of four accumulated batches
 
 
 def loss_problem(
@@ -90,7 +89,7 @@ def timm_targets(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Pro
 
 
 def probabilities(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    """As a teacher gives them."""
+    """Targets as a teacher network gives them."""
     z, _, perm, lam = make_inputs(shape, dtype, device)
     t = torch.randn_like(z).softmax(1)
     baselines = {"soft targets": (soft_loss, 3.0)}
@@ -99,7 +98,7 @@ def probabilities(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Pr
 
 def weighted(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
     z, *labels = make_inputs(shape, dtype, device)
-    weight = 0.5 + torch.rand(shape[1], device=device).to(dtype)  # no class counts for nothing
+    weight = 0.5 + torch.rand(shape[1], device=device).to(dtype)  # no weight is near 0
 
     def of(loss: Loss) -> Loss:
         return lambda *args: loss(*args[:-1], weight=args[-1], label_smoothing=SMOOTHING)
@@ -131,7 +130,7 @@ def z_loss(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
 
 
 def accumulated(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    """The upstream gradient is not 1."""
+    """Gradient accumulation: the upstream gradient is not 1."""
     z, *labels = make_inputs(shape, dtype, device)
 
     def of(loss: Loss) -> Loss:
@@ -143,7 +142,7 @@ def accumulated(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Prob
 
 
 def per_sample(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    """A λ for each sample, a loss for each row."""
+    """Per-sample λ, and a loss for each row."""
     z, y, perm, _ = make_inputs(shape, dtype, device)
     lam = torch.rand(shape[0], device=device)
 
@@ -166,9 +165,9 @@ segmentation_last = partial(
 )
 double = partial(two_terms_problem, "cross-entropy", goal=2.0, compiling=False)
 
-IMAGENET, IMAGES = ((512, 1000),), ((4, 21, 128, 128),)  # 21: the classes of Pascal VOC
+IMAGENET, IMAGES = ((512, 1000),), ((4, 21, 128, 128),)  # 21 classes: Pascal VOC
 FLOAT = (torch.float32,)
-# (what is measured, its shapes, of which --quick takes the first, its dtypes)
+# (what makes the problem, its shapes, its dtypes); --quick takes the first shape
 CASES = (
     (timm_targets, ((128, 1000), (1024, 1000), (256, 21841)), FLOAT),
     (probabilities, ((128, 1000), (512, 1000)), FLOAT),

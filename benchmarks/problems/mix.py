@@ -1,4 +1,4 @@
-"""What does mixing cost, against the code people write?"""
+"""Mixing, forward and backward, against the ways to write it in PyTorch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def timm_style_(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
 
 
 def roll(x: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-    """torchvision's: always the neighbour, so the gather is a plain copy."""
+    """As torchvision does: the partner is always the previous sample, so no gather is needed."""
     return x.roll(1, 0).mul_(1 - lam).add_(x.mul(lam))
 
 
@@ -63,7 +63,8 @@ def forward(shape: tuple[int, ...], dtype: torch.dtype, device: str, compiler=co
         "compiled": Implementation(
             lambda x: fast(x, perm, lam), expected, *MIX_TOLERANCES, compiled=True
         ),
-        "mul_": Implementation(lambda x: x.mul_(1.0)),  # the least that any pass in place can take
+        # The lower limit of any pass in place.
+        "mul_": Implementation(lambda x: x.mul_(1.0)),
     }
     goals = (Goal("eager", 1 / 10), Goal("timm in place", 1 / 3), Goal("compiled", 1 / 1.5))
     asked = goals if shape in SHAPES["cpu"] else ()
@@ -93,9 +94,8 @@ def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
         "compiled": Implementation(
             gradient(compiled(eager_mix)), expected, *MIX_TOLERANCES, compiled=True
         ),
-        "x * lam": Implementation(
-            gradient(lambda x, perm, lam: x * lam)
-        ),  # two fresh results, no partner
+        # A lower limit: two new results, and no partner is read.
+        "x * lam": Implementation(gradient(lambda x, perm, lam: x * lam)),
     }
     faults = shape == PAGE_FAULT_SHAPE
     goals = (Goal("eager", 1 / (5 if faults else 10)), Goal("compiled", 1 / (2 if faults else 4)))

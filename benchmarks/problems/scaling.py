@@ -1,4 +1,4 @@
-"""Time against B, D and C, from tiny to large: where do curves cross, and what does a call cost?"""
+"""Time against B, D and C, from tiny to large: where the curves cross, and what a call costs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from ..problem import OURS, Maker, Problem, compiled
 from . import cross_entropy, mix
 
-# (the op, the size that varies, the last exponent of 2, a shape of that size)
+# (op, size that varies, its largest exponent of 2, shape for that size)
 SWEEPS = (
     ("mix_", "B", 13, lambda n: (n, 1024)),
     ("mix_", "D", 18, lambda n: (64, n)),
     ("loss", "B", 12, lambda n: (n, 1000)),
     ("loss", "C", 17, lambda n: (128, n)),
 )
-STEP, QUICK_STEP = 2, 5  # of the exponent
+STEP, QUICK_STEP = 2, 5  # between exponents
 SHOWN = (OURS, "eager", "two terms", "compiled", "mul_")
 
 
 @cache
 def dynamic(function: Callable) -> Callable:
-    """One compilation for all sizes, as a user with shapes that vary gets it."""
+    """Compiled once for all sizes, as for a user whose shapes vary."""
     return compiled(function, dynamic=True)
 
 

@@ -1,4 +1,4 @@
-"""A training step of plain training (ERM), of hand-written Manifold Mixup and of ours."""
+"""A whole training step: plain training (ERM), hand-written Manifold Mixup, and ours."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..problem import OURS, Goal, Implementation, Maker, Op, Problem
 from ..runner import Effort, WrongResult
 from .common import eager_mix, two_terms
 
-GOAL_RATIO = 1.03  # of the ERM step
+GOAL_RATIO = 1.03  # times the ERM step
 EFFORT = Effort(7, 15.0)
 
 
 class NaiveMixup:
-    """What people write: hooks that mix with fresh tensors, and two cross-entropies."""
+    """Manifold Mixup written by hand: hooks that mix out of place, and two cross-entropies."""
 
     def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
         self.layers, self.drawn = layers, ""
-        self.forced: tuple[str, Tensor, Tensor] | None = None  # the draw to use, for the check
+        self.forced: tuple[str, Tensor, Tensor] | None = None  # if set, used instead of a new draw
         model.register_forward_pre_hook(lambda module, args: self.before(args[0]))
         for name in layers:
             if name:
@@ -70,13 +70,14 @@ def step(model: nn.Module, loss, y: Tensor) -> Op:
     def work(x: Tensor) -> None:
         loss(model(x), y).backward()
         optimizer.step()
-        optimizer.zero_grad()  # last: a step frees what it allocates, for the peak
+        optimizer.zero_grad()  # last, so that a step frees what it allocated
 
     return work
 
 
 def sharing_weights(model: nn.Module) -> list[nn.Module]:
-    """Three, each for its own hooks: where weights lie in memory can cost a layer 15 %."""
+    """Three models for three sets of hooks, with the same weights: where weights lie in memory can
+    change the time of a layer by 15 %."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(2))]
 
@@ -84,7 +85,7 @@ def sharing_weights(model: nn.Module) -> list[nn.Module]:
 def check_losses_agree(
     models: dict[str, nn.Module], by_hand: NaiveMixup, mixup, x: Tensor, y: Tensor
 ) -> None:
-    """Ours and the hand-written one give the same loss for the same draw, at each layer."""
+    """Checks at each layer that ours and the hand-written one give the same loss for a draw."""
     remaining = set(by_hand.layers)
     while remaining:
         ours = mixup.loss(models[OURS](x), y)

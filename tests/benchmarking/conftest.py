@@ -1,4 +1,4 @@
-"""Measurements of a tiny problem, and the data files of all commands."""
+"""Data of a tiny measurement, and data files as all commands write them."""
 
 import copy
 import re
@@ -24,21 +24,21 @@ def threads():
 
 @pytest.fixture(scope="module")
 def data():
-    """Of one real measurement."""
+    """The content of a data file, really measured."""
     done = runner.run("test", [problem], Clock(), EFFORT)
     return datafile.content(done, Clock(), None, True)
 
 
 @pytest.fixture
 def files(tmp_path, data, monkeypatch):
-    """A root as the report finds it, with data files of every name."""
+    """A repository root for the report, with every data file it reads."""
     results = tmp_path / "benchmarks/results"
     results.mkdir(parents=True)
     training = {"rows": [{"method": "ERM", "runs": [{"error": 4.0, "nll": 0.1}]}]}
     for name in ("mix", "cross_entropy", "losses", "scaling", "step"):
         some = copy.deepcopy(data)
         for record in [r for r in some["benchmarks"] if r["params"]["cache"] == "warm"]:
-            larger = copy.deepcopy(record)  # a curve has two points
+            larger = copy.deepcopy(record)  # a curve needs two sizes
             larger["group"] += " larger"
             larger["params"]["shape"][0] *= 2
             some["benchmarks"].append(larger)

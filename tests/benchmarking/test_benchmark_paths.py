@@ -1,5 +1,4 @@
-"""The benchmarks of every path of the loss and of CutMix: what they compare is right, or is caught;
-each by one thread and by two."""
+"""Benchmarks of the loss's options and of CutMix: checked results, runs on one and two threads."""
 
 import copy
 from dataclasses import replace
@@ -13,7 +12,7 @@ from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Goal, Implementation, Problem, by_threads
 from benchmarks.problems import cross_entropy, cutmix, losses, mix
 
-TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # by the dimensions of a case's shapes
+TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # number of dimensions -> shape
 KINDS = [
     (kind, TINY[len(shapes[0])], dtype) for kind, shapes, types in losses.CASES for dtype in types
 ]
@@ -24,7 +23,7 @@ packages = pytest.mark.parametrize(
         pytest.param(
             name,
             marks=[
-                pytest.mark.deep,  # importing it takes seconds
+                pytest.mark.deep,  # the import takes seconds
                 pytest.mark.skipif(find_spec(name) is None, reason=f"no {name} here"),
             ],
         )
@@ -35,7 +34,7 @@ packages = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch):
-    """What compiles is the truth of its problem, so that nothing is lost but minutes."""
+    """Skips torch.compile, which takes minutes, of the formula that gives the expected result."""
     monkeypatch.setattr(losses, "compiled", lambda function: function)
 
 
@@ -56,7 +55,7 @@ def test_implementations_of_the_loss_agree(kind, shape, dtype):
 def test_a_wrong_gradient_is_caught(kind, shape, dtype):
     some = kind(shape, dtype, "cpu")
     right = some.implementations[OURS]
-    off = 1.2  # bfloat16 hides a few percent
+    off = 1.2  # more than the tolerance of bfloat16
     wrong = replace(right, op=lambda z: off * right.op(z))
     with pytest.raises(runner.WrongResult, match=rf"fused of {some.op} .* must give"):
         runner.verify(replace(some, implementations={**some.implementations, OURS: wrong}))
@@ -96,7 +95,7 @@ def test_quick_takes_the_first_shape():
 
 
 def repeats(some):
-    """Every call pastes as much: the first result is that of the third."""
+    """Checks that a repeated call does the same work: the same result the third time."""
     x = some.fresh()
     for implementation in some.implementations.values():
         once = implementation.op(x)
@@ -129,7 +128,7 @@ def test_cutmix_of(package, monkeypatch):
     assert some.goals == (Goal("original", 1 / 1.2),)
     ours, original, _ = cutmix.PAIRS[package]()
     monkeypatch.setitem(cutmix.PAIRS, package, lambda: (ours, original, lambda: None))
-    unseeded = cutmix.batch(package, (6, 3, 8, 8), "cpu")  # then each call draws a box of its own
+    unseeded = cutmix.batch(package, (6, 3, 8, 8), "cpu")  # now each call draws another box
     with pytest.raises(runner.WrongResult, match=f"of CutMix of {package}"):
         runner.verify(unseeded)
 
@@ -145,7 +144,7 @@ def two_cores(monkeypatch):
 
 
 def counting(seen, dtype=torch.float32):
-    """A problem that notes by how many threads it runs."""
+    """A problem that records the number of threads it runs on."""
     x = torch.ones(4, 8, dtype=dtype)
 
     def op(x):

@@ -1,4 +1,4 @@
-"""The benchmark command line: what it refuses, what it measures, what it writes and what not."""
+"""The benchmark command line, the measurements and the data files."""
 
 import getpass
 import json
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def refused(capsys, *words):
-    """The one sentence of a command line that is refused."""
+    """The one-line message with which the command line is refused."""
     with pytest.raises(SystemExit) as stop:
         cli.main(list(words))
     assert stop.value.code == 2
@@ -97,11 +97,11 @@ def test_records(data):
     assert ours["stats"]["rounds"] >= 3 and ours["stats"]["iterations"] >= 1
     (row, cold) = rows.rows(data["benchmarks"])
     assert (row.cache, cold.cache) == ("warm", "cold") and row.missed == ["eager"]
-    assert cold.missed == []  # goals are of warm caches
+    assert cold.missed == []  # goals are for warm caches
 
 
 class Steady(Clock):
-    """Every call takes as long, and the timer is as good as it is told."""
+    """A clock with a fixed time of a call and a given precision."""
 
     def __init__(self, call, precision):
         super().__init__()
@@ -137,7 +137,7 @@ def test_no_input_is_found_in_a_cache_when_cold():
     assert len(set(seen)) == 5 and seen[:5] == seen[5:]
     own = [x.data_ptr() for x in runner.Inputs(problem(consumes=True), 1).take(10)]
     assert len(set(own)) == 10
-    assert "cold" not in runner.copies_for(cache, cache)  # one alone is cold
+    assert "cold" not in runner.copies_for(cache, cache)  # one input fills the cache
     assert "cold" not in runner.copies_for(8, cache)
 
 
@@ -218,7 +218,7 @@ datafile.write_json(Path(folder) / "rest.json", rest)
 
 
 def test_the_problems_from_end_to_end(tmp_path):
-    """As they are, compiled implementations and all."""
+    """With the real problems, torch.compile included."""
     command = [sys.executable, "-c", END_TO_END, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -240,7 +240,7 @@ def test_the_problems_from_end_to_end(tmp_path):
 
 @pytest.mark.parametrize("scatters, kept", [([0.5, 0.1, 0.3], 1), ([0.5, 0.4, 0.3, 0.1], 2)])
 def test_the_least_scattered_measurement_is_kept(monkeypatch, scatters, kept):
-    """Until one is calm, or three were tried; whichever is faster."""
+    """Stops at the first that scatters little, or after three; does not prefer the fastest."""
     made = []
 
     def interleave(*_):

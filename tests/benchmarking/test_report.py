@@ -1,4 +1,4 @@
-"""What is made of data files: the report, and the check against the baseline."""
+"""The report from data files, and the check against the stored run."""
 
 import copy
 import json
@@ -83,7 +83,7 @@ def test_committed_files_are_read():
 
 
 def with_ratio(data, new, half):
-    """The data with another ratio of eager, warm."""
+    """The data with another ratio for eager with a warm cache."""
     changed = copy.deepcopy(data)
     (record,) = [
         r for r in changed["benchmarks"] if r["name"] == "double float32 64x256 warm [eager]"
