@@ -113,6 +113,13 @@ def test_check_counts_what_is_slower_twice(monkeypatch, tmp_path, capsys, data, 
     assert ("got slower" in capsys.readouterr().out) and next(measured, None) is None
 
 
+def test_check_stores_a_run(monkeypatch, tmp_path, data):
+    monkeypatch.setattr(check, "STORED", tmp_path / "check.json")
+    monkeypatch.setattr(check, "measure", lambda: data)
+    assert cli.main(["check", "--update"]) == 0
+    assert check.slower(datafile.read(tmp_path / "check.json"), data) == {}
+
+
 def test_check_needs_no_compiler():
     names = ("fused", "eager", "compiled")
     x = torch.ones(2)
