@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.mmix_fast_installed
 NATIVE  := $(sort $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh'))
 CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/dev/null))
 
-.PHONY: help install demo test test-deep lint format bench bench-check bench-baseline wheel clean-room clean
+.PHONY: help install demo test test-deep lint format bench bench-check bench-update wheel clean-room clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,8 +25,8 @@ help:
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
 	@echo "make bench      every measurement, the README's tables and the pictures (6 minutes)"
-	@echo "make bench-check     what got slower than the committed baseline"
-	@echo "make bench-baseline  measures that baseline anew"
+	@echo "make bench-check   what got slower since the stored run (benchmarks/results/check.json)"
+	@echo "make bench-update  stores a new run for bench-check"
 	@echo "make wheel      dist/: sdist, CPU wheel and, with nvcc (no GPU), CUDA wheel; MMIX_FAST_CUDA=0: no CUDA wheel"
 	@echo "make clean-room audit what make wheel made, install it in a fresh environment, try it there"
 	@echo "make install    .venv with everything, extension built (all the above do it first)"
@@ -96,8 +96,8 @@ bench: $(STAMP)
 bench-check: $(STAMP)
 	$(BIN)/python -m benchmarks check
 
-bench-baseline: $(STAMP)
-	$(BIN)/python -m benchmarks baseline
+bench-update: $(STAMP)
+	$(BIN)/python -m benchmarks check --update
 
 # Wheels are built from the sdist, so that it is seen to hold what it must. The version tells of a toolkit.
 # pip would keep a wheel under the path of its sdist, and give it again for another sdist there.

@@ -2,6 +2,6 @@
 
 import os
 
-# PyTorch's profiler, which tells the peak of memory, would write lines into the progress bar; it
-# reads this when torch is imported.
+# Set before torch is imported: PyTorch's profiler, which measures peak memory, would otherwise log
+# into the progress bar.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import options as judge
-from . import paper
+from . import options, paper
 from .commands import COMMANDS, MEASURING
 from .datafile import BadFile
 from .problem import THREADS
@@ -22,16 +21,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(sub: argparse.ArgumentParser, name: str) -> None:
-    sub.add_argument("--device", type=judge.device, default="cpu", help="cpu, cuda or cuda:N")
-    sub.add_argument("--backend", help="one of mmix_fast.backends(); default: what dispatch picks")
+    sub.add_argument("--device", type=options.device, default="cpu", help="cpu, cuda or cuda:N")
+    sub.add_argument("--backend", help="one of mmix_fast.backends(); default: chosen by dispatch")
     sub.add_argument("--quick", action="store_true", help="fewer shapes, dtypes and rounds")
     file = "a folder for the data files" if name == "all" else "the data file to write"
     default = "default: benchmarks/results/ for a run without options, else none"
     sub.add_argument("--json", type=Path, metavar="PATH", help=f"{file}; {default}")
-    if name not in ("losses", "step"):  # whose cases have dtypes of their own
-        sub.add_argument("--dtype", type=judge.dtypes, help="as in float32,bfloat16")
+    if name not in ("losses", "step"):  # their cases set the dtype
+        sub.add_argument("--dtype", type=options.dtypes, help="such as float32,bfloat16")
     if name in ("mix", "cross_entropy"):
-        sub.add_argument("--shapes", type=judge.shapes, help="as in 128x64x32x32,256x4096")
+        sub.add_argument("--shapes", type=options.shapes, help="such as 128x64x32x32,256x4096")
 
 
 def parser() -> Parser:
@@ -41,6 +40,8 @@ def parser() -> Parser:
         sub = commands.add_parser(name, help=command.help, description=command.help)
         if name in MEASURING or name == "all":
             add_options(sub, name)
+        if name == "check":
+            sub.add_argument("--update", action="store_true", help="store a new run instead")
         if name == "paper":
             parts = ", ".join(paper.PARTS)
             sub.add_argument("part", nargs="*", type=paper.part, help=f"{parts}; default: all")
@@ -55,7 +56,7 @@ def main(words: list[str] | None = None) -> int:
     torch.manual_seed(0)
     try:
         return COMMANDS[arguments.command].run(arguments) or 0
-    except (judge.BadOption, BadFile) as error:
+    except (options.BadOption, BadFile) as error:
         top.error(str(error))
     except WrongResult as error:
         top.exit(1, f"{top.prog}: {error}\n")

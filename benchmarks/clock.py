@@ -1,4 +1,4 @@
-"""How a device's time and memory are read, and what its caches and its memory can do."""
+"""A device's timer and peak memory, its cache size and the speed of its memory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch.profiler import ProfilerActivity, profile
 
 from .problem import Op
 
-CACHE = 32 << 20  # bytes, where the system does not tell: a common size of an L3
-OVER_CACHE = 4  # times the last cache: what is read in turn over so much is not found there again
+CACHE = 32 << 20  # bytes, if the system does not say: a common size of an L3 cache
+OVER_CACHE = 4  # buffers used in turn are no longer cached if they exceed the last cache so often
 CEILING_ROUNDS = 9
 
 
-def used_elsewhere() -> float | None:
-    """CPU seconds that other processes have used since the machine started (Linux tells)."""
+def cpu_seconds_of_others() -> float | None:
+    """CPU seconds used by other processes since boot; None if the system does not say."""
     try:
         ticks = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
     except OSError:
         return None
-    user, nice, system, _, _, irq, softirq, steal = map(int, ticks)  # not idle, not waiting
+    user, nice, system, _, _, irq, softirq, steal = map(int, ticks)  # without idle and iowait
     used = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
     return used - sum(os.times()[:4])
 
 
 class Clock:
-    """Of the CPU; subclasses are of other devices."""
+    """Measures on the CPU; a subclass measures on another device."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -41,20 +41,20 @@ class Clock:
         return f"CPU, {torch.get_num_threads()} threads"
 
     def cache_bytes(self) -> int:
-        """Of the last-level cache."""
-        files = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")  # "1024K"
+        """The size of the last-level cache."""
+        files = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")  # such as 1024K
         sizes = [int(f.read_text().strip().removesuffix("K")) << 10 for f in files]
         return max(sizes, default=CACHE)
 
     def seconds(self, op: Op, inputs: Sequence[Tensor]) -> float:
-        """Of the calls on all inputs together."""
+        """The time of one call on each input, together."""
         begin = default_timer()
         for x in inputs:
             op(x)
         return default_timer() - begin
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
-        """The most memory the work's tensors hold at once, from the profiler's events."""
+        """The most memory that tensors made by ``work`` hold at once, from the profiler."""
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
             work()
         held = peak = 0
@@ -65,15 +65,15 @@ class Clock:
         return peak
 
     def copy_rate(self) -> float:
-        """GB/s of a copy between two buffers that no cache holds: the ceiling of every pass."""
+        """GB/s of a copy between two buffers larger than the cache: the limit of any pass."""
         source = torch.ones(OVER_CACHE * self.cache_bytes(), dtype=torch.uint8, device=self.device)
-        into = torch.ones_like(source)  # written, so that its pages are there
+        into = torch.ones_like(source)  # writing to it maps its pages before the timing
         times = [self.seconds(into.copy_, [source]) for _ in range(CEILING_ROUNDS)]
         return 2 * source.nbytes / median(times) / 1e9
 
 
 class CudaClock(Clock):
-    """Events on the stream: the host's work is seen only where the GPU waits for it."""
+    """Measures with CUDA events: host time counts only where the GPU waits for the host."""
 
     def name(self) -> str:
         return torch.cuda.get_device_name(self.device)

@@ -1,4 +1,4 @@
-"""What each subcommand does."""
+"""The subcommands."""
 
 from __future__ import annotations
 
@@ -10,34 +10,30 @@ import torch
 
 from . import (
     check,
-    cross_entropy,
     datafile,
     demo,
-    losses,
-    mix,
     paper,
     report,
-    scaling,
-    step,
     tables,
     training,
 )
 from .clock import clock_of
-from .options import Options, judged
+from .options import Options, checked
 from .problem import Maker
+from .problems import cross_entropy, losses, mix, scaling, step
 from .runner import FULL, QUICK, run
 
 FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
 
 
-def both(options: Options) -> tuple[torch.dtype, ...]:
+def dtypes_of(options: Options) -> tuple[torch.dtype, ...]:
     return options.dtypes or (FLOAT if options.quick else FLOAT + HALF)
 
 
-# The measurements that have one data file each.
+# Commands that measure; each writes the data file of its name.
 MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
-    "mix": lambda o: mix.makers(o.shapes, both(o), o.device, o.quick),
-    "cross_entropy": lambda o: cross_entropy.makers(o.shapes, both(o), o.device, o.quick),
+    "mix": lambda o: mix.makers(o.shapes, dtypes_of(o), o.device, o.quick),
+    "cross_entropy": lambda o: cross_entropy.makers(o.shapes, dtypes_of(o), o.device, o.quick),
     "losses": lambda o: losses.makers(o.device, o.quick),
     "scaling": lambda o: scaling.makers(o.dtypes or FLOAT, o.device, o.quick),
     "step": lambda o: step.makers(o.device, o.quick),
@@ -46,9 +42,9 @@ MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
 
 def measure(name: str, options: Options) -> None:
     clock = clock_of(options.device)
-    # A step's goal is a few percent, which takes more rounds to see.
-    effort = QUICK if options.quick else step.FULL if name == "step" else FULL
-    with options.forced():
+    # The goal of a training step is a few percent: it takes more rounds to resolve.
+    effort = QUICK if options.quick else step.EFFORT if name == "step" else FULL
+    with options.chosen_backend():
         done = run(name, MEASURING[name](options), clock, effort)
     data = datafile.content(done, clock, options.backend, options.quick)
     tables.show(data)
@@ -58,15 +54,20 @@ def measure(name: str, options: Options) -> None:
         print(f"written: {target}")
 
 
-def everything(arguments: Namespace) -> None:
-    options = judged("all", arguments)
+def measure_all(arguments: Namespace) -> None:
+    options = checked("all", arguments)
     for name in MEASURING:
         if target := options.target(name):
-            datafile.judge_target(target)
+            datafile.check_writable(target)
     for name in MEASURING:
         measure(name, options)
     if options.whole and not options.json:
         report.main()
+
+
+def measure_claims(arguments: Namespace) -> None:
+    paper.main(arguments.part, arguments.full)
+    report.main()
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Command:
     run: Callable[[Namespace], int | None]
 
 
-def measuring(name: str) -> Callable[[Namespace], None]:
-    return lambda arguments: measure(name, judged(name, arguments))
+def measuring_command(name: str) -> Callable[[Namespace], None]:
+    return lambda arguments: measure(name, checked(name, arguments))
 
 
 def machine_code() -> None:
@@ -86,17 +87,20 @@ def machine_code() -> None:
 
 
 COMMANDS = {
-    "mix": Command("mixing, against the code people write", measuring("mix")),
-    "cross_entropy": Command("the mixed loss with its gradient", measuring("cross_entropy")),
-    "losses": Command("the loss as timm, segmentation and others use it", measuring("losses")),
-    "scaling": Command("time against B, D and C, from tiny to large", measuring("scaling")),
-    "step": Command("a whole training step", measuring("step")),
-    "all": Command("these five, then the report", everything),
-    "report": Command("README tables and pictures from data files", lambda _: report.main()),
-    "check": Command("what got slower than the committed baseline", lambda _: check.main()),
-    "baseline": Command("measures that baseline anew", lambda _: check.write_baseline()),
+    "mix": Command("mixing and CutMix", measuring_command("mix")),
+    "cross_entropy": Command(
+        "the mixed loss with its gradient", measuring_command("cross_entropy")
+    ),
+    "losses": Command(
+        "the loss as used by timm, for segmentation and others", measuring_command("losses")
+    ),
+    "scaling": Command("time over B, D and C, from tiny to large", measuring_command("scaling")),
+    "step": Command("a whole training step", measuring_command("step")),
+    "all": Command("these five, then the report", measure_all),
+    "report": Command("tables and pictures from the data files", lambda _: report.main()),
+    "check": Command("what got slower since the stored run", lambda a: check.main(a.update)),
     "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: machine_code()),
-    "paper": Command("the paper's claims", lambda a: paper.main(a.part, a.full)),
-    "training": Command("a small CNN on digits, 3 seeds", lambda _: training.main()),
-    "demo": Command("backends, speed, training, pictures", lambda _: demo.main()),
+    "paper": Command("the paper's claims, then the report", measure_claims),
+    "training": Command("a small CNN on MNIST digits, 3 seeds", lambda _: training.main()),
+    "demo": Command("backends, speed, training and two pictures", lambda _: demo.main()),
 }

@@ -1,4 +1,4 @@
-"""Data files, in pytest-benchmark's layout: read and judged, or written whole."""
+"""Reads, checks and writes the data files: timings in pytest-benchmark's layout, and row files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ import mmix_fast
 from .clock import Clock
 
 RESULTS = Path(__file__).parent / "results"
-SCHEMA = 2  # 1 was before `python -m benchmarks` had options, and said no number
-# Nothing here tells whose machine it is: no host name, no kernel build, no folder, no branch.
+SCHEMA = 3  # increase it when the layout of the records changes
+# What is kept of the machine and the commit. No host name, kernel build, folder or branch, which
+# would show whose machine it is.
 MACHINE = ("machine", "system", "python_version", "python_implementation")
 CPU = ("brand_raw", "count", "arch")
 COMMIT = ("id", "time", "dirty")
 
 
 class BadFile(ValueError):
-    """One sentence: what the file should be, what it is, what to do."""
+    """The message says what the file should be, what it is, and what to do."""
 
 
 def path_of(name: str, device: str = "cpu") -> Path:
@@ -35,9 +36,9 @@ def path_of(name: str, device: str = "cpu") -> Path:
 
 
 def machine_info(clock: Clock, backend: str | None) -> dict:
-    told = pytest_benchmark_generate_machine_info()
-    info = {key: told[key] for key in MACHINE}
-    info["cpu"] = {key: told["cpu"][key] for key in CPU if key in told["cpu"]}
+    info_all = pytest_benchmark_generate_machine_info()
+    info = {key: info_all[key] for key in MACHINE}
+    info["cpu"] = {key: info_all["cpu"][key] for key in CPU if key in info_all["cpu"]}
     return info | {
         "device": str(clock.device),
         "device_name": clock.name(),
@@ -51,7 +52,7 @@ def machine_info(clock: Clock, backend: str | None) -> dict:
 
 
 def content(run: dict, clock: Clock, backend: str | None, quick: bool) -> dict:
-    """A data file of what runner.run gave."""
+    """The data file of a run (what runner.run returns)."""
     commit = get_commit_info("mmix_fast")
     return {
         "schema": SCHEMA,
@@ -87,7 +88,7 @@ def read(path: Path) -> dict:
         )
     try:
         for record in data["benchmarks"]:
-            record["group"], record["params"]["rival"], record["stats"]["median"]
+            record["group"], record["params"]["implementation"], record["stats"]["median"]
             record["extra_info"]["ratio"]
         data["machine_info"]["copy_gb_per_s"]
     except (KeyError, TypeError) as error:
@@ -96,7 +97,7 @@ def read(path: Path) -> dict:
 
 
 def read_rows(path: Path, keys: tuple[str, ...]) -> dict:
-    """A file of save_rows whose rows, or the runs of each, have these keys."""
+    """Reads a file of save_rows and checks that its rows, or the runs in them, have these keys."""
     data = parse(path)
     runs = [run for row in data.get("rows", []) for run in row.get("runs", [row])]
     if not runs or any(key not in run for run in runs for key in keys):
@@ -104,25 +105,25 @@ def read_rows(path: Path, keys: tuple[str, ...]) -> dict:
     return data
 
 
-def judge_target(path: Path) -> None:
-    """Before a long measurement: can it be written there, and is nothing else lost by it?"""
+def check_writable(path: Path) -> None:
+    """Raises, before a long measurement, if the path is not writable or would lose another file."""
     if path.suffix != ".json" or not path.parent.is_dir():
         raise BadFile(f"--json must name a .json file in a folder that exists, got {path}")
     if path.exists():
-        parse(path)  # an older data file may be replaced, anything else may not
+        parse(path)  # only a data file may be overwritten
 
 
-def write(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.chmod(name, 0o644)  # a temporary file is its owner's only
+def write(path: Path, content: str | bytes) -> None:
+    """Replaces the file in one step, so that an interruption leaves the old one whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    os.chmod(name, 0o644)  # mkstemp lets only the owner read
     os.replace(name, path)
 
 
 def rounded(value):
-    """Five figures are more than any measurement here has, and files stay small."""
+    """Floats to five digits, more than any measurement here is good for, to keep files small."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
@@ -130,8 +131,8 @@ def rounded(value):
     return [rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def lines(data: dict) -> str:
-    """JSON with a record in each line: a change is seen as the records that changed."""
+def to_text(data: dict) -> str:
+    """JSON with one record in each line, so that a diff shows the records that changed."""
     parts = []
     for key, value in data.items():
         text = json.dumps(value)
@@ -142,11 +143,11 @@ def lines(data: dict) -> str:
 
 
 def write_json(path: Path, data: dict) -> None:
-    write(path, lines(rounded(data)))
+    write(path, to_text(rounded(data)))
 
 
 def save_rows(name: str, rows: list[dict]) -> None:
-    """What is not a table of times: training and the paper's claims."""
+    """Writes results that are not timings: training and the paper's claims."""
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     machine["capability"] = torch.backends.cpu.get_cpu_capability()
     write_json(path_of(name), {"machine": machine, "rows": rows})

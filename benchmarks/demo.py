@@ -1,4 +1,4 @@
-"""`make demo`: the backends, the speed, a training run on real digits, two pictures."""
+"""`make demo`: backends, speed, training on MNIST digits, and two pictures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 
 from mmix_fast import info
 
-from . import cross_entropy, datafile, mix, plots, tables, training
+from . import datafile, plots, tables, training
 from .clock import Clock
+from .problems import cross_entropy, mix
 from .runner import QUICK, run
 
-PICTURES = Path(__file__).parents[1] / "build"  # git ignores it: a demo changes no figure here
+PICTURES = Path(__file__).parents[1] / "build"  # ignored by git
 
 
 def main() -> None:
@@ -28,6 +29,6 @@ def main() -> None:
     print("\nTraining: 1,000 digits of MNIST, 3 seeds")
     rows = training.measure()
     PICTURES.mkdir(exist_ok=True)
-    datafile.write(PICTURES / "speedup.svg", plots.speedup([speed]))
-    datafile.write(PICTURES / "test_nll.svg", plots.test_nll(rows))
-    print("pictures: build/speedup.svg, build/test_nll.svg")
+    datafile.write(PICTURES / "speedup.png", plots.speedup([speed]))
+    datafile.write(PICTURES / "test_nll.png", plots.test_nll(rows))
+    print("pictures: build/speedup.png, build/test_nll.png")

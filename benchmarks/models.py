@@ -1,4 +1,4 @@
-"""Models to mix, each with the hand-written Manifold Mixup that people put into a forward."""
+"""Models to mix. ``by_hand`` is Manifold Mixup written into the forward."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +9,7 @@ def naive(h, mix):
     perm, lam = mix
     if lam.ndim:
         lam = lam.reshape(-1, *[1] * (h.ndim - 1))
-    wide = h.float()  # half precision is rounded once, at the end
+    wide = h.float()  # so that half precision is rounded only once
     return (lam * wide + (1 - lam) * wide[perm]).to(h.dtype)
 
 
@@ -25,7 +25,7 @@ class MLP(nn.Sequential):
             nn.Linear(width, classes),
         )
 
-    def forward(self, x):  # of its own: torch skips nn.Sequential's in model.compile()
+    def forward(self, x):  # model.compile() would skip the forward of nn.Sequential
         return self.by_hand(x, None, None)
 
     def by_hand(self, x, layer, mix):
@@ -39,7 +39,7 @@ class MLP(nn.Sequential):
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv twice beside a skip (He et al., Identity mappings, ECCV 2016)."""
+    """Two BN-ReLU-conv layers and a skip (He et al., Identity mappings, ECCV 2016)."""
 
     def __init__(self, inner, outer, stride):
         super().__init__()
@@ -91,7 +91,7 @@ class PreActResNet18(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Returns (hidden, {"attention": ..., "length": int}), as encoders of text do."""
+    """Returns (hidden, {"attention": ..., "length": int}), as text encoders do."""
 
     def __init__(self, width):
         super().__init__()
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         self.embed = nn.Embedding(11, width)
         self.blocks = nn.ModuleList(EncoderBlock(width) for _ in range(3))
         self.head = nn.Linear(width, classes)
-        self.checkpointing = checkpointing  # None, or use_reentrant
+        self.checkpointing = checkpointing  # None, or the value of use_reentrant
 
     def forward(self, tokens):
         return self.by_hand(tokens, None, None)
@@ -135,3 +135,26 @@ class Encoder(nn.Module):
                 h, weights = naive(h, mix), naive(weights, mix)
             attention = attention + weights.mean()
         return self.head(h.mean(1)) + attention
+
+
+class SmallCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)
+            )
+            for i, o in ((1, 32), (32, 64))
+        )
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(64 * 49, 128), nn.ReLU(), nn.Linear(128, 10)
+        )
+
+    def forward(self, x, mix=None, layer=-1):
+        if mix is not None and layer == 0:
+            x = mix(x)
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if mix is not None and layer == number:
+                x = mix(x)  # in place is safe too: max pooling saves indices, not its output
+        return self.head(x)

@@ -1,4 +1,4 @@
-"""What the command line may say: each value judged before anything is measured or written."""
+"""Options of the command line. All are checked before anything is measured or written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = {
 
 
 class BadOption(ValueError):
-    """One sentence: what was expected and what came."""
+    """The message says what was expected and what was given."""
 
 
 def device(text: str) -> str:
@@ -40,7 +40,9 @@ def dtypes(text: str) -> tuple[torch.dtype, ...]:
     names = text.split(",")
     for name in names:
         if name not in DTYPES:
-            raise ArgumentTypeError(f"must be of {', '.join(DTYPES)}, by commas, got {name!r}")
+            raise ArgumentTypeError(
+                f"must be of {', '.join(DTYPES)}, separated by commas, got {name!r}"
+            )
     return tuple(DTYPES[name] for name in names)
 
 
@@ -60,28 +62,28 @@ def shapes(text: str) -> tuple[tuple[int, ...], ...]:
 class Options:
     device: str = "cpu"
     backend: str | None = None
-    dtypes: tuple[torch.dtype, ...] | None = None  # None: those of the measurement
+    dtypes: tuple[torch.dtype, ...] | None = None  # None: the default of the command
     shapes: tuple[tuple[int, ...], ...] | None = None
     quick: bool = False
     json: Path | None = None
 
     @property
     def whole(self) -> bool:
-        """Nothing was narrowed: the run may replace the data file of its name."""
+        """True if no option narrows the run, so that it may replace the committed data file."""
         return self == Options(device=self.device, json=self.json)
 
     def target(self, name: str) -> Path | None:
-        """The data file to write; None: show the table only."""
+        """The data file to write, or None to show the table only."""
         if self.json:
             return self.json / f"{name}.json" if self.json.is_dir() else self.json
         return datafile.path_of(name, self.device) if self.whole else None
 
-    def forced(self) -> AbstractContextManager[None]:
+    def chosen_backend(self) -> AbstractContextManager[None]:
         return mmix_fast.use_backend(self.backend) if self.backend else nullcontext()
 
 
-def judged(name: str, arguments: Namespace) -> Options:
-    """What only all options together can show to be wrong."""
+def checked(name: str, arguments: Namespace) -> Options:
+    """The options of a command, after the checks that need several of them."""
     options = Options(
         arguments.device,
         arguments.backend,
@@ -96,12 +98,12 @@ def judged(name: str, arguments: Namespace) -> Options:
         kind = "a folder that exists" if name == "all" else "a file's name, not a folder's"
         raise BadOption(f"--json of {name} must be {kind}, got {options.json}")
     try:
-        with options.forced():  # a small call tells whether the backend serves the device
+        with options.chosen_backend():  # raises if the backend does not serve the device
             x = torch.zeros(2, 2, device=options.device)
             mmix_fast.mix(x, torch.arange(2, device=x.device), 0.5)
     except (RuntimeError, ValueError) as error:
         raise BadOption(f"--backend: {error}") from None
     target = options.target(name)
     if target and name != "all":
-        datafile.judge_target(target)
+        datafile.check_writable(target)
     return options

@@ -1,4 +1,4 @@
-"""Pictures of data files, as SVG text: the report writes them when all are made."""
+"""Pictures of the data files, as PNG. The report writes them once all are drawn."""
 
 from __future__ import annotations
 
@@ -7,107 +7,136 @@ from collections.abc import Callable
 
 import matplotlib
 
-matplotlib.use("Agg")  # no display needed
+matplotlib.use("Agg")  # works without a display
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from PIL import Image
 
 from .problem import OURS
 from .rows import Row, rows
 
-plt.rcParams["svg.hashsalt"] = "mmix_fast"  # the same data gives the same file
-plt.rcParams["svg.fonttype"] = "none"  # letters, not their outlines: a third of the size
+DPI = 96
+PALETTE = 256  # a PNG of so many colours takes a third of the bytes and looks the same
+COLUMNS = 2  # panels side by side: 10 inches at DPI are as wide as a README is shown
 
-# A rival has one colour in every picture.
+# An implementation has the same colour in every picture.
 COLORS = {OURS: "black", "eager": "C0", "two terms": "C0", "compiled": "C1", "lerp": "C2"}
 COLORS |= {"timm in place": "C3", "soft targets": "C4", "torchvision roll": "C5", "mul_": "C7"}
 COLORS |= {"x * lam": "C7", "Liger-Kernel": "C8", "quack": "C9"}
 
 
-def svg(figure) -> str:
-    figure.tight_layout()
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+def png(figure) -> bytes:
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.05)
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
     plt.close(figure)
-    # Trailing blanks of matplotlib's paths would be there in each diff.
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    Image.open(drawn).convert("RGB").quantize(PALETTE, Image.Quantize.FASTOCTREE).save(
+        small, format="png", optimize=True
+    )
+    return small.getvalue()
 
 
-def panels(groups: dict[str, list[Row]], draw: Callable, y: str) -> str:
-    figure, axes = plt.subplots(1, len(groups), figsize=(4.2 * len(groups), 3.6), squeeze=False)
-    for panel, (title, some) in zip(axes[0], groups.items(), strict=True):
-        panel.set(title=title, xlabel=some[0].axis, xscale="log", yscale="log")
-        draw(panel, some)
+def panels(groups: dict[str, list[Row]], draw: Callable, y: str) -> bytes:
+    """One panel for each group of rows; both axes are logarithmic."""
+    lines = -(-len(groups) // COLUMNS)
+    figure, axes = plt.subplots(lines, COLUMNS, figsize=(10, 3 * lines), squeeze=False)
+    for panel in axes.flat[len(groups) :]:
+        panel.set_axis_off()
+    for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
+        panel.set_xlabel(group[0].axis, fontsize=9)
+        panel.set_title(title, fontsize=10)
+        panel.set(xscale="log", yscale="log")
+        draw(panel, group)
         for axis in (panel.xaxis, panel.yaxis):
-            axis.set_minor_formatter("")  # 2x10^6, 3x10^6, ... would overlap
+            set_ticks(axis)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7)
-    axes[0][0].set_ylabel(y)
-    return svg(figure)
+    for first in axes[:, 0]:
+        first.set_ylabel(y, fontsize=9)
+    return png(figure)
+
+
+def set_ticks(axis) -> None:
+    """Labels such as 200, 5k, 10M on a logarithmic axis, and some even on a short one."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(EngFormatter(sep="") if high >= 1000 else "{x:g}")
+    axis.set_tick_params(labelsize=8)
 
 
 def by_op(data: list[dict]) -> dict[str, list[Row]]:
-    """float32 rows of each op that has more than one size."""
+    """op -> its float32 rows, for each op that was measured at more than one size.
+
+    Rows with their own number of threads are left to the tables.
+    """
     groups: dict[str, list[Row]] = {}
     for row in (r for d in data for r in rows(d["benchmarks"])):
-        if row.dtype == "float32":
+        if row.dtype == "float32" and not row.threads:
             groups.setdefault(row.op, []).append(row)
-    return {op: some for op, some in groups.items() if len({r.shape for r in some}) > 1}
+    return {op: group for op, group in groups.items() if len({r.shape for r in group}) > 1}
 
 
-def lines(panel, some: list[Row], value: Callable[[dict], float], names: list[str]) -> None:
+def curves(panel, group: list[Row], value: Callable[[dict], float], names: list[str]) -> None:
     for name in names:
-        points = sorted((r.size, value(r.rivals[name])) for r in some if name in r.rivals)
+        points = sorted((r.size, value(r.records[name])) for r in group if name in r.records)
         panel.plot(*zip(*points, strict=True), "o-", label=name, color=COLORS.get(name), ms=3)
 
 
-def rivals_of(some: list[Row]) -> list[str]:
-    return [name for name in some[0].rivals if name != OURS]
+def warm(group: list[Row]) -> list[Row]:
+    return [row for row in group if row.cache == "warm"]
 
 
-def speedup(data: list[dict]) -> str:
-    def draw(panel, some: list[Row]) -> None:
-        warm = [r for r in some if r.cache == "warm"]
-        lines(panel, warm, lambda r: r["extra_info"]["ratio"], rivals_of(warm))
+def baselines_of(group: list[Row]) -> list[str]:
+    return [name for name in group[0].records if name != OURS]
+
+
+def speedup(data: list[dict]) -> bytes:
+    def draw(panel, group: list[Row]) -> None:
+        shown = warm(group)
+        curves(panel, shown, lambda r: r["extra_info"]["ratio"], baselines_of(shown))
         panel.axhline(1, color="black", linewidth=0.8)
 
-    return panels(by_op(data), draw, "time of the rival / ours")
+    return panels(by_op(data), draw, "time of the baseline / ours")
 
 
-def bandwidth(data: list[dict]) -> str:
-    ceiling = data[0]["machine_info"]["copy_gb_per_s"]
-
-    def draw(panel, some: list[Row]) -> None:
+def bandwidth(data: list[dict]) -> bytes:
+    def draw(panel, group: list[Row]) -> None:
+        extra = group[0].ours["extra_info"]
+        ceiling = extra["gb_per_s"] / extra["share_of_copy"]  # that of the group's own data file
         for cache, style in (("warm", "o-"), ("cold", "s--")):
             points = sorted(
-                (r.size, r.ours["extra_info"]["gb_per_s"]) for r in some if r.cache == cache
+                (r.size, r.ours["extra_info"]["gb_per_s"]) for r in group if r.cache == cache
             )
             if points:
                 panel.plot(*zip(*points, strict=True), style, label=f"ours, {cache}", color="C0")
         panel.axhline(ceiling, color="black", linewidth=0.8, label="copy in memory")
 
-    moving = {op: s for op, s in by_op(data).items() if "gb_per_s" in s[0].ours["extra_info"]}
+    moving = {op: g for op, g in by_op(data).items() if "gb_per_s" in g[0].ours["extra_info"]}
     return panels(moving, draw, "GB/s of compulsory bytes")
 
 
-def memory(data: list[dict]) -> str:
-    def draw(panel, some: list[Row]) -> None:
-        warm = [r for r in some if r.cache == "warm"]
-        # An axis of logarithms has no 0: less than a byte is drawn as one.
+def memory(data: list[dict]) -> bytes:
+    def draw(panel, group: list[Row]) -> None:
+        shown = warm(group)
+        # A logarithmic axis has no 0: less than one byte is drawn as one.
         peak = lambda r: max(1, r["extra_info"]["peak_bytes"])  # noqa: E731
-        lines(panel, warm, peak, [OURS, *rivals_of(warm)])
+        curves(panel, shown, peak, [OURS, *baselines_of(shown)])
 
     return panels(by_op(data), draw, "peak bytes allocated")
 
 
-def scaling(data: list[dict]) -> str:
-    def draw(panel, some: list[Row]) -> None:
-        lines(panel, some, lambda r: 1e6 * r["stats"]["median"], [OURS, *rivals_of(some)])
+def scaling(data: list[dict]) -> bytes:
+    def draw(panel, group: list[Row]) -> None:
+        names = [OURS, *baselines_of(group)]
+        curves(panel, group, lambda r: 1e6 * r["stats"]["median"], names)
 
-    return panels(by_op(data), draw, "us of a call")
+    return panels(by_op(data), draw, "time of a call, us")
 
 
 def decision(panel, row: dict, points: list, labels: list) -> None:
-    """How sure a network is of red or blue in the plane, and the points it was trained on."""
+    """The network's confidence in the plane (red or blue), and its training points."""
     cells = round(len(row["confidence"]) ** 0.5)
     confidence = [row["confidence"][i * cells : (i + 1) * cells] for i in range(cells)]
     image = [list(line) for line in zip(*confidence, strict=True)]  # x runs to the right
@@ -118,43 +147,60 @@ def decision(panel, row: dict, points: list, labels: list) -> None:
     panel.set_title(row["method"], fontsize=9)
 
 
-# What the README's first picture shows: the decision of three methods, and three ops' speed.
+def spiral(methods: list[dict]) -> bytes:
+    """For each method: its decision in the plane, and its 2-D hidden layer."""
+    size = (1.6 * len(methods), 3.6)
+    figure, axes = plt.subplots(2, len(methods), figsize=size, squeeze=False)
+    points, labels = methods[0]["points"], methods[0]["labels"]
+    for (above, below), row in zip(axes.T, methods, strict=True):
+        decision(above, row, points, labels)
+        below.scatter(*row["hidden"], s=3, c=labels, cmap="bwr_r")
+        below.set(xticks=[], yticks=[])
+        below.set_xlabel(f"below 90 %: {100 * row['low_confidence']:.0f} %", fontsize=9)
+    axes[0][0].set_ylabel("decision")
+    axes[1][0].set_ylabel("2-D hidden layer")
+    return png(figure)
+
+
+# The README's first picture shows the decision of three methods and the speed of three ops.
 HERO_METHODS = ("ERM", "Input Mixup", "Manifold Mixup")
 HERO_OPS = ("mix_ forward", "mix forward+backward", "cross-entropy in place")
 
 
-def hero(data: list[dict], spiral: list[dict]) -> str:
+def hero(data: list[dict], methods: list[dict]) -> bytes:
     figure, axes = plt.subplots(1, 4, figsize=(10, 2.6), width_ratios=(1, 1, 1, 1.2))
-    some = [row for row in spiral if row["method"] in HERO_METHODS]
-    for panel, row in zip(axes, some, strict=False):
-        decision(panel, row, spiral[0]["points"], spiral[0]["labels"])
-        panel.set_xlabel(f"unsure: {100 * row['low_confidence']:.0f} % of the plane", fontsize=8)
+    shown = [row for row in methods if row["method"] in HERO_METHODS]
+    for panel, row in zip(axes, shown, strict=False):
+        decision(panel, row, methods[0]["points"], methods[0]["labels"])
+        share = f"{100 * row['low_confidence']:.0f} % of the plane"
+        panel.set_xlabel(f"{share}\nbelow 90 % confidence", fontsize=8)
     groups = by_op(data)
-    largest = [
-        max((r for r in groups[op] if r.cache == "warm"), key=lambda r: r.size)
-        for op in HERO_OPS
-        if op in groups
-    ]
+    largest = [max(warm(groups[op]), key=lambda row: row.size) for op in HERO_OPS if op in groups]
+    bars_of(axes[3], largest)
+    return png(figure)
+
+
+def bars_of(panel, some: list[Row]) -> None:
+    """Speedup over eager and over compiled PyTorch, one pair of bars for each row."""
     for shift, color, names in ((-0.2, "C0", ("eager", "two terms")), (0.2, "C1", ("compiled",))):
-        found = [next(row.rivals[n] for n in names if n in row.rivals) for row in largest]
+        found = [next(row.records[n] for n in names if n in row.records) for row in some]
         ratios = [record["extra_info"]["ratio"] for record in found]
-        bars = axes[3].barh([k + shift for k in range(len(found))], ratios, 0.4, color=color)
-        axes[3].bar_label(bars, [f"{r:.1f}x" for r in ratios], fontsize=7, padding=2)
+        bars = panel.barh([k + shift for k in range(len(found))], ratios, 0.4, color=color)
+        panel.bar_label(bars, [f"{r:.1f}x" for r in ratios], fontsize=7, padding=2)
         bars.set_label(names[0])
-    axes[3].set_yticks(range(len(largest)), [f"{r.op}\n{r.shape}" for r in largest], fontsize=7)
-    axes[3].invert_yaxis()
-    axes[3].margins(x=0.25)
-    axes[3].set_xlabel("PyTorch's time / ours", fontsize=8)
-    axes[3].legend(fontsize=7, loc="lower right")
-    return svg(figure)
+    panel.set_yticks(range(len(some)), [f"{r.op}\n{r.shape}" for r in some], fontsize=7)
+    panel.invert_yaxis()
+    panel.margins(x=0.25)
+    panel.set_xlabel("PyTorch's time / ours", fontsize=8)
+    panel.legend(fontsize=7, loc="lower right")
 
 
-def test_nll(runs: list[dict]) -> str:
+def test_nll(methods: list[dict]) -> bytes:
     figure, axes = plt.subplots(figsize=(5, 3))
-    for i, row in enumerate(runs):
-        values = [r["nll"] for r in row["runs"]]
+    for i, row in enumerate(methods):
+        values = [run["nll"] for run in row["runs"]]
         axes.bar(i, sum(values) / len(values), color=f"C{i}")
         axes.plot([i] * len(values), values, "k.")
-    axes.set_xticks(range(len(runs)), [r["method"] for r in runs])
+    axes.set_xticks(range(len(methods)), [row["method"] for row in methods])
     axes.set_ylabel("test NLL, 4,000 digits (lower is better)")
-    return svg(figure)
+    return png(figure)

@@ -1,4 +1,4 @@
-"""One thing to measure: who does it, on what, which bytes it must move and what is asked of it."""
+"""A problem: one computation on given inputs, and the implementations of it to compare."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ import torch
 from torch import Tensor
 
 OURS = "fused"
-THREADS = 2  # of every measurement on the CPU that asks for no other count; data files say so
+THREADS = 2  # for CPU measurements that set no number of their own; recorded in the data files
 Op = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Ours may take ``share`` of the rival's time, and ``plus_s`` seconds more."""
+    """Ours may take at most ``share`` times the baseline's time, plus ``plus_s`` seconds."""
 
-    rival: str
+    baseline: str
     share: float
     plus_s: float = 0.0
 
-    def met(self, ours: float, rival: float) -> bool:
-        return ours <= self.share * rival + self.plus_s
+    def met(self, ours: float, baseline: float) -> bool:
+        return ours <= self.share * baseline + self.plus_s
 
     def __str__(self) -> str:
         if self.plus_s:
-            return f"{self.share:g} of its time + {1e6 * self.plus_s:g} us"
+            return f"{self.share:g}x its time + {1e6 * self.plus_s:g} us"
         return f"{1 / self.share:.3g}x"
 
 
 @dataclass(frozen=True)
-class Rival:
-    """``want``: what it must return, within the tolerances (0 and 0: the same bits); None for what
-    is no rival, but a plain pass to compare with."""
+class Implementation:
+    """One way to compute a problem: ours, a baseline, or a plain pass over memory.
+
+    ``expected`` is the result it must return, within the tolerances (0 and 0: bit for bit). It is
+    None for a plain pass, which computes something else and is only compared by its time.
+    """
 
     op: Op
-    want: Tensor | tuple[Tensor, ...] | None = None
+    expected: Tensor | tuple[Tensor, ...] | None = None
     rtol: float = 0.0
     atol: float = 0.0
     compiled: bool = False  # its first call compiles
@@ -50,14 +53,14 @@ class Problem:
     op: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    fresh: Callable[[], Tensor]  # an input of its own, always of the same values
-    rivals: dict[str, Rival]  # OURS first
-    moved: int = 0  # bytes that any implementation must read and write; 0: not of interest
+    fresh: Callable[[], Tensor]  # makes a new input, always with the same values
+    implementations: dict[str, Implementation]  # OURS first
+    moved: int = 0  # bytes that any implementation must read and write; 0: not reported
     goals: tuple[Goal, ...] = ()
-    consumes: bool = False  # a call uses its input up, so each gets one, made outside the timing
-    sweep: str = ""  # the size that a series of problems varies: B, C or D
-    cold: bool = True  # whether it is also measured with inputs that no cache holds
-    threads: int | None = None  # None: those that the process has
+    consumes: bool = False  # every call needs a new input, which is made outside the timing
+    sweep: str = ""  # the size that varies over a series of problems: B, C or D
+    cold: bool = True  # also measure with inputs that are not in a cache
+    threads: int | None = None  # None: leave the process's number
 
     @property
     def title(self) -> str:
@@ -70,14 +73,14 @@ class Problem:
 
 @cache
 def load_compiler() -> None:
-    """So that no compile time holds its import, nor a result that it keeps on disk."""
+    """Imports the compiler and turns its disk cache off, so that compile times include neither."""
     torch.compiler.config.force_disable_caches = True
-    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")  # which is meant
+    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
     torch.compile(torch.neg)(torch.ones(1))
 
 
 def compiled(function: Callable, dynamic: bool | None = None) -> Callable:
-    """Forgets what was compiled before: each problem compiles for its own shape."""
+    """Compiles afresh: without the reset, a second shape would compile as a dynamic one."""
     load_compiler()
     torch._dynamo.reset()
     return torch.compile(function, dynamic=dynamic)
@@ -86,7 +89,7 @@ def compiled(function: Callable, dynamic: bool | None = None) -> Callable:
 Maker = Callable[[], Problem]
 
 
-def for_each(
+def makers_for(
     shapes: Sequence[tuple[int, ...]] | None,
     default: Sequence[tuple[int, ...]],
     dtypes: Sequence[torch.dtype],
@@ -94,7 +97,7 @@ def for_each(
     kinds: Sequence[Callable[..., Problem]],
     small: Sequence[Callable[..., Problem]],
 ) -> list[Maker]:
-    """Every kind at each shape and dtype; where no shapes were asked for, the small calls too."""
+    """Every kind at each shape and dtype, and the small calls unless shapes were given."""
     found: list[Maker] = []
     for dtype in dtypes:
         found += [partial(k, shape, dtype, device) for shape in shapes or default for k in kinds]
@@ -108,8 +111,8 @@ def with_threads(make: Maker, count: int) -> Problem:
 
 
 def by_threads(makers: Sequence[Maker], device: str) -> list[Maker]:
-    """Each by one thread, as a data loader's worker or a container has it, and by THREADS where
-    there are so many cores; what a GPU takes does not depend on them."""
+    """Each on one thread, as in a data loader's worker or a small container, and on THREADS if the
+    machine has as many cores. On a GPU the number does not matter: the makers as they are."""
     if torch.device(device).type != "cpu":
         return list(makers)
     counts = [count for count in (1, THREADS) if count <= (os.cpu_count() or 1)]

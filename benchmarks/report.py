@@ -1,4 +1,7 @@
-"""Data files -> README.md's tables, benchmarks/RESULTS.md and the pictures, or nothing of these."""
+"""Writes README.md's tables, RESULTS.md, PAPER.md and the pictures from the data files.
+
+Everything is made first and written last: if a data file is bad, nothing changes.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,52 @@ from pathlib import Path
 from statistics import mean
 
 from . import datafile, plots, tables
+from .paper import report as paper
 from .rows import Row, rows
 
 ROOT = Path(__file__).parents[1]
-FULL = "benchmarks/RESULTS.md"
+RESULTS_PAGE, PAPER_PAGE = "benchmarks/RESULTS.md", "benchmarks/PAPER.md"
+# picture -> (what draws it, the data files it takes)
 PICTURES = {
     "speedup": (plots.speedup, ("mix", "cross_entropy")),
     "bandwidth": (plots.bandwidth, ("mix", "cross_entropy")),
     "memory": (plots.memory, ("mix", "cross_entropy")),
     "scaling": (plots.scaling, ("scaling",)),
 }
-INTRO = """# What was measured
+IN_README = ("mix", "cross_entropy", "losses", "step")
+INTRO = """# Benchmark results
 
-Made by `python -m benchmarks report` from the data files in `results/`; no number here is written
-by hand. A rival's cell is its time over ours; a goal of ours that is missed stands beside it.
-`us`: median of interleaved rounds; ±: half the distance of the quartiles; where ours is more than
-10 %, the calmest of three measurements stands here. GB/s: compulsory bytes
-over that time; `of copy`: their share of what a copy between two large buffers moved in the same
-run (more than 100 %: the data lay in a cache). warm: the same input again; cold: inputs in turn,
-more than the last cache holds; left out where one input fills the cache alone, or is so small that
-a training step has just written it. threads: where a row has a count of its own. memory: peak of
-what is allocated, ours / the first rival's.
-compile s: what the first call of the compiled rival took beyond a later one.
+Written by `python -m benchmarks report` from the data files in `results/`. Do not edit by hand.
+
+- us: time of a call, the median of interleaved rounds.
+- ±: half the interquartile range. Where it exceeds 10 % for ours, the measurement was repeated, up
+  to three times, and the least scattered one is shown.
+- GB/s: compulsory bytes (what any implementation must read and write) over that time.
+- of copy: that rate over the rate of a copy between two large buffers in the same run. More than
+  100 % means that the data was in a cache.
+- A baseline's column: its time over ours. (goal ...) is the ratio aimed at, where it was missed.
+- cache: warm, the same input again; cold, inputs in turn, more than the last-level cache holds.
+  There is no cold row where one input fills that cache, or where the input is so small that a
+  training step has just written it.
+- threads: for rows with their own number of threads.
+- memory: peak bytes allocated, ours / the first baseline's.
+- compile s: the first call of the compiled baseline minus a later one.
 """
 
 
 def machine_line(data: dict) -> str:
     m, commit = data["machine_info"], data["commit_info"]
-    return (
+    line = (
         f"{m['device_name']} ({m['cpu'].get('brand_raw', m['machine'])}, {m['capability']}), "
         f"torch {m['torch']}, copy {m['copy_gb_per_s']:.3g} GB/s, "
         f"{'--quick, ' if m['quick'] else ''}commit {commit['id'][:10]}"
         f"{' with changes' if commit['dirty'] else ''}, {data['datetime'][:10]}. {tables.busy(m)}"
     )
+    return line.rstrip()
 
 
 def machine_lines(data: dict[str, dict]) -> str:
-    """One line, or one for the files of each machine and day: ratios of two are not compared."""
+    """One line if all files are of one machine and day, else a list."""
     files: dict[str, list[str]] = {}
     for name, one in data.items():
         files.setdefault(machine_line(one), []).append(name)
@@ -56,48 +68,43 @@ def is_small(row: Row) -> bool:
     return row.op.endswith("small call")
 
 
-def misses(some: list[Row]) -> str:
-    asked = sum(1 for row in some for r in row.rivals.values() if "goal" in r["extra_info"])
-    missed = sum(len(row.missed) for row in some)
-    return f"{asked - missed} of {asked} goals met over all dtypes."
-
-
 def training(content: dict) -> str:
-    parts = []
+    body = []
     for row in content["rows"]:
-        error, nll = (mean(r[key] for r in row["runs"]) for key in ("error", "nll"))
-        parts.append(f"{row['method']} {error:.2f} % / {nll:.3f}")
+        error, nll = (mean(run[key] for run in row["runs"]) for key in ("error", "nll"))
+        body.append([row["method"], f"{error:.2f}", f"{nll:.3f}"])
     seeds = len(content["rows"][0]["runs"])
-    return f"Test error / NLL, means of {seeds} seeds: {', '.join(parts)}."
+    head = [f"mean of {seeds} seed{'s' * (seeds > 1)}", "test error %", "test NLL"]
+    return tables.markdown_table(head, body)
 
 
-def blocks(data: dict[str, dict]) -> dict[str, str]:
-    """Marker -> what README.md shows of it: float32, warm; the rest is in RESULTS.md. Of the losses
-    all is shown: their other dtypes are cases of their own."""
-    names = ("mix", "cross_entropy", "losses", "step")
-    every = {name: rows(data[name]["benchmarks"]) for name in names}
+def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
+    """Marker -> its block in README.md.
+
+    Warm caches and float32, except for the losses, where other dtypes are separate cases.
+    RESULTS.md has the rest.
+    """
+    every = {name: rows(data[name]["benchmarks"]) for name in IN_README}
 
     def shown(some: list[Row], dtypes: tuple[str, ...] = ("float32",)) -> str:
         return tables.markdown(
             [r for r in some if r.dtype in dtypes and r.cache == "warm"], ("cache", "compile s")
         )
 
-    found = {
-        name: f"{shown([r for r in every[name] if not is_small(r)])}\n\n{misses(every[name])}"
-        for name in ("mix", "cross_entropy")
-    }
-    dtypes = tuple(dict.fromkeys(r.dtype for r in every["losses"]))
-    found["losses"] = f"{shown(every['losses'], dtypes)}\n\n{misses(every['losses'])}"
-    small = [r for name in ("mix", "cross_entropy") for r in every[name] if is_small(r)]
-    return found | {
-        "machine": machine_lines({name: data[name] for name in names}),
-        "small": shown(small),
+    timed = [row for name in ("mix", "cross_entropy") for row in every[name]]
+    return {
+        "machine": machine_lines({name: data[name] for name in IN_README}),
+        "mix": shown([r for r in every["mix"] if not is_small(r)]),
+        "cross_entropy": shown([r for r in every["cross_entropy"] if not is_small(r)]),
+        "losses": shown(every["losses"], tuple(dict.fromkeys(r.dtype for r in every["losses"]))),
+        "small": shown([r for r in timed if is_small(r)]),
         "step": shown(every["step"]),
     }
 
 
-def filled(text: str, found: dict[str, str]) -> str:
-    for name, new in found.items():
+def replace_blocks(text: str, blocks: dict[str, str]) -> str:
+    """The text with new content between ``<!-- name -->`` and ``<!-- end of name -->``."""
+    for name, new in blocks.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
         text, count = pattern.subn(lambda _, b=begin, n=new, e=end: f"{b}\n\n{n}\n\n{e}", text)
@@ -106,11 +113,12 @@ def filled(text: str, found: dict[str, str]) -> str:
     return text
 
 
-def full(data: dict[str, dict], drawn: dict[str, str]) -> str:
+def results_page(data: dict[str, dict]) -> str:
     parts = [INTRO]
-    parts += [f"![{name}](results/{name}.svg)\n" for name in drawn]
+    parts += [f"![{name}](results/{name}.png)\n" for name in PICTURES]
     for name, one in data.items():
-        parts.append(f"## {name}\n\n{machine_line(one)}\n")
+        command = name.removesuffix("_cuda") + (" --device cuda" if name.endswith("_cuda") else "")
+        parts.append(f"## {name}\n\n`python -m benchmarks {command}`: {machine_line(one)}\n")
         parts.append(tables.markdown(rows(one["benchmarks"])) + "\n")
     return "\n".join(parts)
 
@@ -119,19 +127,23 @@ def main(root: Path = ROOT) -> None:
     results = root / "benchmarks/results"
     names = [*dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some), "losses", "step"]
     data = {name: datafile.read(results / f"{name}.json") for name in names}
-    trained = datafile.read_rows(results / "training.json", ("error", "nll"))
-    spiral = datafile.read_rows(results / "paper_spiral.json", ("confidence", "low_confidence"))
-    drawn = {name: draw([data[n] for n in of]) for name, (draw, of) in PICTURES.items()}
     cuda = {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))}
-    new = {
-        root / "README.md": filled(
-            (root / "README.md").read_text(), blocks(data) | {"training": training(trained)}
+    trained = datafile.read_rows(results / "training.json", ("error", "nll"))
+    claims = paper.read(results)
+    readme = (root / "README.md").read_text()
+    spiral = claims["spiral"]["rows"]
+    pictures = {name: draw([data[n] for n in of]) for name, (draw, of) in PICTURES.items()}
+    pictures["hero"] = plots.hero([data["mix"], data["cross_entropy"]], spiral)
+    pictures["paper_spiral"] = plots.spiral(spiral)
+    pictures["test_nll"] = plots.test_nll(trained["rows"])
+    new: dict[Path, str | bytes] = {
+        root / "README.md": replace_blocks(
+            readme, readme_blocks(data) | {"training": training(trained)}
         ),
-        root / FULL: full(data | cuda, drawn),
-        results / "hero.svg": plots.hero([data["mix"], data["cross_entropy"]], spiral["rows"]),
-        results / "test_nll.svg": plots.test_nll(trained["rows"]),
-        **{results / f"{name}.svg": text for name, text in drawn.items()},
+        root / RESULTS_PAGE: results_page(data | cuda),
+        root / PAPER_PAGE: paper.page(claims),
     }
-    for path, text in new.items():  # all are made: now they are written
-        datafile.write(path, text)
+    new |= {results / f"{name}.png": picture for name, picture in pictures.items()}
+    for path, content in new.items():
+        datafile.write(path, content)
     print(f"written: {', '.join(str(path.relative_to(root)) for path in new)}")

@@ -1,4 +1,4 @@
-"""Records of a data file -> one row a problem and state of the cache, and what its cells say."""
+"""Groups the records of a data file into table rows, and formats their cells."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from .problem import OURS
 
 @dataclass(frozen=True)
 class Row:
-    rivals: dict[str, dict]  # name -> record; OURS among them
+    """All implementations of one problem, with one state of the cache."""
+
+    records: dict[str, dict]  # name of the implementation -> record; OURS is one of them
 
     @property
     def ours(self) -> dict:
-        return self.rivals[OURS]
+        return self.records[OURS]
 
     @property
     def op(self) -> str:
@@ -30,7 +32,7 @@ class Row:
 
     @property
     def threads(self) -> str:
-        """Nothing where the problem asked for no count of its own, as in all older data files."""
+        """Empty if the problem set no number of its own."""
         return str(self.ours["params"].get("threads", ""))
 
     @property
@@ -39,12 +41,12 @@ class Row:
 
     @property
     def axis(self) -> str:
-        """What a curve over these rows is drawn against."""
+        """The label of the x axis of a curve over these rows."""
         return self.ours["params"]["sweep"] or "elements of the input"
 
     @property
     def size(self) -> int:
-        """On that axis: B is the first dimension, C or D the second."""
+        """The position on that axis: B is the first dimension, C or D the second."""
         shape = self.ours["params"]["shape"]
         return {"B": shape[0], "C": shape[1], "D": shape[1]}.get(self.axis, prod(shape))
 
@@ -54,20 +56,20 @@ class Row:
 
     @property
     def compile_s(self) -> float | None:
-        found = (r["extra_info"].get("compile_s") for r in self.rivals.values())
+        found = (r["extra_info"].get("compile_s") for r in self.records.values())
         return next((s for s in found if s is not None), None)
 
     @property
     def missed(self) -> list[str]:
-        """Rivals whose goal is missed."""
-        goals = {name: r["extra_info"].get("goal") for name, r in self.rivals.items()}
+        """Baselines whose goal is missed."""
+        goals = {name: r["extra_info"].get("goal") for name, r in self.records.items()}
         return [name for name, goal in goals.items() if goal and not goal["met"]]
 
 
 def rows(records: list[dict]) -> list[Row]:
     groups: dict[str, dict[str, dict]] = {}
     for record in records:
-        groups.setdefault(record["group"], {})[record["params"]["rival"]] = record
+        groups.setdefault(record["group"], {})[record["params"]["implementation"]] = record
     return [Row(group) for group in groups.values() if OURS in group]
 
 
@@ -79,8 +81,8 @@ def bytes_text(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def figure(value: float) -> str:
-    """Three figures, or the whole number."""
+def number_text(value: float) -> str:
+    """Three significant digits, or the whole number from 100 on."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -91,14 +93,14 @@ def percent(width: float, of: float) -> str:
 def ratio(record: dict) -> str:
     extra = record["extra_info"]
     spread = percent(extra["ratio_q3"] - extra["ratio_q1"], extra["ratio"])
-    text = f"{figure(extra['ratio'])}x {spread}"
+    text = f"{number_text(extra['ratio'])}x {spread}"
     goal = extra.get("goal")
     return text + (f" (goal {goal['text']})" if goal and not goal["met"] else "")
 
 
-def grid(some: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells; columns that no row has anything for are left out."""
-    names = list(dict.fromkeys(n for row in some for n in row.rivals if n != OURS))
+def table_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """The header and the cells, without columns that are empty in every row."""
+    names = list(dict.fromkeys(n for row in some for n in row.records if n != OURS))
     head = ["op", "shape", "cache", "threads", "us", "±", "GB/s", "of copy"]
     head += [*names, "memory", "compile s"]
     body = []
@@ -106,14 +108,14 @@ def grid(some: list[Row]) -> tuple[list[str], list[list[str]]]:
         extra, stats = row.ours["extra_info"], row.ours["stats"]
         rates = ["", ""]
         if "gb_per_s" in extra:
-            rates = [figure(extra["gb_per_s"]), f"{extra['share_of_copy']:.0%}"]
+            rates = [number_text(extra["gb_per_s"]), f"{extra['share_of_copy']:.0%}"]
         iqr = percent(stats["iqr"], stats["median"])
-        cells = [ratio(row.rivals[n]) if n in row.rivals else "" for n in names]
-        eager = list(row.rivals.values())[1]["extra_info"]["peak_bytes"]
+        cells = [ratio(row.records[n]) if n in row.records else "" for n in names]
+        eager = list(row.records.values())[1]["extra_info"]["peak_bytes"]
         memory = f"{bytes_text(extra['peak_bytes'])} / {bytes_text(eager)}"
         took = row.compile_s if row.cache == "warm" else None
         compile_s = f"{took:.1f}" if took is not None else ""
-        line = [row.op, row.shape, row.cache, row.threads, figure(row.us), iqr, *rates, *cells]
+        line = [row.op, row.shape, row.cache, row.threads, number_text(row.us), iqr, *rates, *cells]
         body.append([*line, memory, compile_s])
     used = [k for k in range(len(head)) if any(line[k] for line in body)]
     return [head[k] for k in used], [[line[k] for k in used] for line in body]

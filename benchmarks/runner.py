@@ -1,4 +1,4 @@
-"""Checks the rivals of a problem, then times them in turns, so that noise meets them alike."""
+"""Checks each implementation of a problem, then times them in turns, so that noise hits all."""
 
 from __future__ import annotations
 
@@ -15,58 +15,59 @@ from pytest_benchmark.stats import Stats
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from .clock import OVER_CACHE, Clock, used_elsewhere
+from .clock import OVER_CACHE, Clock, cpu_seconds_of_others
 from .problem import OURS, Maker, Problem
 
-# A round of a quick call has so many calls that it takes this long: 1 ms is far above the timer's
-# precision (pytest-benchmark asks for 100 times that) and what an interrupt takes.
+# A round repeats a short call until it takes ROUND_S: 1 ms is far more than an interrupt, and than
+# 100 times the timer's precision, which is what pytest-benchmark asks for.
 ROUND_S, PRECISIONS = 1e-3, 100
-# A neighbour on the machine can take the cache or the memory for a second: where our own quartiles
-# lie further apart than CALM of the median, the problem is measured anew, ATTEMPTS times at most.
-CALM, ATTEMPTS = 0.2, 3
-# Smaller inputs are not measured cold: a step of training has just written them.
-MOST_COPIES = 4096
+# Another process can fill the cache or the memory bus for a second. If our own interquartile range
+# exceeds MAX_SCATTER of the median, the problem is measured again, ATTEMPTS times at most.
+MAX_SCATTER, ATTEMPTS = 0.2, 3
+# An input so small that it would take more copies is not measured cold: in training, the step has
+# just written it.
+MAX_COPIES = 4096
 
 
 @dataclass(frozen=True)
 class Effort:
-    rounds: int  # at least
-    seconds: float  # then as many rounds as fit
+    rounds: int  # the least number
+    seconds: float  # more rounds are run until these have passed
 
 
 FULL, QUICK = Effort(7, 1.0), Effort(5, 0.25)
 
 
 class WrongResult(AssertionError):
-    """A rival does not compute what it is timed for."""
+    """An implementation does not give the expected result."""
 
 
 def verify(problem: Problem) -> dict[str, float]:
-    """Checks every rival's result; seconds that compiling took, by rival."""
+    """Checks every implementation's result. Returns the seconds that compiling took, by name."""
     compiling = {}
-    for name, rival in problem.rivals.items():
+    for name, implementation in problem.implementations.items():
         begin = perf_counter()
-        got = rival.op(problem.fresh())
+        got = implementation.op(problem.fresh())
         first = perf_counter() - begin
-        if rival.want is not None:
-            near = {"rtol": rival.rtol, "atol": rival.atol, "check_dtype": False}
+        if implementation.expected is not None:
+            near = {"rtol": implementation.rtol, "atol": implementation.atol, "check_dtype": False}
             try:
-                torch.testing.assert_close(got, rival.want, **near)
+                torch.testing.assert_close(got, implementation.expected, **near)
             except AssertionError as error:
                 line = " ".join(str(error).split())
                 raise WrongResult(
                     f"{name} of {problem.title} must give the formula's result: {line}"
                 ) from error
-        if rival.compiled:
+        if implementation.compiled:
             x = problem.fresh()
             begin = perf_counter()
-            rival.op(x)
+            implementation.op(x)
             compiling[name] = first - (perf_counter() - begin)
     return compiling
 
 
 class Inputs:
-    """What the calls get: one buffer again and again, many in turn, or each its own."""
+    """Inputs of the calls: one buffer repeatedly, several in turn, or a new one for each call."""
 
     def __init__(self, problem: Problem, copies: int) -> None:
         self.fresh = problem.fresh if problem.consumes else None
@@ -79,20 +80,23 @@ class Inputs:
 
 
 def copies_for(nbytes: int, cache_bytes: int) -> dict[str, int]:
-    """cache -> copies of the input; cold is left out where warm is cold, or they are too many."""
+    """cache -> copies of the input.
+
+    No cold measurement if one input already fills the cache, or if it takes too many copies.
+    """
     copies = max(2, -(-OVER_CACHE * cache_bytes // max(1, nbytes)))
-    if nbytes >= cache_bytes or copies > MOST_COPIES:
+    if nbytes >= cache_bytes or copies > MAX_COPIES:
         return {"warm": 1}
     return {"warm": 1, "cold": copies}
 
 
 def calibrate(clock: Clock, problem: Problem, inputs: Inputs) -> dict[str, int]:
-    """Calls in a round of each rival, found by doubling; it warms them up as well."""
+    """Calls in a round, for each implementation, found by doubling. This is also the warm-up."""
     least = max(ROUND_S, PRECISIONS * clock.precision)
     calls = {}
-    for name, rival in problem.rivals.items():
+    for name, implementation in problem.implementations.items():
         count = 1
-        while (took := clock.seconds(rival.op, inputs.take(count))) < least / 2:
+        while (took := clock.seconds(implementation.op, inputs.take(count))) < least / 2:
             count *= 2
         calls[name] = max(1, round(count * least / took))
     return calls
@@ -101,27 +105,30 @@ def calibrate(clock: Clock, problem: Problem, inputs: Inputs) -> dict[str, int]:
 def interleave(
     clock: Clock, problem: Problem, inputs: Inputs, effort: Effort
 ) -> tuple[dict[str, Stats], dict[str, int]]:
-    """Seconds of a call of each rival in each round, and calls in a round."""
+    """For each implementation: seconds of a call, by round, and the calls in a round."""
     calls = calibrate(clock, problem, inputs)
-    stats = {name: Stats() for name in problem.rivals}
+    stats = {name: Stats() for name in problem.implementations}
     start = perf_counter()
     while len(stats[OURS].data) < effort.rounds or perf_counter() - start < effort.seconds:
-        # In a new order each round: who runs after whom decides what the cache and the heap hold.
+        # The order changes each round: the one before leaves its state of cache and heap.
         for name in random.sample(list(stats), len(stats)):
             turn = inputs.take(calls[name])
-            took = clock.seconds(problem.rivals[name].op, turn)
+            took = clock.seconds(problem.implementations[name].op, turn)
             stats[name].update(took / calls[name])
     return stats, calls
 
 
-def calmest(
+def least_scattered(
     clock: Clock, problem: Problem, copies: int, effort: Effort
 ) -> tuple[dict[str, Stats], dict[str, int]]:
-    """Of the measurements, the one whose own times scattered least; never the fastest."""
+    """Measures until our own times scatter little, at most ATTEMPTS times.
+
+    Returns the measurement in which they scattered least, whether or not it was the fastest.
+    """
     tried = []
     for _ in range(ATTEMPTS):
         tried.append(interleave(clock, problem, Inputs(problem, copies), effort))
-        if scatter(tried[-1]) <= CALM:
+        if scatter(tried[-1]) <= MAX_SCATTER:
             break
     return min(tried, key=scatter)
 
@@ -131,14 +138,16 @@ def scatter(measured: tuple[dict[str, Stats], dict[str, int]]) -> float:
     return ours.iqr / ours.median
 
 
-def ratio(rival: Stats, ours: Stats) -> dict[str, float]:
-    """Medians' ratio; quartiles of the rounds' own ratios, since a round shares its noise."""
-    low, _, high = quantiles([r / o for r, o in zip(rival.data, ours.data, strict=True)], n=4)
-    return {"ratio": rival.median / ours.median, "ratio_q1": low, "ratio_q3": high}
+def ratio(implementation: Stats, ours: Stats) -> dict[str, float]:
+    """The ratio of the medians; quartiles of the ratios within rounds, where noise is shared."""
+    low, _, high = quantiles(
+        [r / o for r, o in zip(implementation.data, ours.data, strict=True)], n=4
+    )
+    return {"ratio": implementation.median / ours.median, "ratio_q1": low, "ratio_q3": high}
 
 
 def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, extra: dict) -> dict:
-    """In pytest-benchmark's layout."""
+    """A record in pytest-benchmark's layout."""
     group = f"{problem.title} {cache}"
     dtype = str(problem.dtype).removeprefix("torch.")
     params = {"op": problem.op, "shape": list(problem.shape), "dtype": dtype, "cache": cache}
@@ -148,7 +157,7 @@ def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, ex
         "group": group,
         "name": f"{group} [{name}]",
         "fullname": f"{group} [{name}]",
-        "params": params | {"rival": name, "sweep": problem.sweep},
+        "params": params | {"implementation": name, "sweep": problem.sweep},
         "param": name,
         "extra_info": extra,
         "options": {},
@@ -157,18 +166,18 @@ def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, ex
 
 
 def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> list[dict]:
-    """A record for each rival and state of the cache."""
+    """A record for each implementation, with a warm and with a cold cache."""
     compile_s = verify(problem)
     peak = {}
-    for name, rival in problem.rivals.items():
+    for name, implementation in problem.implementations.items():
         x = problem.fresh()
-        peak[name] = clock.peak_bytes(lambda op=rival.op, x=x: op(x))
+        peak[name] = clock.peak_bytes(lambda op=implementation.op, x=x: op(x))
     copies = {"warm": 1}
     if problem.cold:
         copies = copies_for(problem.fresh().nbytes, clock.cache_bytes())
     records = []
     for cache, count in copies.items():
-        stats, calls = calmest(clock, problem, count, effort)
+        stats, calls = least_scattered(clock, problem, count, effort)
         ours = stats[OURS]
         for name, own in stats.items():
             extra = ratio(own, ours) | {"peak_bytes": peak[name], "moved": problem.moved}
@@ -177,8 +186,8 @@ def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> l
                 extra["share_of_copy"] = extra["gb_per_s"] / ceiling
             if name in compile_s:
                 extra["compile_s"] = compile_s[name]
-            goal = next((g for g in problem.goals if g.rival == name), None)
-            if goal and cache == "warm":  # as the goals were set
+            goal = next((g for g in problem.goals if g.baseline == name), None)
+            if goal and cache == "warm":  # goals are for warm caches
                 extra["goal"] = {"text": str(goal), "met": goal.met(ours.median, own.median)}
             records.append(record(problem, cache, name, own, calls[name], extra))
     return records
@@ -186,7 +195,7 @@ def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> l
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """So many for what runs inside; as many as before after it, also where it raises."""
+    """Runs the block with ``count`` threads (None: no change), then restores the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:
@@ -196,10 +205,10 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def run(name: str, makers: Sequence[Maker], clock: Clock, effort: Effort) -> dict:
-    """Everything of one subcommand, and how many CPUs other processes took meanwhile."""
+    """Measures all problems of a command, and how many CPUs other processes used meanwhile."""
     random.seed(0)
     torch.manual_seed(0)
-    begin, before = perf_counter(), used_elsewhere()
+    begin, before = perf_counter(), cpu_seconds_of_others()
     ceiling = clock.copy_rate()
     records: list[dict] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -211,5 +220,5 @@ def run(name: str, makers: Sequence[Maker], clock: Clock, effort: Effort) -> dic
             with threads(problem.threads):
                 records += measure(problem, clock, effort, ceiling)
             progress.advance(task)
-    busy = None if before is None else (used_elsewhere() - before) / (perf_counter() - begin)
+    busy = None if before is None else (cpu_seconds_of_others() - before) / (perf_counter() - begin)
     return {"busy": busy, "ceiling": ceiling, "benchmarks": records}

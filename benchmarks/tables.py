@@ -1,4 +1,4 @@
-"""Rows as a table of the terminal, or of Markdown."""
+"""Rows as a table for the terminal, or in Markdown."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from .rows import Row, grid, rows
+from .rows import Row, rows, table_cells
 
-BUSY = 0.1  # CPUs; threads of ours then wait for each other, and times scatter
-WIDTH = 200  # where no terminal tells its own
+BUSY = 0.1  # CPUs used by other processes, from which on our threads wait and times scatter
+WIDTH = 200  # if the output is not a terminal
 
 
-def kinds(some: list[Row]) -> list[tuple[str, list[Row]]]:
-    """(dtype, rows) of tables without empty columns: the first row has all rivals of the others."""
+def same_columns(some: list[Row]) -> list[tuple[str, list[Row]]]:
+    """(dtype, rows) of tables without empty columns.
+
+    A row joins a table whose first row has all implementations that it has.
+    """
     tables: list[list[Row]] = []
     for row in some:
         for table in tables:
-            if table[0].dtype == row.dtype and row.rivals.keys() <= table[0].rivals.keys():
+            if table[0].dtype == row.dtype and row.records.keys() <= table[0].records.keys():
                 table.append(row)
                 break
         else:
@@ -30,7 +33,7 @@ def busy(machine: dict) -> str:
     taken = machine["busy_cpus"] or 0.0
     if taken <= BUSY:
         return ""
-    return f"Other processes took {taken:.2g} CPUs meanwhile: do not trust these times."
+    return f"Other processes used {taken:.2g} CPUs during the run: these times are unreliable."
 
 
 def show(data: dict) -> None:
@@ -38,14 +41,14 @@ def show(data: dict) -> None:
     machine = data["machine_info"]
     console.print(
         f"{machine['device_name']}, torch {machine['torch']}, backend {machine['backend']}; "
-        f"a copy moves {machine['copy_gb_per_s']:.3g} GB/s. A rival's column: its time over ours; "
-        "±: half the distance of the quartiles; memory: ours / the first rival's.",
+        f"a copy moves {machine['copy_gb_per_s']:.3g} GB/s. A baseline's column: its time / ours; "
+        "±: half the interquartile range; memory: peak of ours / of the first baseline.",
         highlight=False,
     )
     if words := busy(machine):
         console.print(words)
-    for dtype, some in kinds(rows(data["benchmarks"])):
-        head, body = grid(some)
+    for dtype, some in same_columns(rows(data["benchmarks"])):
+        head, body = table_cells(some)
         table = Table(title=dtype, title_justify="left")
         for name in head:
             table.add_column(name, justify="left" if name in ("op", "shape", "cache") else "right")
@@ -54,12 +57,16 @@ def show(data: dict) -> None:
         console.print(table)
 
 
+def markdown_table(head: list[str], body: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def markdown(some: list[Row], without: tuple[str, ...] = ()) -> str:
     parts = []
-    for dtype, group in kinds(some):
-        head, body = grid(group)
+    for dtype, group in same_columns(some):
+        head, body = table_cells(group)
         keep = [k for k, name in enumerate(head) if name not in without]
-        lines = [[dtype, *(head[k] for k in keep[1:])], ["---"] * len(keep)]
-        lines += [[line[k] for k in keep] for line in body]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        kept_head = [dtype, *(head[k] for k in keep[1:])]
+        parts.append(markdown_table(kept_head, [[line[k] for k in keep] for line in body]))
     return "\n\n".join(parts)

@@ -1,6 +1,8 @@
-"""PyPI's torchvision beside the CPU build of torch lacks its compiled ops. It describes two of them
-when imported: where its library can't be loaded they are declared here first, since transforms and
-models are pure Python. Where it can be loaded, declaring them again would abort Python.
+"""Lets torchvision be imported beside a CPU build of torch.
+
+PyPI's torchvision then cannot load its compiled library, but registers fake versions of two of
+its ops when it is imported, which fails. Declaring these ops first is enough: transforms and models
+are pure Python. If the library loads, declaring them again would abort Python.
 """
 
 from functools import cache
@@ -13,7 +15,7 @@ import torch
 def library_loads() -> bool:
     spec = find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # not installed: nothing to stand in for
+        return True  # not installed: nothing to declare
     try:
         torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))
     except OSError:
@@ -23,7 +25,7 @@ def library_loads() -> bool:
 
 @cache
 def declare_missing() -> torch.library.Library | None:
-    """What it returns must live as long as the ops: the cache keeps it."""
+    """The ops exist as long as the library that is returned; the cache keeps it alive."""
     if library_loads():
         return None
     library = torch.library.Library("torchvision", "FRAGMENT")

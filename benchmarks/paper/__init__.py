@@ -1,4 +1,4 @@
-"""The paper's claims on data that is here: `python -m benchmarks paper [part ...] [--full]`."""
+"""The paper's claims on small data: `python -m benchmarks paper [part ...] [--full]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 
 import torch
 
-from . import generalization, geometry, plots
+from . import generalization, geometry
 
 PARTS = {
     "generalization": generalization.errors,
@@ -18,16 +18,15 @@ PARTS = {
 
 
 def part(text: str) -> str:
-    """One of the command line's."""
+    """Checks the name of a part on the command line."""
     if text not in PARTS:
         raise ArgumentTypeError(f"must be of {', '.join(PARTS)}, got {text!r}")
     return text
 
 
 def main(parts: list[str], full: bool) -> None:
-    """Each part writes a data file; pictures and the README are made from all data files there."""
-    torch.set_num_threads(1)  # two on these small networks wait for each other more than they work
+    """Measures the parts; each writes its data file."""
+    torch.set_num_threads(1)  # with such small networks, a second thread costs more than it saves
     for part in parts or PARTS:
         print(f"\n{part}")
         PARTS[part](seeds=10 if full else 5)
-    plots.main()

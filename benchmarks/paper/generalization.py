@@ -1,4 +1,4 @@
-"""Test error and NLL of every method, and how they hang on alpha and on the layers."""
+"""Test error and NLL of every method, and how they depend on alpha and on the layers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ ALPHAS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 def row(name: str, method, seeds: int, **more) -> dict:
-    set_, rate = data(name), best_rate(name, method)
-    runs = [test(fit(set_, method, rate, s), set_.test_x, set_.test_y) for s in range(seeds)]
+    dataset, rate = data(name), best_rate(name, method)
+    runs = [
+        test(fit(dataset, method, rate, s), dataset.test_x, dataset.test_y) for s in range(seeds)
+    ]
     (error, error_se), (nll, nll_se) = (summary([r[k] for r in runs]) for k in ("error", "nll"))
     print(
         f"{name:<8}{method.name:<16}{error:>7.2f} ±{error_se:.2f} %{nll:>9.4f} ±{nll_se:.4f}"

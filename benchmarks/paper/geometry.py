@@ -29,19 +29,21 @@ COMPARED = (ERM, INPUT, MANIFOLD)
 
 
 def flattening(seeds: int) -> None:
-    """Singular values of the first hidden layer, class by class (paper, section 3.1)."""
+    """Singular values of the first hidden layer for each class (paper, section 3.1)."""
     rows = []
-    set_ = data("mnist")
+    dataset = data("mnist")
     for method in COMPARED:
         runs = []
         for seed in range(seeds):
-            model = fit(set_, method, best_rate("mnist", method), seed)
+            model = fit(dataset, method, best_rate("mnist", method), seed)
             with torch.no_grad():
-                hidden = model[:2](set_.x)
+                hidden = model[:2](dataset.x)
             values = []
             for label in range(10):
-                h = hidden[set_.y == label]
-                values.append(torch.linalg.svdvals(h) / math.sqrt(len(h)))  # the same for any count
+                h = hidden[dataset.y == label]
+                values.append(
+                    torch.linalg.svdvals(h) / math.sqrt(len(h))
+                )  # independent of the number of samples
             least = min(len(v) for v in values)
             mean = torch.stack([v[:least] for v in values]).mean(0)
             runs.append({"largest": mean[0].item(), "rest": mean[1:].sum().item()})
@@ -52,7 +54,7 @@ def flattening(seeds: int) -> None:
 
 
 def deform(x: Tensor, matrix: list[list[float]]) -> Tensor:
-    """Images through an affine map of their coordinates; black comes in at the edges."""
+    """Images under an affine map of their coordinates, filled with black at the edges."""
     images = x.reshape(-1, 1, SIDE, SIDE)
     theta = torch.tensor(matrix).expand(len(x), 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
@@ -86,16 +88,16 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
 
 
 def robustness(seeds: int) -> None:
-    set_ = data("mnist")
+    dataset = data("mnist")
     rows = []
     for method in COMPARED:
         runs = []
         for seed in range(seeds):
-            model = fit(set_, method, best_rate("mnist", method), seed)
-            inputs = {"clean": set_.test_x}
-            inputs |= {name: deform(set_.test_x, m) for name, m in DEFORMATIONS.items()}
-            inputs |= {f"FGSM {e}": fgsm(model, set_.test_x, set_.test_y, e) for e in FGSM}
-            runs.append({k: test(model, x, set_.test_y)["error"] for k, x in inputs.items()})
+            model = fit(dataset, method, best_rate("mnist", method), seed)
+            inputs = {"clean": dataset.test_x}
+            inputs |= {name: deform(dataset.test_x, m) for name, m in DEFORMATIONS.items()}
+            inputs |= {f"FGSM {e}": fgsm(model, dataset.test_x, dataset.test_y, e) for e in FGSM}
+            runs.append({k: test(model, x, dataset.test_y)["error"] for k, x in inputs.items()})
         rows.append({"method": method.name, "runs": runs})
         for key in runs[0]:
             error, margin = summary([r[key] for r in runs])
@@ -121,7 +123,7 @@ def spiral(seeds: int, cells: int = 40) -> None:
     for method in METHODS:
         if method is MANIFOLD:
             method = type(method)(method.name, ("act3",), 2.0)
-        method = replace(method, noise=min(method.noise, 0.05))  # the plane is small
+        method = replace(method, noise=min(method.noise, 0.05))  # the points lie in [-1, 1]
         torch.manual_seed(1)
         model = network(2, 2, method, (64, 64, 2, 64))
         model.act3 = nn.Identity()  # the bottleneck is linear: two ReLUs of width 2 often die

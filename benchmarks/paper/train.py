@@ -1,4 +1,4 @@
-"""Data, methods and one training run, shared by every part."""
+"""Data, methods and the training run that all parts share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import mmix_fast
 
 WIDTH, BATCH, STEPS = 128, 100, 400
-RATES = (1e-3, 3e-3, 1e-2)  # each method has its own best, found on a validation split
+RATES = (1e-3, 3e-3, 1e-2)  # each method uses its best one, chosen on a validation split
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Data:
     test_y: Tensor
 
     def validation(self) -> Data:
-        """A fifth of the training set, in the place of the test set."""
+        """The training set, with a fifth of it split off as the test set."""
         cut = len(self.y) * 4 // 5
         return Data(self.x[:cut], self.y[:cut], self.x[cut:], self.y[cut:])
 
@@ -108,10 +108,10 @@ def train(
     return model.eval()
 
 
-def fit(set_: Data, method: Method, rate: float, seed: int) -> nn.Module:
+def fit(dataset: Data, method: Method, rate: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    model = network(set_.x.shape[1], int(set_.y.max()) + 1, method)
-    return train(model, method, set_.x, set_.y, rate)
+    model = network(dataset.x.shape[1], int(dataset.y.max()) + 1, method)
+    return train(model, method, dataset.x, dataset.y, rate)
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def test(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
 
 @cache
 def best_rate(name: str, method: Method) -> float:
-    """The least validation error, then the least NLL, of three learning rates and one seed."""
+    """The learning rate with the least validation error, then NLL, for one seed."""
     part = data(name).validation()
     scores = {}
     for rate in RATES:
@@ -133,6 +133,6 @@ def best_rate(name: str, method: Method) -> float:
 
 
 def summary(values: list[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
+    """The mean and its standard error."""
     t = torch.tensor(values, dtype=torch.float64)
     return t.mean().item(), (t.std() / len(values) ** 0.5).item()

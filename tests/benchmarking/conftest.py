@@ -1,4 +1,4 @@
-"""Measurements of a tiny problem, and the data files of all commands."""
+"""Data of a tiny measurement, and data files as all commands write them."""
 
 import copy
 import re
@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import datafile, runner
 from benchmarks.clock import Clock
+from benchmarks.paper import report as paper
 from tests.support.measuring import EFFORT, problem
 
 ROOT = Path(__file__).parents[2]
@@ -23,29 +24,35 @@ def threads():
 
 @pytest.fixture(scope="module")
 def data():
-    """Of one real measurement."""
+    """The content of a data file, really measured."""
     done = runner.run("test", [problem], Clock(), EFFORT)
     return datafile.content(done, Clock(), None, True)
 
 
 @pytest.fixture
 def files(tmp_path, data, monkeypatch):
-    """A root as the report finds it, with data files of every name."""
+    """A repository root for the report, with every data file it reads."""
     results = tmp_path / "benchmarks/results"
     results.mkdir(parents=True)
     training = {"rows": [{"method": "ERM", "runs": [{"error": 4.0, "nll": 0.1}]}]}
     for name in ("mix", "cross_entropy", "losses", "scaling", "step"):
         some = copy.deepcopy(data)
         for record in [r for r in some["benchmarks"] if r["params"]["cache"] == "warm"]:
-            larger = copy.deepcopy(record)  # a curve has two points
+            larger = copy.deepcopy(record)  # a curve needs two sizes
             larger["group"] += " larger"
             larger["params"]["shape"][0] *= 2
             some["benchmarks"].append(larger)
         datafile.write_json(results / f"{name}.json", some)
     datafile.write_json(results / "training.json", training)
+    machine = {"torch": "2", "threads": 1, "capability": "AVX2"}
+    run = {"error": 4.0, "nll": 0.1, "largest": 2.0, "rest": 1.0, "clean": 4.0}
+    row = {"method": "ERM", "data": "digits", "rate": 0.1, "alpha": 1.0, "runs": [run, run]}
     spiral = {"method": "ERM", "confidence": [0, 1, 1, 0], "low_confidence": 0.2}
-    spiral |= {"points": [[0.1, 0.2], [0.3, 0.4]], "labels": [0, 1]}
-    datafile.write_json(results / "paper_spiral.json", {"rows": [spiral]})
+    spiral |= {"points": [[0.1, 0.2], [0.3, 0.4]], "labels": [0, 1], "error": 4.0, "nll": 0.1}
+    spiral["hidden"] = spiral["points"]
+    for part in paper.SECTIONS:
+        some_rows = [spiral if part == "spiral" else row]
+        datafile.write_json(results / f"paper_{part}.json", {"machine": machine, "rows": some_rows})
     names = re.findall(r"<!-- end of (\w+) -->", (ROOT / "README.md").read_text())
     marks = "".join(f"<!-- {n} -->\nstale\n<!-- end of {n} -->\n" for n in names)
     (tmp_path / "README.md").write_text(marks)

@@ -1,5 +1,4 @@
-"""The benchmarks of every path of the loss and of CutMix: what they compare is right, or is caught;
-each by one thread and by two."""
+"""Benchmarks of the loss's options and of CutMix: checked results, runs on one and two threads."""
 
 import copy
 from dataclasses import replace
@@ -8,11 +7,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks import check, cross_entropy, cutmix, datafile, losses, mix, report, rows, runner
+from benchmarks import check, datafile, report, rows, runner
 from benchmarks.clock import Clock
-from benchmarks.problem import OURS, Goal, Problem, Rival, by_threads
+from benchmarks.problem import OURS, Goal, Implementation, Problem, by_threads
+from benchmarks.problems import cross_entropy, cutmix, losses, mix
 
-TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # by the dimensions of a case's shapes
+TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # number of dimensions -> shape
 KINDS = [
     (kind, TINY[len(shapes[0])], dtype) for kind, shapes, types in losses.CASES for dtype in types
 ]
@@ -23,7 +23,7 @@ packages = pytest.mark.parametrize(
         pytest.param(
             name,
             marks=[
-                pytest.mark.deep,  # importing it takes seconds
+                pytest.mark.deep,  # the import takes seconds
                 pytest.mark.skipif(find_spec(name) is None, reason=f"no {name} here"),
             ],
         )
@@ -34,29 +34,31 @@ packages = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch):
-    """What compiles is the truth of its problem, so that nothing is lost but minutes."""
+    """Skips torch.compile, which takes minutes, of the formula that gives the expected result."""
     monkeypatch.setattr(losses, "compiled", lambda function: function)
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
-def test_rivals_of_the_loss_agree(kind, shape, dtype):
+def test_implementations_of_the_loss_agree(kind, shape, dtype):
     some = kind(shape, dtype, "cpu")
     assert (some.shape, some.dtype) == (shape, dtype)
-    compiled = {name for name, rival in some.rivals.items() if rival.compiled}
+    compiled = {
+        name for name, implementation in some.implementations.items() if implementation.compiled
+    }
     assert set(runner.verify(some)) == compiled <= {"compiled"}
-    assert {goal.rival for goal in some.goals} == set(some.rivals) - {OURS} - compiled
+    assert {goal.baseline for goal in some.goals} == set(some.implementations) - {OURS} - compiled
     x = some.fresh()
-    assert x.is_leaf and x.requires_grad and not torch.equal(some.rivals[OURS].op(x), x)
+    assert x.is_leaf and x.requires_grad and not torch.equal(some.implementations[OURS].op(x), x)
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
 def test_a_wrong_gradient_is_caught(kind, shape, dtype):
     some = kind(shape, dtype, "cpu")
-    right = some.rivals[OURS]
-    off = 1.2  # bfloat16 hides a few percent
+    right = some.implementations[OURS]
+    off = 1.2  # more than the tolerance of bfloat16
     wrong = replace(right, op=lambda z: off * right.op(z))
     with pytest.raises(runner.WrongResult, match=rf"fused of {some.op} .* must give"):
-        runner.verify(replace(some, rivals={**some.rivals, OURS: wrong}))
+        runner.verify(replace(some, implementations={**some.implementations, OURS: wrong}))
 
 
 @pytest.mark.parametrize(
@@ -69,13 +71,13 @@ def test_a_wrong_gradient_is_caught(kind, shape, dtype):
     ],
 )
 def test_an_option_left_out_is_caught(monkeypatch, kind, left_out):
-    true = losses.mixed_cross_entropy
+    original = losses.mixed_cross_entropy
 
-    def deaf(*given, **options):
+    def ignoring_one(*given, **options):
         options.pop(left_out)
-        return true(*given, **options)
+        return original(*given, **options)
 
-    monkeypatch.setattr(losses, "mixed_cross_entropy", deaf)
+    monkeypatch.setattr(losses, "mixed_cross_entropy", ignoring_one)
     some = kind((6, 40), torch.float32, "cpu")
     with pytest.raises(runner.WrongResult, match=f"fused of {some.op}"):
         runner.verify(some)
@@ -93,13 +95,13 @@ def test_quick_takes_the_first_shape():
 
 
 def repeats(some):
-    """Every call pastes as much: the first result is that of the third."""
+    """Checks that a repeated call does the same work: the same result the third time."""
     x = some.fresh()
-    for rival in some.rivals.values():
-        once = rival.op(x)
+    for implementation in some.implementations.values():
+        once = implementation.op(x)
         once = once[0].clone() if isinstance(once, tuple) else once.clone()
-        rival.op(x)
-        again = rival.op(x)
+        implementation.op(x)
+        again = implementation.op(x)
         assert torch.equal(once, again[0] if isinstance(again, tuple) else again)
         x = some.fresh()
 
@@ -114,8 +116,8 @@ def test_cutmix():
     repeats(some)
     assert some.goals == (Goal("original", 1 / 1.5),)
     with pytest.raises(runner.WrongResult, match="fused of cutmix_"):
-        lazy = replace(some.rivals[OURS], op=untouched)
-        runner.verify(replace(some, rivals={**some.rivals, OURS: lazy}))
+        lazy = replace(some.implementations[OURS], op=untouched)
+        runner.verify(replace(some, implementations={**some.implementations, OURS: lazy}))
 
 
 @packages
@@ -126,7 +128,7 @@ def test_cutmix_of(package, monkeypatch):
     assert some.goals == (Goal("original", 1 / 1.2),)
     ours, original, _ = cutmix.PAIRS[package]()
     monkeypatch.setitem(cutmix.PAIRS, package, lambda: (ours, original, lambda: None))
-    unseeded = cutmix.batch(package, (6, 3, 8, 8), "cpu")  # then each call draws a box of its own
+    unseeded = cutmix.batch(package, (6, 3, 8, 8), "cpu")  # now each call draws another box
     with pytest.raises(runner.WrongResult, match=f"of CutMix of {package}"):
         runner.verify(unseeded)
 
@@ -142,15 +144,15 @@ def two_cores(monkeypatch):
 
 
 def counting(seen, dtype=torch.float32):
-    """A problem that notes by how many threads it runs."""
+    """A problem that records the number of threads it runs on."""
     x = torch.ones(4, 8, dtype=dtype)
 
     def op(x):
         seen.add(torch.get_num_threads())
         return x + x
 
-    rivals = {OURS: Rival(op, x + x), "eager": Rival(op, x + x)}
-    return Problem("double", (4, 8), dtype, x.clone, rivals, cold=False)
+    implementations = {OURS: Implementation(op, x + x), "eager": Implementation(op, x + x)}
+    return Problem("double", (4, 8), dtype, x.clone, implementations, cold=False)
 
 
 class Quick(Clock):
@@ -170,7 +172,7 @@ def test_rows_by_one_thread_and_by_two(two_cores):
     assert one.ours["params"]["threads"] == 1 and two.ours["params"]["threads"] == 2
     assert one.ours["group"] == "double float32 4x8 1 thread warm"
     assert two.ours["group"] == "double float32 4x8 2 threads warm"
-    head, body = rows.grid([one, two])
+    head, body = rows.table_cells([one, two])
     assert [line[head.index("threads")] for line in body] == ["1", "2"]
 
 
@@ -179,7 +181,7 @@ def test_the_count_is_restored_after_a_wrong_result(two_cores):
 
     def wrong():
         some = counting(set())
-        return replace(some, rivals={OURS: Rival(untouched, torch.zeros(4, 8))})
+        return replace(some, implementations={OURS: Implementation(untouched, torch.zeros(4, 8))})
 
     for make in by_threads([wrong], "cpu"):
         with pytest.raises(runner.WrongResult):
@@ -187,7 +189,7 @@ def test_the_count_is_restored_after_a_wrong_result(two_cores):
         assert torch.get_num_threads() == before
 
 
-def test_who_has_no_rows_by_threads(monkeypatch):
+def test_where_there_are_no_rows_by_threads(monkeypatch):
     make = lambda: counting(set())  # noqa: E731
     assert by_threads([make], "cuda") == [make]
     for cores in (1, None):
@@ -195,18 +197,18 @@ def test_who_has_no_rows_by_threads(monkeypatch):
         assert [m().threads for m in by_threads([make], "cpu")] == [1]
     records = measured([make])["benchmarks"]
     (row,) = rows.rows(records)
-    assert "threads" not in row.ours["params"] and "threads" not in rows.grid([row])[0]
+    assert "threads" not in row.ours["params"] and "threads" not in rows.table_cells([row])[0]
 
 
 def test_the_report_shows_every_dtype_of_the_losses(two_cores):
     makers = [lambda d=d: counting(set(), d) for d in (torch.float32, torch.float64)]
     data = datafile.content(measured(by_threads(makers, "cpu")), Quick(), None, True)
     names = ("mix", "cross_entropy", "losses", "step")
-    found = report.blocks({name: copy.deepcopy(data) for name in names})
+    found = report.readme_blocks({name: copy.deepcopy(data) for name in names})
     assert all(
         f"| {name} | shape | threads |" in found["losses"] for name in ("float32", "float64")
     )
-    assert "| double | 4x8 | 2 |" in found["losses"] and "goals met" in found["losses"]
+    assert "| double | 4x8 | 2 |" in found["losses"]
     assert "float64" not in found["mix"]
 
 
@@ -218,4 +220,4 @@ def test_check_measures_them(monkeypatch, two_cores):
     monkeypatch.setattr(check, "run", lambda name, makers, *_: given.extend(makers))
     monkeypatch.setattr(datafile, "content", lambda *_: {})
     check.measure()
-    assert [make().threads for make in given] == [1, 2]  # first_rival_only keeps the count
+    assert [make().threads for make in given] == [1, 2]  # first_baseline_only keeps the count

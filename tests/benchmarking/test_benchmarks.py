@@ -1,4 +1,4 @@
-"""The benchmark command line: what it refuses, what it measures, what it writes and what not."""
+"""The benchmark command line, the measurements and the data files."""
 
 import getpass
 import json
@@ -13,16 +13,17 @@ import torch
 
 import mmix_fast
 from benchmarks import __main__ as cli
-from benchmarks import commands, datafile, options, report, rows, runner, step
+from benchmarks import commands, datafile, options, report, rows, runner
 from benchmarks.clock import Clock
-from benchmarks.problem import OURS, Rival
+from benchmarks.problem import OURS, Implementation
+from benchmarks.problems import step
 from tests.support.measuring import problem
 
 ROOT = Path(__file__).parents[2]
 
 
 def refused(capsys, *words):
-    """The one sentence of a command line that is refused."""
+    """The one-line message with which the command line is refused."""
     with pytest.raises(SystemExit) as stop:
         cli.main(list(words))
     assert stop.value.code == 2
@@ -73,16 +74,19 @@ def test_only_a_whole_run_replaces_a_data_file():
     assert options.Options(dtypes=(torch.float32,)).target("mix") is None
 
 
-def test_a_wrong_rival_is_not_timed():
+def test_a_wrong_result_is_not_timed():
     some = problem()
     x = some.fresh()
-    wrong = {OURS: Rival(lambda x: x, x), "eager": Rival(lambda x: x + 1, x, 0.1, 0.1)}
+    wrong = {
+        OURS: Implementation(lambda x: x, x),
+        "eager": Implementation(lambda x: x + 1, x, 0.1, 0.1),
+    }
     with pytest.raises(runner.WrongResult, match=r"eager of double .* must give"):
-        runner.verify(replace(some, rivals=wrong))
+        runner.verify(replace(some, implementations=wrong))
 
 
 def test_records(data):
-    by_name = {(r["params"]["cache"], r["params"]["rival"]): r for r in data["benchmarks"]}
+    by_name = {(r["params"]["cache"], r["params"]["implementation"]): r for r in data["benchmarks"]}
     assert set(by_name) == {(c, n) for c in ("warm", "cold") for n in (OURS, "eager", "plain")}
     ours, eager = by_name["warm", OURS], by_name["warm", "eager"]
     assert ours["extra_info"]["ratio"] == 1
@@ -93,11 +97,11 @@ def test_records(data):
     assert ours["stats"]["rounds"] >= 3 and ours["stats"]["iterations"] >= 1
     (row, cold) = rows.rows(data["benchmarks"])
     assert (row.cache, cold.cache) == ("warm", "cold") and row.missed == ["eager"]
-    assert cold.missed == []  # goals are of warm caches
+    assert cold.missed == []  # goals are for warm caches
 
 
 class Steady(Clock):
-    """Every call takes as long, and the timer is as good as it is told."""
+    """A clock with a fixed time of a call and a given precision."""
 
     def __init__(self, call, precision):
         super().__init__()
@@ -110,10 +114,10 @@ class Steady(Clock):
 @pytest.mark.parametrize(
     ("call", "precision", "calls"), [(1e-5, 1e-8, 100), (1e-5, 1e-4, 1000), (0.5, 1e-8, 1)]
 )
-def test_a_round_is_long_against_the_timer(call, precision, calls):
+def test_a_round_is_long_enough_for_the_timer(call, precision, calls):
     some = problem()
     found = runner.calibrate(Steady(call, precision), some, runner.Inputs(some, 1))
-    assert found == dict.fromkeys(some.rivals, calls)
+    assert found == dict.fromkeys(some.implementations, calls)
 
 
 def test_a_time_is_that_of_one_call():
@@ -121,7 +125,7 @@ def test_a_time_is_that_of_one_call():
     stats, calls = runner.interleave(
         Steady(1e-5, 1e-8), some, runner.Inputs(some, 1), runner.Effort(3, 0.0)
     )
-    assert calls == dict.fromkeys(some.rivals, 100)
+    assert calls == dict.fromkeys(some.implementations, 100)
     assert all(own.data == pytest.approx([1e-5] * 3) for own in stats.values())
 
 
@@ -133,7 +137,7 @@ def test_no_input_is_found_in_a_cache_when_cold():
     assert len(set(seen)) == 5 and seen[:5] == seen[5:]
     own = [x.data_ptr() for x in runner.Inputs(problem(consumes=True), 1).take(10)]
     assert len(set(own)) == 10
-    assert "cold" not in runner.copies_for(cache, cache)  # one alone is cold
+    assert "cold" not in runner.copies_for(cache, cache)  # one input fills the cache
     assert "cold" not in runner.copies_for(8, cache)
 
 
@@ -180,19 +184,19 @@ def test_all_reports_what_it_replaced(monkeypatch, words, written):
 
 
 def test_the_hand_written_mixup_is_that_of_the_step():
-    with pytest.raises(runner.WrongResult, match="must lose as by hand"):
-        step.agree(*wrong_by(1.0))
-    step.agree(*wrong_by(0.0))
+    with pytest.raises(runner.WrongResult, match=r"our loss at .* must equal the hand-written"):
+        step.check_losses_agree(*wrong_by(1.0))
+    step.check_losses_agree(*wrong_by(0.0))
 
 
 def wrong_by(shift):
-    """What step.agree checks, of a model whose copy for the hand-written loss is off by shift."""
+    """Arguments of step.check_losses_agree; the logits of the hand-written are off by ``shift``."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3))
     models = dict(zip((OURS, "naive", "ERM"), step.sharing_weights(model), strict=True))
-    hand = step.NaiveMixup(models["naive"], ("", "0"))
+    by_hand = step.NaiveMixup(models["naive"], ("", "0"))
     mixup = mmix_fast.ManifoldMixup(models[OURS], ["", "0"])
     models["naive"].register_forward_hook(lambda module, args, z: z + shift * z.abs())
-    return models, hand, mixup, torch.randn(6, 4), torch.randint(0, 3, (6,))
+    return models, by_hand, mixup, torch.randn(6, 4), torch.randint(0, 3, (6,))
 
 
 END_TO_END = """
@@ -200,7 +204,8 @@ from functools import partial
 from pathlib import Path
 import sys, torch
 from benchmarks.__main__ import main
-from benchmarks import clock, cross_entropy, datafile, mix, runner, scaling
+from benchmarks import clock, datafile, runner
+from benchmarks.problems import cross_entropy, mix, scaling
 folder, float32 = sys.argv[1], torch.float32
 for name in ("mix", "cross_entropy"):
     words = f"--shapes 6x40 --dtype float32 --quick --json {folder}/{name}.json"
@@ -213,7 +218,7 @@ datafile.write_json(Path(folder) / "rest.json", rest)
 
 
 def test_the_problems_from_end_to_end(tmp_path):
-    """As they are, compiled rivals and all."""
+    """With the real problems, torch.compile included."""
     command = [sys.executable, "-c", END_TO_END, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -223,19 +228,19 @@ def test_the_problems_from_end_to_end(tmp_path):
     )
     assert [row.op for row in mixed] == ["mix_ forward", "mix forward+backward"]
     assert [row.op for row in lost] == ["cross-entropy in place", "cross-entropy fresh gradient"]
-    assert all("compiled" in row.rivals for row in mixed + lost)
+    assert all("compiled" in row.records for row in mixed + lost)
     assert all(row.compile_s > 0 for row in (*mixed, lost[0])) and lost[1].compile_s is None
     in_place, fresh = (r.ours["extra_info"]["peak_bytes"] for r in lost)
     assert mixed[0].ours["extra_info"]["peak_bytes"] == 0 and fresh - in_place >= 6 * 40 * 4 - 64
     assert all(text in done.stdout for text in ("mix_ forward", "6x40", "soft targets"))
     rest = rows.rows(json.loads((tmp_path / "rest.json").read_text())["benchmarks"])
     assert (rest[2].axis, rest[2].size) == ("B", 3)
-    assert all("goal" in row.rivals["x.mul_(lam)"]["extra_info"] for row in rest[:2])
+    assert all("goal" in row.records["x.mul_(lam)"]["extra_info"] for row in rest[:2])
 
 
 @pytest.mark.parametrize("scatters, kept", [([0.5, 0.1, 0.3], 1), ([0.5, 0.4, 0.3, 0.1], 2)])
-def test_the_calmest_measurement_is_kept(monkeypatch, scatters, kept):
-    """Until one is calm, or three were tried; whichever is faster."""
+def test_the_least_scattered_measurement_is_kept(monkeypatch, scatters, kept):
+    """Stops at the first that scatters little, or after three; does not prefer the fastest."""
     made = []
 
     def interleave(*_):
@@ -248,5 +253,5 @@ def test_the_calmest_measurement_is_kept(monkeypatch, scatters, kept):
 
     monkeypatch.setattr(runner, "interleave", interleave)
     monkeypatch.setattr(runner, "Inputs", lambda *_: None)
-    assert runner.calmest(None, None, 1, None) is made[kept]
+    assert runner.least_scattered(None, None, 1, None) is made[kept]
     assert len(made) == kept + 1

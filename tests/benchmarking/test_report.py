@@ -1,4 +1,4 @@
-"""What is made of data files: the report, and the check against the baseline."""
+"""The report from data files, and the check against the stored run."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import __main__ as cli
 from benchmarks import check, datafile, report, rows
-from benchmarks.problem import Goal, Rival
+from benchmarks.problem import Goal, Implementation
 from tests.support.measuring import problem
 
 
@@ -58,19 +58,22 @@ def test_report(files, data):
     readme = (files / "README.md").read_text()
     (row, _) = rows.rows(data["benchmarks"])
     assert readme.count("| double | 64x256 |") == 4 and "stale" not in readme
-    ratio = f"{row.rivals['eager']['extra_info']['ratio']:.3g}x ±"
+    ratio = f"{row.records['eager']['extra_info']['ratio']:.3g}x ±"
     assert ratio in readme and "% (goal 1e+09x)" in readme
-    assert "cold" in (files / report.FULL).read_text()
-    for name in ("hero", *report.PICTURES):
-        assert "</svg>" in (files / f"benchmarks/results/{name}.svg").read_text()
+    assert "cold" in (files / report.RESULTS_PAGE).read_text()
+    for name in ("hero", "paper_spiral", "test_nll", *report.PICTURES):
+        picture = files / f"benchmarks/results/{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    paper = (files / report.PAPER_PAGE).read_text()
+    assert paper.count("4.00 ± 0.00") == 4 and "| ERM | 20.0 | 4.0 | 0.100 |" in paper
     again = {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
     report.main(files)  # the same data gives the same files
     assert again == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
     (files / "README.md").write_text(readme.replace("<!-- small -->", ""))
-    (files / report.FULL).unlink()
+    (files / report.RESULTS_PAGE).unlink()
     with pytest.raises(datafile.BadFile, match="<!-- small -->"):
         report.main(files)
-    assert not (files / report.FULL).exists()
+    assert not (files / report.RESULTS_PAGE).exists()
 
 
 def test_committed_files_are_read():
@@ -79,8 +82,8 @@ def test_committed_files_are_read():
             datafile.read(path)
 
 
-def ratio(data, new, half):
-    """The data with another ratio of eager, warm."""
+def with_ratio(data, new, half):
+    """The data with another ratio for eager with a warm cache."""
     changed = copy.deepcopy(data)
     (record,) = [
         r for r in changed["benchmarks"] if r["name"] == "double float32 64x256 warm [eager]"
@@ -90,32 +93,39 @@ def ratio(data, new, half):
 
 
 def test_check_finds_what_got_slower(data):
-    baseline = ratio(data, 4.0, 0.1)
-    assert check.slower(baseline, baseline) == {}
-    (said,) = check.slower(baseline, ratio(data, 2.0, 0.1)).values()
-    assert "double float32 64x256 warm: eager takes 2 times" in said and "baseline 4" in said
-    assert check.slower(baseline, ratio(data, 3.7, 0.01)) == {}  # less than LEAST
-    assert check.slower(baseline, ratio(data, 2.0, 3.0)) == {}  # within the noise
-    assert check.slower(baseline, ratio(data, 9.0, 0.1)) == {}  # got faster
-    assert check.slower({**baseline, "benchmarks": []}, data) == {}  # a new problem
+    stored = with_ratio(data, 4.0, 0.1)
+    assert check.slower(stored, stored) == {}
+    (said,) = check.slower(stored, with_ratio(data, 2.0, 0.1)).values()
+    assert "double float32 64x256 warm: eager takes 2 times" in said and "stored run 4" in said
+    assert check.slower(stored, with_ratio(data, 3.7, 0.01)) == {}  # less than THRESHOLD
+    assert check.slower(stored, with_ratio(data, 2.0, 3.0)) == {}  # within the noise
+    assert check.slower(stored, with_ratio(data, 9.0, 0.1)) == {}  # got faster
+    assert check.slower({**stored, "benchmarks": []}, data) == {}  # a new problem
 
 
 @pytest.mark.parametrize(("runs", "code"), [((2.0, 2.0), 1), ((2.0, 4.0), 0), ((4.0,), 0)])
 def test_check_counts_what_is_slower_twice(monkeypatch, tmp_path, capsys, data, runs, code):
-    datafile.write_json(tmp_path / "baseline.json", ratio(data, 4.0, 0.1))
-    measured = iter([ratio(data, new, 0.1) for new in runs])
-    monkeypatch.setattr(check, "BASELINE", tmp_path / "baseline.json")
+    datafile.write_json(tmp_path / "check.json", with_ratio(data, 4.0, 0.1))
+    measured = iter([with_ratio(data, new, 0.1) for new in runs])
+    monkeypatch.setattr(check, "STORED", tmp_path / "check.json")
     monkeypatch.setattr(check, "measure", lambda: next(measured))
     assert cli.main(["check"]) == code
     assert ("got slower" in capsys.readouterr().out) and next(measured, None) is None
+
+
+def test_check_stores_a_run(monkeypatch, tmp_path, data):
+    monkeypatch.setattr(check, "STORED", tmp_path / "check.json")
+    monkeypatch.setattr(check, "measure", lambda: data)
+    assert cli.main(["check", "--update"]) == 0
+    assert check.slower(datafile.read(tmp_path / "check.json"), data) == {}
 
 
 def test_check_needs_no_compiler():
     names = ("fused", "eager", "compiled")
     x = torch.ones(2)
     some = problem(
-        rivals={n: Rival(lambda x: x, x) for n in names},
+        implementations={n: Implementation(lambda x: x, x) for n in names},
         goals=(Goal("eager", 0.1), Goal("compiled", 0.5)),
     )
-    kept = check.first_rival_only(lambda: some)
-    assert list(kept.rivals) == ["fused", "eager"] and kept.goals == (Goal("eager", 0.1),)
+    kept = check.first_baseline_only(lambda: some)
+    assert list(kept.implementations) == ["fused", "eager"] and kept.goals == (Goal("eager", 0.1),)

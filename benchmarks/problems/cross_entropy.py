@@ -1,4 +1,4 @@
-"""What do the mixed loss and its gradient cost, against F.cross_entropy and others' kernels?"""
+"""The mixed loss with its gradient, against F.cross_entropy and the kernels of other libraries."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from torch import Tensor
 
 import mmix_fast
 
-from .formulas import Loss, draw, gradient, near, soft_targets, truth, two_terms
-from .problem import OURS, Goal, Maker, Problem, Rival, compiled, for_each
-from .small import SMALL, recorded
+from ..problem import OURS, Goal, Implementation, Maker, Problem, compiled, makers_for
+from .common import (
+    SMALL,
+    Loss,
+    expected_gradient,
+    gradient,
+    make_inputs,
+    small_call,
+    soft_targets,
+    tolerances,
+    two_terms,
+)
 
-# shape -> ((eager, compiled) for inplace_backward, the same for a fresh gradient): least ratios
+# shape -> least speedup over (eager, compiled), for inplace_backward and for a fresh gradient
 GOALS: dict[tuple[int, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {
     (512, 21841): ((20.0, 5.0), (5.0, 1.3)),
     (1024, 32000): ((20.0, 5.0), (5.0, 1.3)),
@@ -30,13 +39,13 @@ QUICK_SHAPES = ((512, 21841), (256, 1000))
 
 
 def others() -> dict[str, Loss]:
-    """Two terms of each GPU library that is installed."""
+    """The two-term loss with the kernel of each GPU library that is installed."""
     found = {}
     if importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers.functional import liger_cross_entropy
 
         def liger(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-            # Its forward writes the gradient over the logits, so each term needs its own.
+            # Its forward overwrites the logits with the gradient, so each term needs a copy.
             one, other = liger_cross_entropy(z.clone(), y), liger_cross_entropy(z.clone(), y[perm])
             return lam * one + (1 - lam) * other
 
@@ -53,16 +62,18 @@ def others() -> dict[str, Loss]:
 
 @lru_cache(maxsize=1)
 def compiled_for(shape: tuple[int, ...], dtype: torch.dtype) -> Loss:
-    """Once for the two problems of a shape, which come one after the other."""
+    """Compiled once for the two problems of a shape, which are made one after the other."""
     return compiled(two_terms)
 
 
 def loss(
     shape: tuple[int, ...], dtype: torch.dtype, device: str, inplace: bool, compiler=None
 ) -> Problem:
-    """Loss and gradient. In place, the gradient becomes the next call's logits: other numbers,
-    the same work."""
-    z, *labels = draw(shape, dtype, device)
+    """Loss and gradient.
+
+    In place, the gradient of a call becomes the logits of the next one: other values, equal work.
+    """
+    z, *labels = make_inputs(shape, dtype, device)
     fast = compiler(two_terms) if compiler else compiled_for(shape, dtype)
 
     def fused(z: Tensor, *labels: Tensor) -> Tensor:
@@ -71,35 +82,35 @@ def loss(
     def fresh() -> Tensor:
         return z.clone().requires_grad_()
 
-    def rival(of: Loss, compiled: bool = False) -> Rival:
-        return Rival(gradient(of, *labels), want, *near(z), compiled=compiled)
+    def implementation(of: Loss, compiled: bool = False) -> Implementation:
+        return Implementation(gradient(of, *labels), expected, *tolerances(z), compiled=compiled)
 
-    want = truth(two_terms, z, torch.float32, *labels)
-    rivals = {
-        OURS: rival(fused),
-        "two terms": rival(two_terms),
-        "soft targets": rival(soft_targets),
-        "compiled": rival(fast, compiled=inplace),
+    expected = expected_gradient(two_terms, z, torch.float32, *labels)
+    implementations = {
+        OURS: implementation(fused),
+        "two terms": implementation(two_terms),
+        "soft targets": implementation(soft_targets),
+        "compiled": implementation(fast, compiled=inplace),
     }
     if torch.device(device).type == "cuda":
-        rivals |= {name: rival(op) for name, op in others().items()}
+        implementations |= {name: implementation(op) for name, op in others().items()}
     least = GOALS.get(shape, ((), ()))[0 if inplace else 1]
     goals = tuple(
-        Goal(rival, 1 / ratio)
-        for rival, ratio in zip(("two terms", "compiled"), least)  # noqa: B905
+        Goal(implementation, 1 / ratio)
+        for implementation, ratio in zip(("two terms", "compiled"), least)  # noqa: B905
     )
     op = f"cross-entropy {'in place' if inplace else 'fresh gradient'}"
-    return Problem(op, shape, dtype, fresh, rivals, 2 * z.nbytes, goals)
+    return Problem(op, shape, dtype, fresh, implementations, 2 * z.nbytes, goals)
 
 
 def small(dtype: torch.dtype, device: str) -> Problem:
-    z, *labels = draw(SMALL, dtype, device)
-    want = two_terms(z.float(), *labels)
+    z, *labels = make_inputs(SMALL, dtype, device)
+    expected = two_terms(z.float(), *labels)
     name = "mixed_cross_entropy"
     ours, eager = (
         lambda z, op=op: op(z, *labels) for op in (mmix_fast.mixed_cross_entropy, two_terms)
     )
-    return recorded(name, z, labels[-1], ours, eager, want)
+    return small_call(name, z, labels[-1], ours, eager, expected)
 
 
 def makers(
@@ -110,4 +121,4 @@ def makers(
 ) -> list[Maker]:
     default = QUICK_SHAPES if quick else SHAPES[torch.device(device).type]
     kinds = [partial(loss, inplace=inplace) for inplace in (True, False)]
-    return for_each(shapes, default, dtypes, device, kinds, (small,))
+    return makers_for(shapes, default, dtypes, device, kinds, (small,))

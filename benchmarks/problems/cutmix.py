@@ -1,8 +1,8 @@
-"""What does CutMix cost in place: the bare paste, and the transforms of timm and torchvision?
+"""CutMix in place: the paste alone, and the transforms of timm and torchvision.
 
-Those two are here where the packages are (`make test-deep` installs them). A box that every call
-pastes again, as large each time, keeps the work the same; where a transform draws it, its generator
-is seeded before each call, ours and theirs alike, which takes some 3 us.
+The transforms are measured where the packages are installed (`make test-deep` installs them). Every
+call must do the same work: a paste repeats the same box, and before a transform, which draws its
+box, the generator is seeded, for ours and for the original alike. Seeding takes about 3 us.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor
 
 import mmix_fast
 
-from .problem import OURS, Goal, Maker, Problem, Rival, by_threads
-from .torchvision_ops import declare_missing
+from ..problem import OURS, Goal, Implementation, Maker, Problem, by_threads
+from ..torchvision_ops import declare_missing
 
 Box = tuple[int, int, int, int]
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-BATCH = (128, 3, 32, 32)  # images of CIFAR
+BATCH = (128, 3, 32, 32)  # CIFAR images
 PASTED = ((64, 3, 32, 32), BATCH)
 CLASSES = 1000
-SEED = 4  # of its boxes, timm's is nearly half of the image and torchvision's nearly a third
+SEED = 4  # draws a box of nearly half of the image in timm, nearly a third in torchvision
 ORIGINAL = "original"
-NEAR = (0.0, 1e-6)  # relative, absolute: pixels are copied; λ of the targets is rounded once
+TOLERANCES = (0.0, 1e-6)  # relative, absolute: pixels are copied; only λ is rounded
 
 
 def flip_and_paste_(x: Tensor, box: Box) -> Tensor:
-    """timm's code."""
+    """As timm writes it."""
     top, bottom, left, right = box
     x[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
     return x
@@ -43,17 +43,17 @@ def paste(shape: tuple[int, ...], device: str) -> Problem:
     perm = torch.arange(shape[0], device=device).flip(0)
     height, width = shape[-2:]
     box = (height // 4, height - height // 4, width // 4, width - width // 4)  # the middle quarter
-    want = flip_and_paste_(x.clone(), box)
-    rivals = {
-        OURS: Rival(lambda x: mmix_fast.cutmix_(x, perm, box)[0], want),
-        ORIGINAL: Rival(lambda x: flip_and_paste_(x, box), want),
+    expected = flip_and_paste_(x.clone(), box)
+    implementations = {
+        OURS: Implementation(lambda x: mmix_fast.cutmix_(x, perm, box)[0], expected),
+        ORIGINAL: Implementation(lambda x: flip_and_paste_(x, box), expected),
     }
     goals = (Goal(ORIGINAL, 1 / 1.5),)
-    return Problem("cutmix_", shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+    return Problem("cutmix_", shape, x.dtype, x.clone, implementations, goals=goals, cold=False)
 
 
 def timm_pair() -> tuple[Transform, Transform, Callable[[], object]]:
-    """Ours, the original, and what makes both draw alike. They paste into the batch itself."""
+    """Our transform, timm's, and a call that seeds both. Both change the batch in place."""
     declare_missing()  # timm imports torchvision
     from timm.data import Mixup as Original
 
@@ -64,7 +64,7 @@ def timm_pair() -> tuple[Transform, Transform, Callable[[], object]]:
 
 
 def torchvision_pair() -> tuple[Transform, Transform, Callable[[], object]]:
-    """The same of its own; these return a batch of their own."""
+    """Our transform, torchvision's, and a call that seeds both. Both return a new batch."""
     declare_missing()
     from torchvision.transforms.v2 import CutMix as Original
 
@@ -79,7 +79,7 @@ PAIRS = {"timm": timm_pair, "torchvision": torchvision_pair}
 
 
 def batch(package: str, shape: tuple[int, ...], device: str) -> Problem:
-    """Images and labels, as a training loop gives them to the package's transform."""
+    """A transform on images and labels, called as in a training loop."""
     ours, original, seed = PAIRS[package]()
     x = torch.randn(shape, device=device)
     y = torch.randint(0, CLASSES, shape[:1], device=device)
@@ -88,14 +88,14 @@ def batch(package: str, shape: tuple[int, ...], device: str) -> Problem:
         seed()
         return transform(x, y)
 
-    want = seeded(original, x.clone())
-    rivals = {
-        OURS: Rival(partial(seeded, ours), want, *NEAR),
-        ORIGINAL: Rival(partial(seeded, original), want, *NEAR),
+    expected = seeded(original, x.clone())
+    implementations = {
+        OURS: Implementation(partial(seeded, ours), expected, *TOLERANCES),
+        ORIGINAL: Implementation(partial(seeded, original), expected, *TOLERANCES),
     }
     goals = (Goal(ORIGINAL, 1 / 1.2),)
     op = f"CutMix of {package}"
-    return Problem(op, shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+    return Problem(op, shape, x.dtype, x.clone, implementations, goals=goals, cold=False)
 
 
 def makers(device: str) -> list[Maker]:

@@ -1,4 +1,4 @@
-"""Time against B, D and C from tiny to large: where do rivals cross, and what does a call cost?"""
+"""Time against B, D and C, from tiny to large: where the curves cross, and what a call costs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from functools import cache, partial
 
 import torch
 
+from ..problem import OURS, Maker, Problem, compiled
 from . import cross_entropy, mix
-from .problem import OURS, Maker, Problem, compiled
 
-# (the op, the size that varies, the last exponent of 2, a shape of that size)
+# (op, size that varies, its largest exponent of 2, shape for that size)
 SWEEPS = (
     ("mix_", "B", 13, lambda n: (n, 1024)),
     ("mix_", "D", 18, lambda n: (64, n)),
     ("loss", "B", 12, lambda n: (n, 1000)),
     ("loss", "C", 17, lambda n: (128, n)),
 )
-STEP, QUICK_STEP = 2, 5  # of the exponent
-RIVALS = (OURS, "eager", "two terms", "compiled", "mul_")
+STEP, QUICK_STEP = 2, 5  # between exponents
+SHOWN = (OURS, "eager", "two terms", "compiled", "mul_")
 
 
 @cache
 def dynamic(function: Callable) -> Callable:
-    """One compilation for all sizes, as a user with shapes that vary gets it."""
+    """Compiled once for all sizes, as for a user whose shapes vary."""
     return compiled(function, dynamic=True)
 
 
@@ -33,9 +33,13 @@ def point(op: str, varies: str, shape: tuple[int, int], dtype: torch.dtype, devi
         problem = mix.forward(shape, dtype, device, dynamic)
     else:
         problem = cross_entropy.loss(shape, dtype, device, False, dynamic)
-    kept = {name: rival for name, rival in problem.rivals.items() if name in RIVALS}
+    kept = {
+        name: implementation
+        for name, implementation in problem.implementations.items()
+        if name in SHOWN
+    }
     name = f"{op} over {varies}"
-    return replace(problem, op=name, rivals=kept, goals=(), cold=False, sweep=varies)
+    return replace(problem, op=name, implementations=kept, goals=(), cold=False, sweep=varies)
 
 
 def makers(dtypes: tuple[torch.dtype, ...], device: str, quick: bool) -> list[Maker]:

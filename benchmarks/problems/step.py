@@ -1,4 +1,4 @@
-"""A training step of plain training (ERM), of hand-written Manifold Mixup and of ours."""
+"""A whole training step: plain training (ERM), hand-written Manifold Mixup, and ours."""
 
 from __future__ import annotations
 
@@ -11,25 +11,21 @@ from torch import Tensor, nn
 
 import mmix_fast
 
-from .models import PreActResNet18
-from .problem import OURS, Goal, Maker, Op, Problem, Rival
-from .runner import Effort, WrongResult
-from .training import SmallCNN
+from ..models import PreActResNet18, SmallCNN
+from ..problem import OURS, Goal, Implementation, Maker, Op, Problem
+from ..runner import Effort, WrongResult
+from .common import eager_mix, two_terms
 
-LIMIT = 1.03  # of the ERM step
-FULL = Effort(7, 15.0)
-
-
-def naive(h: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-    return lam * h + (1 - lam) * h[perm]
+GOAL_RATIO = 1.03  # times the ERM step
+EFFORT = Effort(7, 15.0)
 
 
 class NaiveMixup:
-    """What people write: hooks that mix with fresh tensors, and two cross-entropies."""
+    """Manifold Mixup written by hand: hooks that mix out of place, and two cross-entropies."""
 
     def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
         self.layers, self.drawn = layers, ""
-        self.forced: tuple[str, Tensor, Tensor] | None = None  # the draw to use, for the check
+        self.forced: tuple[str, Tensor, Tensor] | None = None  # if set, used instead of a new draw
         model.register_forward_pre_hook(lambda module, args: self.before(args[0]))
         for name in layers:
             if name:
@@ -42,17 +38,16 @@ class NaiveMixup:
             self.drawn = self.layers[int(torch.randint(len(self.layers), ()))]
             self.perm = torch.randperm(len(x), device=x.device)
             self.lam = torch.distributions.Beta(2.0, 2.0).sample().to(x.device)
-        return naive(x, self.perm, self.lam) if self.drawn == "" else x
+        return eager_mix(x, self.perm, self.lam) if self.drawn == "" else x
 
     def after(self, name: str):
         def hook(module, args, h):
-            return naive(h, self.perm, self.lam) if self.drawn == name else h
+            return eager_mix(h, self.perm, self.lam) if self.drawn == name else h
 
         return hook
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        other = F.cross_entropy(z, y[self.perm])
-        return self.lam * F.cross_entropy(z, y) + (1 - self.lam) * other
+        return two_terms(z, y, self.perm, self.lam)
 
 
 def wide_mlp() -> nn.Module:
@@ -75,41 +70,50 @@ def step(model: nn.Module, loss, y: Tensor) -> Op:
     def work(x: Tensor) -> None:
         loss(model(x), y).backward()
         optimizer.step()
-        optimizer.zero_grad()  # last: a step frees what it allocates, for the peak
+        optimizer.zero_grad()  # last, so that a step frees what it allocated
 
     return work
 
 
 def sharing_weights(model: nn.Module) -> list[nn.Module]:
-    """Three, each for its own hooks: where weights lie in memory can cost a layer 15 %."""
+    """Three models for three sets of hooks, with the same weights: where weights lie in memory can
+    change the time of a layer by 15 %."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return [model, *(copy.deepcopy(model, dict(shared)) for _ in range(2))]
 
 
-def agree(models: dict[str, nn.Module], hand: NaiveMixup, mixup, x: Tensor, y: Tensor) -> None:
-    """Ours and the hand-written one give the same loss for the same draw, at each layer."""
-    left = set(hand.layers)
-    while left:
+def check_losses_agree(
+    models: dict[str, nn.Module], by_hand: NaiveMixup, mixup, x: Tensor, y: Tensor
+) -> None:
+    """Checks at each layer that ours and the hand-written one give the same loss for a draw."""
+    remaining = set(by_hand.layers)
+    while remaining:
         ours = mixup.loss(models[OURS](x), y)
-        hand.forced = (mixup.layer, mixup.mix.perm, mixup.mix.lam)
-        same = hand.loss(models["naive"](x), y)
+        by_hand.forced = (mixup.layer, mixup.mix.perm, mixup.mix.lam)
+        same = by_hand.loss(models["naive"](x), y)
         if not torch.isclose(ours, same, rtol=1e-4):
-            raise WrongResult(f"ours at {mixup.layer!r} must lose as by hand, {same}, got {ours}")
-        left.discard(mixup.layer)
-    hand.forced = None
+            raise WrongResult(
+                f"our loss at {mixup.layer!r} must equal the hand-written {same}, got {ours}"
+            )
+        remaining.discard(mixup.layer)
+    by_hand.forced = None
 
 
 def training_step(title: str, device: str) -> Problem:
     make, layers, shape = CASES[title]
     x, y = torch.randn(shape, device=device), torch.randint(0, 10, shape[:1], device=device)
     models = dict(zip((OURS, "naive", "ERM"), sharing_weights(make().to(device)), strict=True))
-    hand = NaiveMixup(models["naive"], layers)
+    by_hand = NaiveMixup(models["naive"], layers)
     mixup = mmix_fast.ManifoldMixup(models[OURS], layers)
-    agree(models, hand, mixup, x, y)
-    losses = {OURS: mixup.loss, "naive": hand.loss, "ERM": F.cross_entropy}
-    rivals = {name: Rival(step(model, losses[name], y)) for name, model in models.items()}
-    goals = (Goal("ERM", LIMIT),)
-    return Problem(f"step of {title}", shape, x.dtype, x.clone, rivals, goals=goals, cold=False)
+    check_losses_agree(models, by_hand, mixup, x, y)
+    losses = {OURS: mixup.loss, "naive": by_hand.loss, "ERM": F.cross_entropy}
+    implementations = {
+        name: Implementation(step(model, losses[name], y)) for name, model in models.items()
+    }
+    goals = (Goal("ERM", GOAL_RATIO),)
+    return Problem(
+        f"step of {title}", shape, x.dtype, x.clone, implementations, goals=goals, cold=False
+    )
 
 
 def makers(device: str, quick: bool) -> list[Maker]:

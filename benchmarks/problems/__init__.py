@@ -1,0 +1,1 @@
+"""What is measured. Each module makes lists of problems (../problem.py)."""
