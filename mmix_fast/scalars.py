@@ -101,3 +101,10 @@ def check_fraction(name: str, value: Any) -> float:
     if not 0 <= number <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {number}")
     return number
+
+
+def check_positive(name: str, value: Any, expected: str) -> float:
+    number = check_real(name, value, expected)
+    if not number > 0:
+        raise ValueError(f"{name} must be greater than 0, got {number}")
+    return number

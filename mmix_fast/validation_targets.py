@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .scalars import check_fraction, check_index, check_real, describe
-from .validation import FLOATS, check_perm
+from .scalars import check_fraction, check_index, describe
+from .validation import FLOATS
 
 TARGETS = (torch.int64, *FLOATS)
 INTEGERS = (
@@ -81,28 +81,15 @@ def check_same_batch(target: Tensor, x: Tensor) -> None:
         raise ValueError(f"target must be on {x.device}, got {target.device}")
 
 
-def check_positive(z_loss: Any, softcap: Any) -> tuple[float, float | None]:
-    z_loss = check_real("z_loss", z_loss)
-    if softcap is not None:
-        softcap = check_real("softcap", softcap, "a float or None")
-        if not softcap > 0:
-            raise ValueError(f"softcap must be greater than 0, got {softcap}")
-    return z_loss, softcap
-
-
-def check_loss(
-    logits: Tensor,
-    target: Any,
-    perm: Any,
-    target_b: Any,
-    weight: Any,
-    ignore_index: Any,
-    reduction: Any,
-) -> tuple[Tensor, Tensor | None, int]:
-    """Returns target, target_b and ignore_index for the kernels. The logits are already checked."""
+def check_reduction(reduction: Any) -> None:
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    ignore_index = check_index("ignore_index", ignore_index)
+
+
+def check_loss_targets(
+    logits: Tensor, target: Any, perm: Tensor | None, target_b: Any, ignore_index: int
+) -> tuple[Tensor, Tensor | None]:
+    """Returns target and target_b for the kernels. The other arguments are already checked."""
     if (perm is None) == (target_b is None):
         came = "neither" if perm is None else "both"
         raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
@@ -117,14 +104,10 @@ def check_loss(
             raise TypeError(f"target_b must be of target's kind, {kind}, got {describe(target_b)}")
     if ignore_index >= 0 and target.is_floating_point():
         raise ValueError(f"ignore_index must be negative with float targets, got {ignore_index}")
-    if perm is not None:
-        check_perm(perm, logits.shape[0], logits.device)
-    if weight is not None:
-        _check_weight(weight, logits)
-    return target, target_b, ignore_index
+    return target, target_b
 
 
-def _check_weight(weight: Any, logits: Tensor) -> None:
+def check_weight(weight: Any, logits: Tensor) -> None:
     if not isinstance(weight, Tensor) or weight.dtype not in (logits.dtype, torch.float32):
         raise TypeError(f"{_weight_wanted(logits)}, got {describe(weight)}")
     if weight.shape != logits.shape[1:2]:

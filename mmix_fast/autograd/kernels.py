@@ -20,10 +20,6 @@ from .mix import mix, mix_batch_inplace, mix_inplace
 Lam = float | Tensor
 
 
-def _contiguous(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.contiguous()
-
-
 @dataclass(frozen=True)
 class Kernels:
     namespace: str
@@ -100,15 +96,13 @@ class Kernels:
         softcap: float | None,
         inplace_backward: bool,
     ) -> Tensor:
+        coef = as_lam(lam, compute_dtype(logits.dtype), logits.device)
         if target.dtype == torch.int64:
-            target, target_b = target.contiguous(), _contiguous(target_b)
-        tensors = (
-            target,
-            _contiguous(perm),
-            target_b,
-            as_lam(lam, compute_dtype(logits.dtype), logits.device),
-            _contiguous(weight),
-        )
+            target = target.contiguous()
+            target_b = None if target_b is None else target_b.contiguous()
+        perm = None if perm is None else perm.contiguous()
+        weight = None if weight is None else weight.contiguous()
+        tensors = (target, perm, target_b, coef, weight)
         options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
         # In a compiled graph the compiler manages the buffers. Overlapping memory cannot be reused.
         inplace = inplace_backward and not torch.compiler.is_compiling() and not overlaps(logits)

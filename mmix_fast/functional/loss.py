@@ -7,6 +7,7 @@ from torch import Tensor
 from .. import validation as v
 from .. import validation_targets as vt
 from ..dispatch import select
+from ..scalars import check_fraction, check_index, check_positive, check_real
 from ..tracing import beyond_kernels
 from .values import checks_here
 
@@ -66,12 +67,17 @@ def mixed_cross_entropy(
     tensor(0.6931)
     """
     v.check_logits(logits)
-    target, target_b, ignore_index = vt.check_loss(
-        logits, target, perm, target_b, weight, ignore_index, reduction
-    )
-    label_smoothing = v.check_fraction("label_smoothing", label_smoothing)
-    z_loss, softcap = vt.check_positive(z_loss, softcap)
+    if perm is not None:
+        v.check_perm(perm, logits.shape[0], logits.device)
     lam = v.check_lam(lam, logits.shape[0], logits.device)
+    ignore_index = check_index("ignore_index", ignore_index)
+    label_smoothing = check_fraction("label_smoothing", label_smoothing)
+    z_loss = check_real("z_loss", z_loss)
+    softcap = None if softcap is None else check_positive("softcap", softcap, "a float or None")
+    vt.check_reduction(reduction)
+    target, target_b = vt.check_loss_targets(logits, target, perm, target_b, ignore_index)
+    if weight is not None:
+        vt.check_weight(weight, logits)
     labels = not target.is_floating_point()
     others = beyond_kernels(target=target, target_b=target_b, lam=lam, weight=weight)
     backend = select(logits, others)
