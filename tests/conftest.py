@@ -1,8 +1,8 @@
 import contextlib
 import os
 
-# OpenMP's threads wait for each other, and for what else runs on their cores, asleep and not in a
-# loop: the thousands of short parallel regions of the tests take a third of the time. Before torch.
+# Threads of OpenMP sleep while they wait, instead of spinning: if several tests run at once, their
+# thousands of short parallel regions take a third of the time. Set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
@@ -12,14 +12,14 @@ import mmix_fast
 from mmix_fast import dispatch
 from tests.cuda_emulation import emulation
 
-# Backends of CPU tensors; and, in modules that say `RUNS_ON_GPU = True`, those of a GPU, with it as
-# the default device. Triton's interpreter has a process for itself (started by test_triton.py).
+# Backends of CPU tensors. Modules with `RUNS_ON_GPU = True` also take those of a GPU, which then is
+# the default device. Triton's interpreter has a process of its own: tests/backends/test_triton.py.
 if os.environ.get("TRITON_INTERPRET") == "1":
     ON_CPU, ON_GPU = ["triton"], []
 else:
     every = (*dispatch.BACKENDS, emulation.BACKEND)
     ON_CPU = [b.name for b in every if b.device in (None, "cpu")]
-    assert emulation.BACKEND.name in ON_CPU  # else its tests would vanish without a word
+    assert emulation.BACKEND.name in ON_CPU  # else its tests would silently be missing
     ON_GPU = [b.name for b in every if b.device == "cuda"]
 
 
@@ -40,7 +40,7 @@ def backend(request, monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest begin first: last, one would keep a worker of pytest-xdist, the others idle."""
+    """Tests marked `first` begin first: at the end, one would keep a single worker busy."""
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 

@@ -1,4 +1,4 @@
-"""What only the C++ kernels have: instruction sets, threads, tiles, sizes past 2^31."""
+"""The C++ mixing kernels: instruction sets, threads, tiles, more than 2^31 elements."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.support.special_lam import transposed
 PERM = torch.tensor([1, 2, 0])
 
 
-# Integers, since torch's own randn and sums differ between instruction sets.
+# From integers: torch's randn and sums differ between instruction sets.
 SWEEP = """
 import hashlib, torch, mmix_fast as m
 torch.set_num_threads({threads}); torch.manual_seed(1)
@@ -43,7 +43,8 @@ def test_more_than_two_to_the_31_elements():
 
 
 def test_bfloat16_rounds_every_kind_of_value_as_torch_does():
-    # The instruction that rounds pairs gets subnormals and NaN wrong: each alone among others.
+    # The instruction that rounds to bfloat16 gets subnormals and NaN wrong. Each special value is
+    # tried alone in a row of others, and as a whole row.
     kinds = [1e-40, -3e-39, 1.2e-38, float("nan"), float("inf"), -0.0, 3.39e38, 1.00390625, 0.0]
     x = torch.randn(2 * len(kinds), 96).bfloat16()
     for k, value in enumerate(kinds):
@@ -56,8 +57,8 @@ def test_bfloat16_rounds_every_kind_of_value_as_torch_does():
     assert torch.equal(got.view(torch.int16)[~nan], want.view(torch.int16)[~nan])
 
 
-# Rows below, at and above a tile, a vector and the length of which a visit is cut; 16 MB and more
-# are stored past the caches, from addresses that are not aligned.
+# Rows shorter than, equal to and longer than a vector, a tile and a chunk. From 16 MB on, results
+# are stored past the caches, also at addresses that are not aligned.
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "shape",
@@ -65,7 +66,7 @@ def test_bfloat16_rounds_every_kind_of_value_as_torch_does():
     ids=str,
 )
 @pytest.mark.parametrize("pairing", ["random", "flip", "roll"])
-def test_every_cut_of_the_work(dtype, shape, pairing):
+def test_rows_around_every_size_of_vector_tile_and_chunk(dtype, shape, pairing):
     if shape[1] > 10**6 and pairing != "random":
         pytest.skip("the large case once is enough")
     x = torch.randn(shape).to(dtype)
@@ -73,7 +74,7 @@ def test_every_cut_of_the_work(dtype, shape, pairing):
     lam = torch.rand(shape[0], dtype=torch.float64)
     want = expected_mix(x, perm, lam)
     back = lam.clone()
-    back[::3], back[1::3] = 0, 1  # rows of one term and of none, among those that are streamed
+    back[::3], back[1::3] = 0, 1  # rows of one term and of none
     adjoint = torch.ops.mmix_fast.mix(x, perm, back, 0, True)
     assert torch.equal(adjoint, transposed(x, perm, back))
     assert torch.equal(m.mix(x, perm, lam), want)

@@ -1,5 +1,5 @@
-"""The C++ loss on every path: along the classes of long rows, across short or neighbouring rows;
-labels and probabilities; every vector width, tail and special value."""
+"""The C++ loss on every code path: vectors along the classes of long rows, or across rows that are
+short or adjacent in memory; labels and probabilities; tails, special values, instruction sets."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ import torch
 import mmix_fast as m
 from tests.support.cases import DTYPES, ISAS, ROOT, TOLERANCE, run
 
-KINDS = {  # name -> (options, the target's dtype, or None for labels, λ)
+KINDS = {  # name -> (options, dtype of the target or None for labels, λ)
     "labels": ({}, None, 0.3),
     "smoothed": ({"label_smoothing": 0.1}, None, 0.3),
     "weighted": ({"weight": True}, None, 0.3),
@@ -33,7 +33,7 @@ def rows(classes, dtype):
     return 2 * torch.randn(5, classes, dtype=torch.float64).to(dtype)
 
 
-LAYOUTS = {  # name -> (logits of so many classes and a dtype, the numbers of classes)
+LAYOUTS = {  # name -> (logits as a function of classes and dtype, numbers of classes)
     "rows": (rows, (1, 2, 7, 8, 9, 17, 33, 65, 159, 160, 165, 177)),
     "sliced rows": (lambda c, dt: torch.cat([rows(c, dt)] * 2, 1)[::2, :c], (1, 21, 170)),
     "columns": (lambda c, dt: rows(2 * c, dt)[:, ::2], (1, 21, 170)),
@@ -48,7 +48,7 @@ LAYOUTS = {  # name -> (logits of so many classes and a dtype, the numbers of cl
 
 
 def problem(kind, z):
-    """(target, perm, lam, options) of a kind of loss for logits z."""
+    """(target, perm, lam, options) of this kind of loss for the logits z."""
     options, target_dtype, lam = KINDS[kind]
     options = dict(options)
     batch, classes = z.shape[:2]
@@ -68,7 +68,7 @@ def problem(kind, z):
     return target, torch.arange(batch).roll(1), lam, options
 
 
-# (reduction, upstream gradient, inplace_backward): each problem meets one of them in turn
+# (reduction, upstream gradient, inplace_backward). Problems take them in turn; None: random.
 CALLS = (
     ("none", None, False),
     ("mean", 1.0, False),
@@ -80,7 +80,7 @@ CALLS = (
 
 
 def exact(t):
-    """In float64; a λ was rounded to float32 before."""
+    """A floating tensor as float64, anything else as it is."""
     return t.double() if torch.is_tensor(t) and t.is_floating_point() else t
 
 
@@ -101,7 +101,7 @@ def compare(kind, z, call):
     upstream = torch.rand(want.shape, dtype=acc) if up is None else torch.tensor(up, dtype=acc)
     (gradient,) = torch.autograd.grad(got, own, upstream)
     (want,) = torch.autograd.grad(want, truth, upstream.double())
-    # Of entries that cancel, roundings of the terms are left, which are about 1 at most.
+    # Where terms cancel, their rounding errors remain: the terms are about 1 at most.
     near = {"rtol": TOLERANCE[z.dtype], "atol": TOLERANCE[acc] * max(want.abs().max().item(), 0.1)}
     torch.testing.assert_close(gradient.double(), want, **near)
 
@@ -114,7 +114,7 @@ def test_every_path(kind, layout):
     for classes in lengths:
         for dtype in DTYPES:
             compare(kind, make(classes, dtype), next(calls))
-        next(calls)  # so that a dtype does not meet the same call each time
+        next(calls)  # so that a dtype does not get the same call each time
 
 
 SPECIAL = ("inf", "-inf", "nan", "all -inf", "all nan")
@@ -122,8 +122,8 @@ SPECIAL = ("inf", "-inf", "nan", "all -inf", "all nan")
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if "float64" not in k])
 @pytest.mark.parametrize("special", SPECIAL)
-def test_special_logits_at_every_place(kind, special):
-    """At a place with a target and at one without; in vectors and in tails of every length."""
+def test_inf_and_nan_logits_in_every_position(kind, special):
+    """At classes with a target and without one, in whole vectors and in tails of every length."""
     value = float(special.removeprefix("all "))
     for classes, dtype in itertools.product((3, 8, 13, 21, 160, 165, 171, 183), DTYPES):
         z = rows(classes, dtype)
@@ -133,10 +133,10 @@ def test_special_logits_at_every_place(kind, special):
             z[1, 0] = z[2, classes - 1] = z[3, classes // 2] = value
         target, perm, lam, options = problem(kind, z)
         if not target.is_floating_point():
-            target[target == 1] = 0  # a row that counts, even where class 1 weighs nothing
+            target[target == 1] = 0  # this row counts, even if class 1 has weight 0
         lam = torch.as_tensor(lam, dtype=torch.promote_types(dtype, torch.float32))
         options |= {"reduction": "none"}
-        for own in (z.clone(), z.t().contiguous().t()):  # both ways through
+        for own in (z.clone(), z.t().contiguous().t()):  # both code paths
             own, truth = own.requires_grad_(), z.double().requires_grad_()
             want = m.reference.mixed_cross_entropy(
                 truth, exact(target), perm, exact(lam), **{k: exact(v) for k, v in options.items()}
@@ -151,8 +151,8 @@ def test_special_logits_at_every_place(kind, special):
 
 
 @pytest.mark.parametrize("kind", ["labels", "smoothed", "weighted and smoothed", "two targets"])
-def test_rows_longer_than_what_is_kept(kind):
-    """Exponentials of 4096 float32 or 2048 float64 are kept; past that, rows go in such chunks."""
+def test_rows_of_more_than_one_chunk(kind):
+    """Exponentials of 4096 float32 or 2048 float64 are kept. Longer rows are cut into chunks."""
     calls = itertools.cycle(CALLS)
     for classes in (2047, 2049, 4095, 4096, 4097, 8195):
         for dtype in DTYPES:
@@ -160,7 +160,7 @@ def test_rows_longer_than_what_is_kept(kind):
 
 
 def test_a_chunk_without_a_finite_logit():
-    """Of long rows, where the other chunks have some: the max of the row is not its own."""
+    """A long row with finite logits in other chunks: the maximum of this chunk is -inf."""
     for first, dtype in itertools.product((True, False), (torch.float32, torch.float64)):
         z = torch.randn(3, 9000, dtype=dtype)
         z[:, : 4100 if first else 9000] = -float("inf")
@@ -179,14 +179,14 @@ def test_a_chunk_without_a_finite_logit():
 
 @pytest.mark.parametrize("classes", [3, 8, 170], ids=str)
 @pytest.mark.parametrize("across", [True, False])
-def test_a_masked_row_whose_targets_weigh_nothing_adds_nothing(classes, across):
+def test_a_masked_row_whose_targets_have_weight_0_adds_nothing(classes, across):
     z = torch.randn(4, classes)
     z[1] = -float("inf")
     z = z.t().contiguous().t() if across else z
     weight, none = torch.ones(classes), {"reduction": "none"}
     weight[1] = 0
     y, perm = torch.ones(4, dtype=torch.int64), torch.arange(4)
-    for eps in (0.0, 0.1):  # smoothing counts for the other classes
+    for eps in (0.0, 0.1):  # with smoothing, the other classes count
         got = m.mixed_cross_entropy(z, y, perm, 0.3, weight=weight, label_smoothing=eps, **none)
         assert got[1].isnan() if eps else got.tolist() == [0.0] * 4
     t = torch.rand(4, classes)
@@ -213,7 +213,7 @@ for kind, layout in itertools.product(KINDS, ("rows", "rows beside", "images", "
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("isa", [ISAS[0], ISAS[-1]])  # the narrowest vectors, and the widest
+@pytest.mark.parametrize("isa", [ISAS[0], ISAS[-1]])  # the narrowest and the widest vectors
 def test_same_bits_on_any_number_of_threads(isa):
     here = {"ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": str(ROOT)}
     one, two = (run(BITS.format(threads=n), **here) for n in (1, 2))
@@ -224,10 +224,10 @@ def test_same_bits_on_any_number_of_threads(isa):
 @pytest.mark.deep
 @pytest.mark.parametrize("isa", ISAS[:-1])
 def test_every_path_on_every_instruction_set(isa):
-    """The tests of this file where another set is the best there is."""
+    """Runs the tests of this file with another instruction set."""
     best = torch.backends.cpu.get_cpu_capability().lower()
     if isa == best or (isa == "avx512" and isa not in best):
-        pytest.skip("this set runs without the variable, or not on this CPU, nor does torch then")
+        pytest.skip("this set is the default, or the CPU lacks it")
     env = os.environ | {"ATEN_CPU_CAPABILITY": isa}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not deep", __file__]
     done = subprocess.run(command, env=env, capture_output=True, text=True)

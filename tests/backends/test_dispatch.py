@@ -16,7 +16,7 @@ from mmix_fast.autograd.kernels import Kernels
 from tests.support.cases import run
 
 
-def test_dispatch():
+def test_names_of_backends():
     with pytest.raises(
         ValueError, match="backend must be one of cpp, cuda, triton, reference, got 'nope'"
     ):
@@ -67,7 +67,7 @@ def test_blocks_of_overlapping_threads():
         assert in_thread(chosen) == "cpp"
 
 
-def test_blocks_of_tasks():
+def test_blocks_of_asyncio_tasks():
     async def task(name, pause):
         with m.use_backend(name):
             await asyncio.sleep(pause)
@@ -85,7 +85,7 @@ def test_blocks_of_tasks():
         with m.use_backend("reference"):
             return names, await later
 
-    # The task that outlives the block it was started in is forced no longer than the block.
+    # A task started in a block that outlives the block is forced only until the block ends.
     assert asyncio.run(main()) == (["cpp", "reference", "cpp"], ("reference", "cpp"))
 
 
@@ -103,7 +103,7 @@ def test_blocks_end_in_any_order_and_by_exceptions():
     elsewhere = generator("reference")
     assert contextvars.copy_context().run(next, elsewhere) == "reference"
     assert chosen() == "cpp"
-    elsewhere.close()  # in another context than it began in
+    elsewhere.close()  # in a context other than that of its start
     assert not dispatch._forcing
     with pytest.raises(KeyError), m.use_backend("reference"), m.use_backend("cpp"):
         raise KeyError
@@ -116,8 +116,8 @@ def test_blocks_end_in_any_order_and_by_exceptions():
     assert decorated() == "reference" and chosen() == "cpp"
 
 
-def test_a_thread_of_the_engine_follows_the_caller_of_backward():
-    """There a checkpoint recomputes its forward. On the CPU the engine has no thread of its own."""
+def test_a_thread_of_the_autograd_engine_follows_the_caller_of_backward():
+    """A checkpoint recomputes its forward there. On CPU the engine has no threads: simulate one."""
 
     def as_the_engine(context):
         torch._C._stash_obj_in_tls("context", context)
@@ -184,7 +184,7 @@ def test_missing_extension_says_what_to_do():
 
 
 def test_import_is_quick():
-    # Time of the CPU, of child processes too: other tests run beside this one.
+    # CPU time (children's too), not wall time: other tests run at the same time.
     used = "sum(os.times()[:4])"
     code = f"import os, torch; t = {used}; import mmix_fast; print({used} - t)"
     assert min(float(run(code).stdout) for _ in range(3)) < 0.15

@@ -1,4 +1,4 @@
-"""For which upstream gradient a forward on the CPU writes the gradient."""
+"""On the CPU, a forward writes the gradient for the upstream gradient that it expects."""
 
 import math
 
@@ -13,7 +13,7 @@ from tests.support.cases import DTYPES
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The kernels that autograd calls, in order; of a forward with a gradient also its upstream."""
+    """The kernels that autograd calls. A forward with gradient is listed as its upstream."""
     seen = []
 
     def spy(namespace, name):
@@ -32,7 +32,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(6, 40), (6, 300), (6, 40, 3)], ids=str)  # in tiles, rows, both
+@pytest.mark.parametrize("shape", [(6, 40), (6, 300), (6, 40, 3)], ids=str)  # tiles, rows, both
 def test_a_forward_writes_the_gradient_for_the_upstream_that_came_twice(calls, dtype, shape):
     z, perm = torch.randn(shape).to(dtype), torch.arange(6).flip(0)
     y = torch.randint(0, 40, shape[:1] + shape[2:])
@@ -53,16 +53,16 @@ def test_a_forward_writes_the_gradient_for_the_upstream_that_came_twice(calls, d
     again, seen = step(0.3)
     assert len(seen) == 1 and math.isclose(seen[0], 0.3, rel_tol=1e-6)
     assert torch.equal(again, scaled)
-    assert step(1.0, reduction="sum")[1] == [1.0]  # of another kind
+    assert step(1.0, reduction="sum")[1] == [1.0]  # another kind of loss
     assert step(0.3, inplace_backward=True)[1] == ["", "_backward_"]
-    second, seen = step(1.0)  # what the forward wrote is of no use, whatever its upstream was
+    second, seen = step(1.0)  # whatever upstream the forward expected, it was wrong
     assert seen[1:] == ["_backward"] and torch.equal(second, first)
     assert step(1.0)[1] == ["", "_backward"]
     assert step(1.0)[1] == [1.0]
 
 
-def test_two_losses_of_a_kind_with_upstreams_of_their_own(calls):
-    """Each would have the forward of the other write its gradient in vain."""
+def test_two_losses_of_one_kind_with_different_upstreams(calls):
+    """They share one expectation: a forward would write the gradient for the other upstream."""
     z, y, perm = torch.randn(6, 40), torch.arange(6), torch.arange(6).flip(0)
     for _ in range(3):
         calls.clear()
@@ -82,17 +82,17 @@ def test_the_expected_upstream_may_be_any_number(calls, up):
         own = z.clone().requires_grad_()
         loss = m.mixed_cross_entropy(own, y, perm, 0.3)
         gradients += torch.autograd.grad(loss, own, torch.tensor(up))
-    # A NaN equals none before it.
+    # NaN differs from every upstream before it.
     assert (calls[-1] == up) if up == up else calls[-2:] == ["", "_backward"]
     torch.testing.assert_close(gradients, gradients[:1] * 4, rtol=0, atol=0, equal_nan=True)
     (unit,) = torch.autograd.grad(m.mixed_cross_entropy(own, y, perm, 0.3), own)
-    if not math.isinf(up):  # the parts of a label's entry may be inf - inf
+    if not math.isinf(up):  # else the entry of a label may be inf - inf
         torch.testing.assert_close(gradients[0], unit * up, equal_nan=True)
 
 
-def test_a_scaled_backward_twice_and_twice_differentiated(calls):
+def test_two_scaled_backwards_and_double_backward(calls):
     z, y, perm = torch.randn(4, 9).double(), torch.arange(4), torch.arange(4).flip(0)
-    for _ in range(2):  # with a gradient from the forward, and without one
+    for _ in range(2):  # with and without a gradient from the forward
         own = z.clone().requires_grad_()
         loss = m.mixed_cross_entropy(own, y, perm, 0.3)
         want = 0.5 * torch.autograd.grad(m.reference.mixed_cross_entropy(own, y, perm, 0.3), own)[0]

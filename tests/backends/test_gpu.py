@@ -1,7 +1,7 @@
-"""What only a GPU can show: `pytest -m gpu` where there is one. Values are in the tests of the
-`backend` fixture, which run on the GPU too.
+"""CUDA graphs, streams, devices and synchronisation: `pytest -m gpu` on a machine with a GPU.
 
-Memory errors and races on the device itself: `compute-sanitizer --tool memcheck` (or `racecheck`,
+Values are tested by the tests with the `backend` fixture, which run on the GPU too.
+Memory errors and races on the device: `compute-sanitizer --tool memcheck` (or `racecheck`,
 `initcheck`, `synccheck`) `.venv/bin/python -m pytest -q -m gpu -k "not graph"`.
 """
 
@@ -26,7 +26,7 @@ def on_gpu(request):
 
 
 def step(x, z, y, perm, lam):
-    """Every op once; x is mixed in place."""
+    """Runs mix, mix_batch_ and the loss with its gradient; x is mixed in place."""
     out = m.mix(x, perm, lam)
     _, soft = m.mix_batch_(x, y, perm, lam, num_classes=z.shape[1])
     leaf = z.detach().requires_grad_()
@@ -81,11 +81,11 @@ def test_nothing_makes_the_host_wait():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_other_stream():
+def test_ops_run_on_the_current_stream():
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         x = torch.zeros(64, 1 << 20)
-        for _ in range(20):  # work that a launch on another stream would overtake
+        for _ in range(20):  # takes so long that a launch on another stream would read x too early
             x.add_(1).mul_(1)
         got = m.mix(x, torch.randperm(64), torch.tensor(0.5))
     side.synchronize()
@@ -93,7 +93,7 @@ def test_other_stream():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
-def test_other_device():
+def test_ops_run_on_the_device_of_x():
     x, z, y, perm, lam = problem(device="cuda:1")
     before = x.clone()
     got = step(x, z, y, perm, lam)
@@ -101,7 +101,7 @@ def test_other_device():
     check(got, before, x, z, y, perm, lam)
 
 
-def test_mixed_devices_are_refused():
+def test_arguments_on_different_devices_raise():
     x, _, _, perm, _ = problem()
     with pytest.raises(ValueError, match=r"perm must be on cuda:0, got cpu"):
         m.mix(x, perm.cpu(), 0.3)

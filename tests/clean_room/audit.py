@@ -1,6 +1,6 @@
-"""What the files of `make wheel` claim, looked up in the files:  python audit.py dist
+"""Checks that the files of `make wheel` are what they claim to be:  python audit.py dist
 
-The stable ABI (abi3audit), no libraries but the system's and torch's (auditwheel), the facts of
+The stable ABI (abi3audit), no libraries except the system's and torch's (auditwheel), the facts of
 build.json, the CUDA architectures (cuobjdump), and the same bytes from a second build elsewhere.
 """
 
@@ -21,7 +21,7 @@ TORCH = {"libc10.so", "libtorch.so", "libtorch_cpu.so"}  # loaded by `import tor
 
 
 def run(*command: str | Path, **options: object) -> str:
-    """Its standard output; what it says besides is shown."""
+    """Its standard output; its standard error is shown."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options)
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stdout}")
@@ -53,7 +53,7 @@ def cuobjdump() -> Path:
 
 
 def architectures(extension: Path) -> list[str]:
-    """Of the machine code, then of the PTX, as nvcc names them."""
+    """Architectures of the machine code, then of the PTX, as nvcc names them."""
     code = set(re.findall(r"\.(sm_\w+)\.cubin", run(cuobjdump(), "--list-elf", extension)))
     ptx = set(re.findall(r"\.sm_(\w+)\.ptx", run(cuobjdump(), "--list-ptx", extension)))
     return sorted(code) + sorted(f"compute_{number}" for number in ptx)
@@ -79,7 +79,7 @@ def digest(path: Path) -> str:
 
 
 def rebuild(sdist: Path, wheel: Path) -> None:
-    """Once more, from the sdist, in another folder; nothing may be fetched."""
+    """Builds again, from the sdist, in another folder, offline: the same bytes must come out."""
     with tempfile.TemporaryDirectory() as folder, tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
         when = archive.getmember(f"{sdist.name.removesuffix('.tar.gz')}/COMMIT").mtime

@@ -1,8 +1,8 @@
-"""Wheels as a user gets them: a fresh environment, no source tree, and the smoke tests.
+"""Installs wheels in a fresh environment without the source tree, and runs the smoke tests.
 
     python tests/clean_room/check.py --torch 2.13.0 dist/*.whl
 
-The extension is loaded by every CPython >= 3.10 at hand too: one file serves them all.
+Every CPython >= 3.10 on this machine must load the extension: one file serves them all.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PYTEST = f"pytest=={version('pytest')}"
-# The module's own initialisation is all of Python's API that it uses; torch's libraries know no
-# Python, so one torch serves the extension under all of them.
+# The extension uses Python's API only to initialise itself, and torch's libraries do not use it, so
+# the libraries of one torch serve under every CPython.
 LOAD = """
 import sys, importlib.util as util
 spec = util.spec_from_file_location("mmix_fast._C", sys.argv[1])
@@ -27,7 +27,7 @@ print("loaded by CPython", sys.version.split()[0])
 
 
 def clean() -> dict[str, str]:
-    """The environment without what would lead to a source tree or choose a backend."""
+    """The environment variables, except those that could find a source tree or choose a backend."""
     ours = ("PYTHON", "MMIX_FAST", "VIRTUAL_ENV", "LD_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
@@ -43,7 +43,7 @@ def ask(python: Path, code: str, cwd: Path) -> str:
 
 
 def interpreters() -> list[Path]:
-    """CPythons at hand: those of pyenv, and those on PATH that are none of its stand-ins."""
+    """CPythons of this machine: those of pyenv, and those on PATH except pyenv's shims."""
     names = [f"python3.{minor}" for minor in range(10, 20)]
     pyenv = Path(os.environ.get("PYENV_ROOT", "")) / "versions"
     found = [path for name in names for path in sorted(pyenv.glob(f"*/bin/{name}"))]
@@ -66,7 +66,7 @@ def smoke(python: Path, wheel: Path, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", required=True, metavar="VERSION", help="2.14.1: several GB")
-    parser.add_argument("--python", default=sys.executable, help="the CPython to try them in")
+    parser.add_argument("--python", default=sys.executable, help="the CPython of the environment")
     parser.add_argument("wheels", nargs="+", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mmix_fast_clean_room_") as name:

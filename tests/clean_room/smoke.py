@@ -1,5 +1,8 @@
-"""The installed package against plain PyTorch. Imports nothing of the source tree: run a copy of
-this file, `python -m pytest smoke.py`, from a folder of its own."""
+"""Tests of the installed package against plain PyTorch.
+
+Imports nothing of the source tree: copy this file to a folder of its own, and there run
+`python -m pytest smoke.py`.
+"""
 
 import importlib.metadata
 import subprocess

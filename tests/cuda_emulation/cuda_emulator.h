@@ -8,8 +8,8 @@
 //   `mmix_fast_emulated` on CPU tensors, and offers
 //     emulation.load()                  the module; torch.ops.mmix_fast_emulated.* exist after it
 //     module.set_seed(n)                threads and blocks run in the random order of this seed
-//     module.disable_barrier("mix.cuh", 42)  a mutation: that line's barrier does nothing; "" ends
-//     it module.barriers()                 {(file, line)} of every barrier that ran
+//     module.disable_barrier("mix.cuh", 42)  the barrier on that line does nothing; "", 0 ends it
+//     module.barriers()                 {(file, line)} of every barrier that ran
 //     module.kernels()                  the demangled name of every kernel instantiation that ran
 //     module.launches()                 the kernels launched since it was last called, in order
 //     module.count_traffic(True)        count from here on; traffic() -> {data_ptr: Traffic}
@@ -17,7 +17,7 @@
 //
 // What kernels must do
 //   Reach global memory only by the functions of csrc/cuda/kernels/memory.cuh. Kernels are given
-//   false pointers: a direct access is a segmentation fault. Each access is checked for bounds, for
+//   fake pointers: a direct access is a segmentation fault. Each access is checked for bounds, for
 //   alignment, for writing to a const tensor, and for races between blocks (the same element
 //   touched by two blocks of one launch, one of them writing, without an atomic).
 //   Dynamic shared memory comes from dynamic_shared<T>() of memory.cuh: it starts as NaN in every
@@ -30,7 +30,7 @@
 //   barrier or warp operation. A barrier that not all threads reach is an error naming the line.
 //   OS threads (-DMMIX_EMULATE_THREADS -fsanitize=thread): each CUDA thread is one, so that
 //   ThreadSanitizer sees a missing barrier. No traffic, no race check between blocks.
-//   Blocks run one after another in both, but for those of a cluster (cluster_barrier() and
+//   In both, blocks run one after another, except the blocks of a cluster (cluster_barrier() and
 //   cluster_shared() of memory.cuh), which run together.
 //
 // Add an intrinsic: a function or macro here, or in numeric.h if it is arithmetic.
@@ -81,7 +81,7 @@ template <class T> T shuffle(unsigned mask, T v, int lane, int width) {
   return from_bits<T>(exchange(mask, to_bits(v), base + (lane & (width - 1))));
 }
 template <class T, class Op> T reduce(unsigned mask, T v, Op op) {
-  for (int step = 1; step < 32; step *= 2) { // a lane outside the mask has nothing to give
+  for (int step = 1; step < 32; step *= 2) { // a lane outside the mask gives no value
     const unsigned other = lane_id() ^ step;
     const T w = from_bits<T>(exchange(mask, to_bits(v), (mask >> other & 1) ? other : lane_id()));
     if (mask >> other & 1) v = op(v, w);

@@ -63,7 +63,7 @@ extern std::set<std::pair<std::string, int>> barrier_sites;
 enum class Access { kRead, kWrite, kAtomic };
 // x86-64 and aarch64 fault on any address with this bit set and the ones above it clear.
 constexpr uintptr_t kFalse = uintptr_t{1} << 52;
-void begin_operation(); // forgets the buffers of the operation before
+void begin_operation(); // forgets the buffers of the previous operation
 void register_buffer(uintptr_t begin, size_t bytes, bool writable);
 void check_access(uintptr_t at, size_t bytes, Access access, const void *site);
 void begin_launch_memory();
@@ -76,7 +76,7 @@ template <class T> T *device_pointer(T *p, size_t bytes, bool writable) {
   return reinterpret_cast<T *>(reinterpret_cast<uintptr_t>(p) | kFalse);
 }
 
-// The true address of a false pointer, after all checks; a shared-memory pointer as it is.
+// The true address of a fake pointer, after all checks. Shared-memory pointers are not changed.
 template <class T> __attribute__((noinline)) T *global(T *p, Access access) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(p);
   if (!(at & kFalse)) return p;

@@ -1,5 +1,5 @@
-// Each CUDA thread is a fiber; one runs at a time, chosen at random among those that can, until its
-// next barrier or warp operation. setjmp switches (ucontext would make system calls for each).
+// Each CUDA thread is a fiber. One runs at a time, chosen at random among those that are ready,
+// until its next barrier or warp operation. setjmp switches, since ucontext makes system calls.
 #include "engine.h"
 #include <algorithm>
 #include <csetjmp>

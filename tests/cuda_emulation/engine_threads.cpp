@@ -49,7 +49,7 @@ void sync_cluster(const char *file, int line) {
   if (!skips_barrier(file, line)) pthread_barrier_wait(&cluster_barrier);
 }
 unsigned cluster_rank() { return t_rank; }
-void lend_shared(unsigned) {} // a race between a read and the block's end is not seen here
+void lend_shared(unsigned) {} // a read after the other block has ended is not detected here
 void sync_warp(unsigned mask, const char *file, int line) {
   if (!skips_barrier(file, line)) pthread_barrier_wait(&warp_of(mask).whole);
 }
@@ -94,7 +94,7 @@ void run_blocks(Index grid, Index block, unsigned cluster, const std::function<v
   std::vector<unsigned> order(size_t{grid.x} * grid.y * grid.z / cluster);
   std::iota(order.begin(), order.end(), 0u);
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random_number() % i]);
-  alarm(240); // a barrier that not all threads reach waits for ever
+  alarm(240); // ends the process if a barrier waits for ever because some thread never reaches it
   std::vector<std::thread> team;
   for (unsigned t = 0; t < threads; ++t)
     team.emplace_back([&, t] {

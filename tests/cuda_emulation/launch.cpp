@@ -1,4 +1,4 @@
-// What both engines share: launches, dynamic shared memory, the seed, the mutated barrier.
+// What both engines share: launches, dynamic shared memory, the seed, the disabled barrier.
 #include "engine.h"
 #include <algorithm>
 #include <cstring>

@@ -26,7 +26,7 @@ std::vector<Buffer> buffers;
 struct Touch {
   unsigned warp;
   const void *site;
-  unsigned ordinal; // the thread's how-manieth access at this site: lanes of one access share it
+  unsigned ordinal; // accesses of the thread at this site so far; equal for the lanes of one access
   uintptr_t buffer;
   bool store;
   uintptr_t first, last; // sectors

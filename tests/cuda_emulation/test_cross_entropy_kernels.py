@@ -1,4 +1,4 @@
-"""The loss kernels on paths that the public tests do not reach: every way, bad indices, traffic."""
+"""The loss kernels on code paths that tests of the public ops miss; bad labels and a bad perm."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ INF, NAN = float("inf"), float("nan")
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_and_gradients_of_every_way(emulator, way, kind):
+def test_values_and_gradients_of_every_code_path(emulator, way, kind):
     emulator.launches()
     for number, dtype in enumerate(DTYPES):
         emulator.set_seed(number)
@@ -102,7 +102,7 @@ def test_a_bad_label_poisons_its_rows_and_no_other(emulator, way, kind, bad):
     y, perm = torch.randint(0, classes, (n,)), torch.arange(n).roll(1)
     kw = {"reduction": "none"} | ({"softcap": 5.0} if kind == "capped" else {})
     want, want_gradient = truth(z, y, perm, torch.tensor(0.25), torch.ones(()), **kw)
-    y[0] = classes if bad == "C" else bad  # row 1 has row 0 for a partner
+    y[0] = classes if bad == "C" else bad  # row 0 is the partner of row 1
     (rows, stats, gradient), args = loss_of(z, y, perm, 0.25, **kw)
     again = OPS.cross_entropy_backward(torch.ones(n), stats, z, *args)
     assert rows[:2].isnan().all() and gradient[:2].isnan().all() and again[:2].isnan().all()
@@ -146,7 +146,7 @@ def test_masked_nan_infinite_and_ignored_rows(emulator, way, kind):
     n, classes = z.shape[:2]
     y = torch.randint(0, classes - 3, z.shape[:1] + z.shape[2:])
     perm, lam = torch.arange(n), torch.tensor(0.25)
-    z[0, classes - 3 :] = -INF  # masked classes, at the end and whole pieces of a row
+    z[0, classes - 3 :] = -INF  # masked classes: the last ones, and whole vectors of a row
     z[0, : classes // 2] = -INF
     y[0] = classes // 2
     z[1, 1] = NAN
@@ -168,7 +168,7 @@ def test_masked_nan_infinite_and_ignored_rows(emulator, way, kind):
     assert close(rows, want, 3e-6)
 
 
-def test_empty(emulator):
+def test_an_empty_batch_launches_nothing(emulator):
     none, lam = torch.zeros(0, dtype=torch.int64), torch.tensor(0.3)
     z = torch.zeros(0, 4)
     emulator.launches()

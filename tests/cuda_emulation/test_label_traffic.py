@@ -30,13 +30,13 @@ def check_traffic(emulator, batch, classes, dtype):
     y, perm = torch.randint(0, classes, (batch,)), torch.randperm(batch)
     row_bytes = classes * dtype.itemsize
     floor = 2 * -(-batch * row_bytes // 32)
-    # The ends of a tensor that is no multiple of 16 bytes are accesses of their own.
+    # If a row is no multiple of 16 bytes, its ends are extra accesses.
     limit = 1.05 * floor if row_bytes % 16 == 0 else 1.3 * floor + 2
     emulator.count_traffic(True)
     (loss, stats, gradient), args = loss_of(z, y, perm, 0.3)
     assert moved(emulator, z, gradient) <= limit
-    # What belongs to a row besides: labels, partners' labels, statistics, each at most a sector for
-    # every access, and as often as blocks share the row.
+    # Labels, perm and statistics of a row: at most a sector for each access, once for each block of
+    # the row.
     blocks = max(1, row_bytes // 2**14)
     assert moved(emulator, y, perm, stats) / batch <= 8 * blocks
     emulator.count_traffic(True)
@@ -69,7 +69,7 @@ def test_without_clusters_what_exceeds_a_block_is_read_twice_at_most(emulator):
         assert moved(emulator, z, gradient) * 32 <= 2 * limit * z.numel() * 4
 
 
-def test_wide_accesses(emulator):
+def test_accesses_are_16_bytes_wide(emulator):
     for z in (torch.randn(64, 1000).half(), torch.randn(512, 10), torch.randn(8, 4001)):
         emulator.count_traffic(True)
         n = len(z)
@@ -82,7 +82,7 @@ def test_wide_accesses(emulator):
 
 
 def test_no_wide_access_to_shared_memory_off_its_alignment(emulator):
-    """The emulator does not see shared memory: a tile is as far off as the logits are."""
+    """The emulator does not check shared memory, where a tile is misaligned as the logits are."""
     for offset in range(1, 8):
         z = torch.randn(64 * 10 + offset).half()[offset:].view(64, 10)
         y, perm = torch.randint(0, 10, (64,)), torch.randperm(64)

@@ -1,7 +1,7 @@
-"""Bytes that the loss moves beside the labels' path: float targets, class weights, segmentation.
+"""Bytes that the loss moves with float targets, class weights and segmentation maps.
 
-In units of the tensor's own bytes, counted in 32-byte sectors for each access of a warp. A forward
-with gradient has these floors: labels 2NC, one dense target 3NC, a pair of them 4NC.
+In multiples of a tensor's bytes, counted in 32-byte sectors for each access of a warp. A forward
+with gradient moves at least 2NC with labels, 3NC with one float target, 4NC with a pair of them.
 """
 
 import pytest
@@ -13,7 +13,7 @@ HALF, BF16, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.
 
 
 def run(emulator, z, target, lam, **kw):
-    """The traffic of a forward with gradient: (of this tensor, as a multiple of its bytes)."""
+    """A forward with gradient: (times(t) -> traffic over bytes of t, counters, gradient)."""
     perm = None if "target_b" in kw else torch.arange(len(z)).roll(1)
     acc = DOUBLE if z.dtype == DOUBLE else FLOAT
     args = arguments(target, perm, torch.as_tensor(lam, dtype=acc), **kw)
@@ -33,7 +33,7 @@ def check_logits(times, z, gradient, limit):
     assert 0.99 <= times(z) <= limit and 0.99 <= times(gradient) <= limit
 
 
-# Classes: rows that 16 bytes divide, and not; tiles, a row to a warp, a row to a block.
+# Rows that are multiples of 16 bytes, or not; for tiles, for a warp a row, for a block a row.
 CLASSES = [(64, 64, 1.01), (64, 100, 1.2), (64, 101, 1.4), (64, 1000, 1.04), (64, 1001, 1.12)]
 CLASSES += [(3, 21_841, 1.1), pytest.param(16, 21_841, 1.05, marks=pytest.mark.deep)]
 
@@ -45,13 +45,13 @@ CLASSES += [(3, 21_841, 1.1), pytest.param(16, 21_841, 1.05, marks=pytest.mark.d
 def test_dense_targets_are_read_once(emulator, batch, classes, limit, dtype, kind):
     z, t = torch.randn(batch, classes).to(dtype), torch.rand(batch, classes).to(kind)
     other = torch.rand(batch, classes).to(kind)
-    # lam 1 reads no partner's row, and 0 no own: one dense target, 3NC in all.
+    # lam 1 reads no partner's target, lam 0 no own one: one float target, 3NC in all.
     for lam, own, partner in ((1.0, 1, 0), (0.0, 0, 1), (0.3, 1, 1)):
         times, _, gradient = run(emulator, z, t, lam, target_b=other)
         check_logits(times, z, gradient, min(limit, 1.06))
         for reads, tensor in ((own, t), (partner, other)):
             assert reads <= times(tensor) <= reads * limit + 1e-9, (lam, times(tensor))
-    # Each row is its own and somebody's partner: 4NC in all.
+    # Each target is read for its own row and as a partner's: 4NC in all.
     times, _, gradient = run(emulator, z, t, 0.3)
     assert 1.99 <= times(t) <= 2 * limit
 
@@ -81,7 +81,7 @@ def test_vectors_between_the_ends_of_unaligned_rows(emulator, offset):
     t = whole[offset:].view(32, classes)
     _, counted, _ = run(emulator, torch.randn(32, classes), t, 0.3)
     widths = counted[t.data_ptr()].loads
-    # Each warp's run has ends of its own: up to 6 classes of 512 bytes, and of the row 6 more.
+    # The part of each warp has unaligned ends: up to 6 classes of 512 bytes; the row, 6 more.
     assert widths[4] * 16 >= 0.93 * 2 * t.numel() * 4 and not widths[0] + widths[1] + widths[3]
 
 
@@ -92,9 +92,9 @@ def test_weights_and_smoothing_read_a_row_of_weights_for_a_row(emulator, batch, 
         w = torch.rand(classes).to(kind)
         times, counted, gradient = run(emulator, z, y, 0.3, weight=w, label_smoothing=0.1)
         check_logits(times, z, gradient, 1.06)
-        # And those of the labels: four a row, by the mean and by the rows, a sector each.
+        # The labels' weights too: the mean and the row kernel read 4 for each row, a sector each.
         labels = 4 * 32 / (classes * w.element_size())
-        # A row is cut where its logits' vectors end, which lies inside a sector of the weights.
+        # A row is cut at the end of a vector of logits, which is inside a sector of the weights.
         cuts = 0.02
         assert times(w) <= batch * (limit + cuts + labels)
         assert counted[w.data_ptr()].loads[4] * 16 >= 0.8 * batch * classes * w.element_size()
@@ -112,7 +112,7 @@ def test_softcap_and_z_loss_take_the_packed_path(emulator, kw, dtype):
         assert counted[gradient.data_ptr()].stores[4] * 16 == size
 
 
-# A capped row of labels needs no room beside its logits: where two blocks hold it, one reads once.
+# The last case: labels with softcap need no memory beside the logits, so a row is read once.
 def test_what_does_not_stay_on_chip_is_read_twice_at_most(emulator):
     for device, limit in ((SEGMENTS, 2.05), (CLUSTERS, 2.05), (CALM, 1.05)):
         emulator.set_device(*device)
@@ -136,13 +136,13 @@ def test_segmentation_is_coalesced(emulator, classes, side, dtype, layout):
     form = {"memory_format": getattr(torch, layout)}
     z = torch.randn(2, classes, side, side).to(dtype).contiguous(**form)
     t, other = (torch.rand(z.shape).to(dtype).contiguous(**form) for _ in "ab")
-    # Where 16 bytes do not divide a map's side, neighbouring tiles meet inside of sectors.
+    # If a map's side is no multiple of 16 bytes, neighbouring tiles share sectors.
     limit = 1.06 if layout == "channels_last" or side % 8 == 0 else 1.3 if dtype == FLOAT else 1.5
     times, _, gradient = run(emulator, z, torch.randint(0, classes, (2, side, side)), 0.3)
     check_logits(times, z, gradient, limit)
     times, _, gradient = run(emulator, z, t, 0.3, target_b=other)
     check_logits(times, z, gradient, limit)
-    # A pixel's row of some classes begins inside of a sector that it shares with the one before.
+    # The classes of a pixel begin inside a sector that the pixel before uses too.
     shared = 1 + 96 / (classes * z.element_size()) if layout == "channels_last" else limit
     assert max(times(t), times(other)) <= max(limit, min(shared, 2.0))
 
@@ -156,9 +156,11 @@ def test_a_target_of_another_layout_than_the_logits(emulator):
     assert times(t) <= 1.01 and times(other) <= 1.2
 
 
-def test_upstream_gradients(emulator):
-    """2NC for a forward with its gradient. An upstream of 1 adds nothing, any other 2NC more; in
-    place, the gradient waits for its upstream: 1NC forward and 2NC backward, whatever it is."""
+def test_traffic_for_an_upstream_gradient_of_1_and_others(emulator):
+    """A forward with gradient moves 2NC; an upstream of 1 adds nothing, any other adds 2NC.
+
+    In place, the gradient is computed in the backward: 1NC forward, 2NC backward, for any upstream.
+    """
     z, y, perm = torch.randn(64, 1000), torch.randint(0, 1000, (64,)), torch.randperm(64)
     args = arguments(y, perm, torch.tensor(0.3))
     emulator.count_traffic(True)

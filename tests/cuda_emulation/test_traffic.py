@@ -35,7 +35,7 @@ def moved(emulator, *tensors):
 @pytest.mark.parametrize("odd", [False, True], ids=["aligned", "odd"])
 @pytest.mark.parametrize(
     "device, batch",
-    # Every way on an H100; on the others, batches where their shared memory decides otherwise.
+    # Every code path on an H100; on the others, batches for which less shared memory changes it.
     [("H100", b) for b in (2, 17, 128, 1000, 4096)]
     + [("A100", 4096), ("RTX 4090", 1000), ("RTX 4090", 4096), ("T4", 1000), ("T4", 4096)],
 )
@@ -45,8 +45,8 @@ def test_mixing_reads_once_and_writes_once(emulator, batch, dtype, odd, device):
     x = torch.randn(batch, elements).to(dtype)
     perm, lam = torch.randperm(batch), torch.tensor(0.3)
     limit = 1.3 if odd else 1.05
-    # Every block reads perm or, where the tables do not fit, 8 to 24 bytes a row made from it: that
-    # stays in the L2 cache. At 4096 rows of half a kilobyte it is a quarter of the traffic.
+    # Every block also reads perm or, if its tables do not fit, 8 to 24 bytes a row made from perm.
+    # These stay in the L2 cache. At 4096 rows of half a kilobyte they are a quarter of the traffic.
     limit_of_all = limit + (0.15 if batch < 4096 else 0.3)
     for mode in ("out", "in", "adjoint"):
         emulator.count_traffic(True)
@@ -62,7 +62,7 @@ def test_mixing_reads_once_and_writes_once(emulator, batch, dtype, odd, device):
 @pytest.mark.parametrize(
     "shape, view", [((64, 3, 32, 32), "channels_last"), ((4, 64, 512), "dim1")]
 )
-def test_layouts_move_no_more(emulator, shape, view):
+def test_channels_last_and_dim_1_move_no_more(emulator, shape, view):
     emulator.set_device(*H100)
     x = torch.randn(shape).bfloat16()
     if view == "channels_last":
@@ -96,7 +96,7 @@ def test_targets_are_written_once_in_full_vectors(emulator):
 
 
 def test_the_counter_counts(emulator):
-    """A row of 32 float32 at 4 bytes past a boundary: 5 sectors each way where 4 would do."""
+    """A row of 32 float32, 4 bytes past a boundary: 5 sectors each way instead of 4."""
     whole = torch.randn(2 * 33 + 1)
     x = whole[1:].view(2, 33)[:, :32]
     emulator.count_traffic(True)

@@ -1,4 +1,4 @@
-"""ThreadSanitizer watches every kernel, run by one OS thread for each CUDA thread."""
+"""ThreadSanitizer on every kernel: each CUDA thread is an OS thread."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def run(checks, file="", line=0):
         "PYTHONPATH": os.pathsep.join(path),
     }
     library = str(emulation.build_threads())
-    # The interpreter itself: a shell script in its place would be preloaded too, and crash.
+    # The real path: if `python` is a shell script, the shell would load ThreadSanitizer and crash.
     command = [os.path.realpath(sys.executable), str(HERE / "tsan_run.py")]
     done = subprocess.run(
         [*command, library, checks, file, str(line)], capture_output=True, text=True, env=env
@@ -39,7 +39,7 @@ def run(checks, file="", line=0):
 
 @pytest.mark.deep
 @pytest.mark.parametrize("checks", [c.__name__.rpartition(".")[2] for c in CHECKS])
-def test_no_kernel_has_a_race(checks):
+def test_no_kernel_has_a_data_race(checks):
     done = run(checks)
     assert done.returncode == 0 and "came right" in done.stdout, done.stdout + done.stderr[-6000:]
 

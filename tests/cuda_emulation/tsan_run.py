@@ -1,5 +1,7 @@
-"""Runs checks on OS threads, with ThreadSanitizer preloaded. Arguments: the library, the module of
-checks, the file and line of a barrier to leave out ("" and 0 for none). See test_tsan.py."""
+"""Runs checks on OS threads, with ThreadSanitizer preloaded (see test_tsan.py).
+
+Arguments: the library, the module of checks, file and line of a barrier to disable ("" 0: none).
+"""
 
 import importlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""What the tests against the real libraries share."""
+"""Fixtures of the tests against the real libraries."""
 
 import pytest
 
@@ -9,7 +9,7 @@ declare_missing()  # before any test imports torchvision
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes a MixupTrainer of two steps of four rows."""
+    """A function that makes a MixupTrainer for two steps of four rows."""
     import transformers
 
     from mmix_fast.integrations.transformers import MixupTrainer

@@ -1,4 +1,4 @@
-"""Tiny Hugging Face models and their data."""
+"""Tiny Hugging Face models, and data for them."""
 
 import torch
 import transformers
@@ -50,7 +50,7 @@ def gpt2(kind):
 
 
 class Own(nn.Module):
-    """A model of no library; what it gives is the keyword's choice."""
+    """A user's own model; ``give`` turns its logits into its output."""
 
     def __init__(self, give=None, classes=3):
         super().__init__()
@@ -76,7 +76,7 @@ class Renamed(transformers.BertForSequenceClassification):
 
 
 class Adapter(nn.Module):
-    """What MixupTrainer needs of a PEFT model: the wrapper is called, the base has the config."""
+    """Like a PEFT model: the wrapper is called, and the base model has the config."""
 
     def __init__(self, base):
         super().__init__()

@@ -1,4 +1,4 @@
-"""MixupTrainer in real training of tiny models: what it serves is right."""
+"""MixupTrainer trains tiny models of Hugging Face: losses are right for every kind it supports."""
 
 import copy
 
@@ -31,12 +31,12 @@ def batch(trainer, count=4):
 
 
 def step(trainer):
-    """The loss of a batch, the logits it was made of, the labels, and the draw."""
+    """(loss of a batch, its logits, its labels, the draw)."""
     trainer.model.train()
     inputs = batch(trainer)
     kept = dict(inputs)
     loss, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
-    assert dict(inputs) == kept  # the caller's inputs are as they were
+    assert dict(inputs) == kept  # the caller's inputs are not changed
     logits = outputs[0] if isinstance(outputs, tuple) else outputs["logits"]
     return loss, logits, inputs["labels"], trainer.mixup.mix
 
@@ -76,7 +76,7 @@ def smooth(z, y, eps=0.0, weight=None):
 @pytest.mark.parametrize("return_dict", [True, False])
 def test_single_label(make, return_dict):
     weight = torch.tensor([1.0, 5.0, 2.0])
-    for shape in ((), (1,)):  # a column of labels too
+    for shape in ((), (1,)):  # also a column of labels
         trainer = make(
             classifier(return_dict=return_dict),
             lambda i, shape=shape: torch.full(shape, i % 3),
@@ -106,7 +106,7 @@ def test_multi_label(make, declared):
     torch.testing.assert_close(loss, want)
     assert trainer.model.config.problem_type == "multi_label_classification"
     trainer.train()
-    # Nothing mixed: the model's own loss; and evaluation is that one.
+    # Without mixing, and in evaluation, the loss is the model's own.
     trainer.mixup.enabled = False
     trainer.train()
     loss, z, y, mix = step(trainer)
@@ -142,7 +142,7 @@ def test_token_classification_and_masked_language_model(make):
             step(make(kind(config()), lambda i: torch.rand(5)))
 
 
-def test_model_init(make):
+def test_model_init_makes_a_new_model_and_mixup(make):
     made = []
 
     def init():
@@ -164,7 +164,7 @@ def test_model_init(make):
     assert len(same.bert.embeddings._forward_hooks) == 1
 
 
-def test_models_of_ones_own(make):
+def test_users_own_models(make):
     for give in (None, lambda z: (z, 1), lambda z: z):
         data = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows(single)]
         trainer = make(Own(give), layers=["embed"], data=data)
@@ -190,7 +190,7 @@ def test_torch_compile(make):
     assert trainer.mixup.layer == EMBEDDING[0] and isinstance(trainer.mixup.mix, m.Mix)
 
 
-def test_a_second_trainer_of_one_model(make):
+def test_a_second_trainer_for_one_model(make):
     model = classifier()
     first = make(model)
     first.mixup.close()

@@ -1,4 +1,4 @@
-"""What MixupTrainer does not serve is refused in one sentence."""
+"""Models, options and labels that MixupTrainer does not support raise an error that says why."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The Lightning callback in real runs of a few steps, and in runs that end badly."""
+"""The Lightning callback in real runs of a few steps, and in runs that fail."""
 
 import copy
 import pickle
@@ -92,7 +92,7 @@ def test_fit_and_validate(attribute):
         torch.testing.assert_close(ours, plain)
         assert layer is None
     assert hooks(model) == 0
-    # After the run: closed, plain cross-entropy, even in training mode.
+    # After the run it is closed: the loss is plain cross-entropy, also in training mode.
     x, y = next(iter(LOADER))
     model.train()
     torch.testing.assert_close(model.mixup.loss(model(x), y), F.cross_entropy(model(x), y))
@@ -117,8 +117,8 @@ def test_fit_again_after_an_exception(failure, same):
     assert model.seen == [("net.1", 1)] * 6
 
 
-def test_an_earlier_one_is_closed_by_setup():
-    """Where nobody told the callback of the end: the process of a notebook, killed."""
+def test_setup_closes_the_manifoldmixup_of_an_earlier_run():
+    """After a run that was killed, as in a notebook: the callback was not told of its end."""
     model, first = Model(), ManifoldMixupCallback(["net.1"])
     first.setup(trainer(first), model, "fit")
     assert hooks(model) == 1
@@ -135,7 +135,7 @@ class Placeholder(Model):
     mixup = None
 
 
-def test_the_name_is_taken():
+def test_an_attribute_that_is_taken_raises():
     module, mine = Model(), Model()
     module.mixup = nn.Identity()
     mine.mixup = m.ManifoldMixup(mine, ["net.1"])
@@ -152,7 +152,7 @@ def test_the_name_is_taken():
     assert model.seen == [("net.1", 1)] * 3
 
 
-def test_two_callbacks():
+def test_two_callbacks_need_two_attributes():
     model = Model()
     with pytest.raises(ValueError, match="one ManifoldMixupCallback may set 'mixup', got two"):
         trainer(ManifoldMixupCallback(["net.1"]), ManifoldMixupCallback(["net.0"])).fit(
@@ -185,7 +185,7 @@ class LateSetup(Late):
 
 
 @pytest.mark.parametrize("kind", [Late, LateSetup])
-def test_layers_made_in_the_run(kind):
+def test_layers_made_in_configure_model_or_setup(kind):
     for loop in ("fit", "validate", "test", "predict"):
         model = kind()
         getattr(trainer(ManifoldMixupCallback(["net.1"])), loop)(model, LOADER)

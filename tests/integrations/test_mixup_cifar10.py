@@ -1,4 +1,4 @@
-"""mixup-cifar10's two functions, as its train.py has them, are the truth."""
+"""The two functions of mixup-cifar10, against those of its train.py."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ INPUTS = [torch.float32, torch.float64, torch.float16, torch.uint8, torch.int32]
 
 @pytest.mark.parametrize("alpha", [1.0, 0.0, -1.0, np.float32(0.5)])
 @pytest.mark.parametrize("dtype", INPUTS)
-def test_data_is_the_originals(backend, dtype, alpha):
+def test_mixup_data_equals_the_original(backend, dtype, alpha):
     x = torch.randint(0, 200, (6, 3, 4, 4)).to(dtype)
     targets = torch.randint(0, 3, (6,)), torch.randn(6, 2), torch.arange(6).byte()
     for seed, y in enumerate(targets):
@@ -50,7 +50,7 @@ def after(seed, x, y, alpha):
     return np.random.rand(), torch.rand(())
 
 
-def test_data_is_differentiable(backend):
+def test_mixup_data_is_differentiable(backend):
     x = torch.randn(4, 3, requires_grad=True)
     for alpha in (1.0, 0.0):
         mixed, _, index, lam = mixup_data(x, torch.arange(4), alpha)
@@ -67,7 +67,7 @@ class Focal(nn.CrossEntropyLoss):
 LABELS = (torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 2, 2]))
 SOFT = (torch.rand(4, 3), torch.rand(4, 3))
 DENSE = (torch.randint(0, 3, (4, 5)), torch.randint(0, 3, (4, 5)))
-# name: criterion, logits, the two targets, whether one pass serves it
+# name -> (criterion, shape of logits, two targets, whether one pass over the logits serves)
 CASES = {
     "labels": (nn.CrossEntropyLoss(), (4, 3), LABELS, True),
     "uint8": (nn.CrossEntropyLoss(), (4, 3), [y.byte() for y in LABELS], True),
@@ -97,7 +97,7 @@ LAMS = [0.3, 0, 1.0, np.float32(0.3), torch.tensor(0.3), torch.tensor([0.3])]
 
 @pytest.mark.parametrize("lam", LAMS)
 @pytest.mark.parametrize("case", CASES)
-def test_criterion_is_the_originals(backend, monkeypatch, case, lam):
+def test_mixup_criterion_equals_the_original(backend, monkeypatch, case, lam):
     criterion, shape, (y_a, y_b), one_pass = CASES[case]
     one_pass = one_pass and not (isinstance(lam, torch.Tensor) and lam.ndim)
     passes = []
@@ -117,7 +117,7 @@ def test_criterion_is_the_originals(backend, monkeypatch, case, lam):
 
 
 def test_per_sample_lam():
-    """λ for each sample works where the original's formula does: with reduction="none"."""
+    """A per-sample λ gives what the original's formula gives, with reduction="none" and "mean"."""
     z, lam = torch.randn(4, 3), torch.rand(4)
     for criterion in (nn.CrossEntropyLoss(reduction="none"), nn.CrossEntropyLoss()):
         want = naive_criterion(criterion, z, *LABELS, lam)
@@ -138,7 +138,7 @@ def test_dtype_of_the_loss(dtype, autocast):
     torch.testing.assert_close(got, want)
 
 
-def test_errors_are_the_criterions():
+def test_errors_are_those_of_the_criterion():
     z = torch.randn(4, 3)
     for y in (LABELS[0][:3], torch.rand(4)):
         with pytest.raises((ValueError, RuntimeError)):

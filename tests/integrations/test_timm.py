@@ -1,4 +1,4 @@
-"""timm's own Mixup and loss are the truth; the same NumPy seed gives the same draws."""
+"""The drop-ins for timm against timm's Mixup and loss; the same NumPy seed gives the same draws."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ KINDS = {
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_mixup(kind, mode, channels_last):
+def test_mixup_equals_timms(kind, mode, channels_last):
     options = {**KINDS[kind], "mode": mode, "label_smoothing": 0.1, "num_classes": 7}
     ours, theirs = Mixup(**options), timm_data.Mixup(**options)
     for seed in range(12):
@@ -40,7 +40,7 @@ def test_mixup(kind, mode, channels_last):
         assert np.random.rand() == (np.random.seed(seed), theirs(x, y), np.random.rand())[2]
 
 
-def test_switched_off_multi_label_and_odd():
+def test_disabled_multi_label_and_odd_batches():
     ours, theirs = (m(num_classes=4, mode="elem") for m in (Mixup, timm_data.Mixup))
     ours.mixup_enabled = theirs.mixup_enabled = False
     x, y = torch.randn(6, 3, 4, 4), torch.randint(0, 4, (6,))
@@ -94,8 +94,8 @@ def test_a_training_step_of_a_timm_model():
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float64])
-def test_what_timm_accepts(dtype, mode):
-    """Labels and images of every dtype: timm's images, and targets of timm's dtype and values."""
+def test_images_and_labels_of_every_dtype(dtype, mode):
+    """The same images as timm's, and targets of the same dtype and values."""
     alphas = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0} if dtype == torch.uint8 else {}
     options = {**alphas, "mode": mode, "num_classes": np.int64(7)}
     ours, theirs = Mixup(**options), timm_data.Mixup(**options)

@@ -1,4 +1,4 @@
-"""The timm drop-in without timm: against formulas, and against itself under the same NumPy seed."""
+"""The drop-ins for timm without timm: against formulas, and calls with one NumPy seed compared."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_integer_images_are_not_blended(mode, alpha):
             mixup(x, y)
     assert torch.equal(x, before)
     for idle in (Mixup(prob=0.0, mode=mode), Mixup(mode=mode)):
-        idle.mixup_enabled = idle.mix_prob == 0  # either of the two switches it off
+        idle.mixup_enabled = idle.mix_prob == 0  # each of the two disables it
         assert torch.equal(idle(x, y)[0], before)
 
 
@@ -104,11 +104,11 @@ def test_dtype_of_the_targets(dtype, mode):
     got = seeded(mixup, x.to(dtype), y)[1]
     per_sample = mode != "batch"
     assert got.dtype == (torch.float64 if per_sample and dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(got.float(), want, rtol=1e-7, atol=0)  # λ is not rounded to dtype
+    torch.testing.assert_close(got.float(), want, rtol=1e-7, atol=0)  # λ stays float32
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_other_shapes(mode):
+def test_vectors_and_video(mode):
     y = torch.tensor([0, 1, 2, 0])
     for shape in ((4, 7), (4,), (4, 2, 5, 6, 7)):
         x = torch.rand(shape)
@@ -126,8 +126,8 @@ def test_other_shapes(mode):
         cutmix(torch.rand(4, 7), y)
 
 
-def test_mixed_kinds_in_one_batch(backend):
-    """Pasted, blended and untouched samples, each as its own draw says."""
+def test_mixup_and_cutmix_in_one_batch(backend):
+    """Samples are pasted, blended or left, each by its own draw."""
     mixup = Mixup(cutmix_alpha=1.0, mode="elem", prob=0.7, num_classes=12, label_smoothing=0.0)
     x, y = torch.rand(12, 1, 10, 10) + torch.arange(12.0).reshape(12, 1, 1, 1), torch.arange(12)
     seen = set()
@@ -185,13 +185,13 @@ def test_loss_of_every_dtype(backend, dtype, hot):
 
 def test_loss_refuses_labels():
     x = torch.randn(3, 3)
-    for labels in (torch.tensor([0, 1, 2]), torch.rand(2, 3)):  # as many labels as classes, too
+    for labels in (torch.tensor([0, 1, 2]), torch.rand(2, 3)):  # 3 labels, 3 classes
         with pytest.raises(ValueError, match=r"target must hold probabilities of shape \(3, 3\)"):
             SoftTargetCrossEntropy()(x, labels)
 
 
 @pytest.mark.parametrize("name", ["FastCollateMixup", "NaFlexMixup"])
-def test_what_is_not_offered_says_so(name):
+def test_missing_classes_of_timm_raise_with_advice(name):
     with pytest.raises(ImportError, match=f"no {name}: keep timm.data's.*--no-prefetcher"):
         getattr(drop_in, name)
     assert name in drop_in.__doc__

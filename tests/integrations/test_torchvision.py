@@ -1,4 +1,4 @@
-"""torchvision's own transforms and models are the truth; the same seed gives the same draws."""
+"""The drop-ins for torchvision against its transforms and models; one seed, the same draws."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ from mmix_fast.integrations.torchvision import CutMix, MixUp  # noqa: E402
 @pytest.mark.parametrize(("ours", "theirs"), [(MixUp, v2.MixUp), (CutMix, v2.CutMix)])
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_transforms(ours, theirs, dense, wrapped):
+def test_transforms_equal_torchvisions(ours, theirs, dense, wrapped):
     images, labels = torch.randn(5, 3, 9, 12), torch.randint(0, 4, (5,))
     labels = F.one_hot(labels, 4) if dense else labels
     images = tv_tensors.Image(images) if wrapped else images
@@ -37,7 +37,7 @@ def test_transforms(ours, theirs, dense, wrapped):
         torch.testing.assert_close(target, want_target, rtol=0, atol=1e-6)
 
 
-def test_other_structures():
+def test_dictionaries_random_choice_and_batch_sizes():
     batch = {"image": torch.randn(4, 3, 8, 8), "extra": "text", "label": torch.arange(4)}
     for ours, theirs in ((MixUp, v2.MixUp), (CutMix, v2.CutMix)):
         outs = []
@@ -56,7 +56,7 @@ def test_other_structures():
 @pytest.mark.parametrize(("ours", "theirs"), [(MixUp, v2.MixUp), (CutMix, v2.CutMix)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
 def test_dtypes(ours, theirs, dtype):
-    """Images of every dtype that v2 takes; dense labels keep their floating dtype."""
+    """Images of every dtype that v2 takes; float labels keep their dtype."""
     images = torch.randint(0, 200, (5, 3, 9, 12)).to(dtype)
     hot = F.one_hot(torch.randint(0, 4, (5,)), 4).to(dtype)
     if dtype == torch.uint8 and ours is MixUp:
@@ -99,7 +99,7 @@ def test_video_refusals_and_pickling(kind):
     torch.manual_seed(4)
     want = theirs(num_classes=4)({"video": video, "label": labels, "labels": labels})
     torch.manual_seed(4)
-    again = pickle.loads(pickle.dumps(kind(num_classes=4)))  # as a worker of a DataLoader has it
+    again = pickle.loads(pickle.dumps(kind(num_classes=4)))  # as in a DataLoader's worker
     got = again({"video": video, "label": labels, "labels": labels})
     assert type(got["video"]) is tv_tensors.Video
     torch.testing.assert_close(torch.Tensor(got["video"]), torch.Tensor(want["video"]))
@@ -138,7 +138,7 @@ def vit_by_hand(net, x, layer, mix):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
-def test_models_by_hand(name):
+def test_gradients_are_bit_identical_to_hand_written_mixing(name):
     make = getattr(torchvision.models, name)
     if name == "resnet18":
         model, by_hand, want = make(num_classes=5), resnet_by_hand, ["", "layer1", "layer2"]
@@ -178,7 +178,7 @@ AUTO = {
 
 
 @pytest.mark.parametrize("name", AUTO)
-def test_auto(name):
+def test_layers_that_auto_picks(name):
     model = getattr(torchvision.models, name)(num_classes=5)
     mixup = m.ManifoldMixup(model, "auto")
     assert list(mixup.layers) == AUTO[name]

@@ -1,4 +1,4 @@
-"""Mix.accuracy: values, and the loss's checks of its arguments (their messages: test_errors.py)."""
+"""Mix.accuracy: values, and the same argument checks as the loss."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ LAMS = (torch.tensor(0.3), torch.tensor([0.0, 1.0, 0.3, 0.9]), torch.tensor(0.0)
 
 
 def by_hand(z, y, perm, lam, topk):
-    """One prediction after another."""
+    """Counts one prediction after another."""
     rows = z.movedim(1, -1).reshape(len(z), -1, z.shape[1])
     labels = y.reshape(len(y), -1)
     total = 0.0
@@ -26,7 +26,7 @@ def by_hand(z, y, perm, lam, topk):
 @pytest.mark.parametrize("topk", [1, 2, 5])
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 3)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-def test_values(shape, topk, dtype):
+def test_accuracy_is_lam_weighted(shape, topk, dtype):
     y = torch.randint(0, 5, shape)
     z = torch.randn(4, 5, *shape[1:]).to(dtype)
     for lam in LAMS:

@@ -1,4 +1,4 @@
-"""What may stand for a number, a λ or a label, and what torch's defaults may not change."""
+"""Types of arguments that are numbers or labels; torch's default dtype and device do not matter."""
 
 import contextlib
 import subprocess
@@ -24,7 +24,7 @@ INTEGERS = (
 )
 
 
-# name -> (the call of one number, a whole number or a fraction that it takes)
+# Argument -> (function of its value, a valid int or float).
 NUMBERS = {
     "mix lam": (lambda n: m.mix(X, PERM, n), 0.25),
     "mix_ lam": (lambda n: m.mix_(X.clone(), PERM, n), 0.25),
@@ -70,7 +70,7 @@ def test_numpy_numbers(backend, name):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_what_is_no_number(name):
+def test_arguments_that_are_not_numbers_raise(name):
     call, number = NUMBERS[name]
     wrong = [
         True,
@@ -119,8 +119,8 @@ def test_an_empty_batch_of_labels(backend):
     assert m.Mix(perm, torch.tensor(0.3)).accuracy(z, y).isnan()
 
 
-def test_compiled_numpy_numbers_are_named():
-    """In a graph they are tensors: what needs their value says so, or leaves the graph."""
+def test_compiled_numpy_numbers_raise_or_break_the_graph():
+    """NumPy numbers are tensors in a graph: where a value is needed, an error or a graph break."""
 
     def step(n, eps):
         return m.mix_targets(Y, PERM, 0.3, num_classes=n, label_smoothing=eps)
@@ -135,7 +135,7 @@ def test_compiled_numpy_numbers_are_named():
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_labels_of_any_integer_dtype(backend, dtype):
-    last = 255 if dtype == torch.uint8 else 100  # an ignored label that this dtype can hold
+    last = 255 if dtype == torch.uint8 else 100  # an ignore_index that this dtype can hold
     y = torch.tensor([0, last, 1, 2])
     small, kw = y.to(dtype), {"ignore_index": last}
     z = torch.randn(4, 3, requires_grad=True)
@@ -158,7 +158,7 @@ def test_labels_of_any_integer_dtype(backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.complex64, torch.float8_e4m3fn], ids=str)
-def test_labels_of_no_integer_dtype(dtype):
+def test_labels_of_other_dtypes_raise(dtype):
     y, name = Y.to(dtype), str(dtype).removeprefix("torch.")
     for call in (
         lambda: m.mixed_cross_entropy(X, y, PERM, 0.3),
@@ -210,8 +210,8 @@ def test_the_default_dtype_changes_nothing(backend, x_dtype):
             assert g.dtype == w.dtype and torch.equal(g, w)
 
 
-def test_the_default_device_changes_no_tensor_of_another(backend):
-    """Nothing is made on the default device but a draw, which has no other."""
+def test_the_default_device_changes_nothing(backend):
+    """Only a draw without a device is made on the default device."""
     perm, y, x, images = (t.clone() for t in (PERM, Y, X, IMAGES))
     generator = torch.Generator("cpu")
     with torch.device("meta"):

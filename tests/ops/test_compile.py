@@ -1,4 +1,4 @@
-"""torch.compile, and the contracts of the registered ops."""
+"""torch.compile: values and gradients; opcheck of the registered ops."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import mmix_fast as m
 PERM = torch.tensor([1, 2, 0])
 
 
-def test_one_compile_for_any_lam():
+def test_at_most_two_graphs_for_any_lam():
     torch._dynamo.reset()
     perm, y = torch.randperm(6), torch.randint(0, 5, (6,))
     frames = []
@@ -29,7 +29,7 @@ def test_one_compile_for_any_lam():
     assert len(frames) <= 2
 
 
-def test_inductor_gradients():
+def test_gradients_with_inductor():
     torch._dynamo.reset()
     perm, y = torch.randperm(6), torch.randint(0, 5, (6,))
 

@@ -1,4 +1,4 @@
-"""How many graphs torch.compile makes: at most 2, whatever sizes and numbers come."""
+"""torch.compile makes at most 2 graphs, for any sequence of batch sizes and numbers."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ OPTIONS = (
 
 
 def graphs(call, backend="aot_eager", inner=(), sizes=SIZES, **options):
-    """Compiles, compares values and gradients, and counts."""
+    """The number of graphs. Values and gradients are compared with eager mode."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(call, fullgraph=True, backend=counter, **options)
@@ -82,24 +82,24 @@ def graphs(call, backend="aot_eager", inner=(), sizes=SIZES, **options):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_of_the_other_ops(name):
+def test_graphs_of_every_op_except_the_loss(name):
     assert graphs(CALLS[name]) <= 2
 
 
 @pytest.mark.parametrize("inner", [(), (2, 3)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_the_loss(kind, inner):
+def test_graphs_of_the_loss(kind, inner):
     assert graphs(KINDS[kind], inner=inner) <= 2
     assert graphs(KINDS[kind], inner=inner, dynamic=True) <= 2
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_of_the_loss_with_options(options):
+def test_graphs_of_the_loss_with_options(options):
     for kind in KINDS.values():
         assert graphs(lambda d, kind=kind: kind(d, **options)) <= 2
 
 
-def test_by_inductor():
+def test_graphs_of_a_step_with_inductor():
     def step(d):
         h = m.mix_(d["z"] * 1, d["perm"], d["number"])
         return sum(kind({**d, "z": h}) for kind in KINDS.values())
@@ -107,7 +107,7 @@ def test_by_inductor():
     assert graphs(step, "inductor", sizes=(8, 5, 6)) <= 2
 
 
-def test_of_a_dimension_marked_dynamic():
+def test_one_graph_if_the_batch_is_marked_dynamic():
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(
@@ -124,7 +124,7 @@ def test_of_a_dimension_marked_dynamic():
 
 
 @pytest.mark.parametrize("name", ["mix", "labels"])
-def test_transforms_inside_of_a_compiled_function(name):
+def test_func_transforms_inside_a_compiled_function(name):
     call = {**CALLS, **KINDS}[name]
 
     def inside(z, d):

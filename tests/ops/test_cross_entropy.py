@@ -1,3 +1,5 @@
+"""mixed_cross_entropy: values and gradients against F.cross_entropy, options and special values."""
+
 from itertools import product
 
 import pytest
@@ -14,7 +16,7 @@ SHAPES = [(6, 11), (5, 4, 3), (33, 1000), (3, 9001)]
 
 
 def in_grid(dtype, shape):
-    # The emulator takes minutes for the exponentials of long rows in float64.
+    # In float64, the emulator takes minutes for the exponentials of the longest rows.
     slow = dtype == torch.float64 and shape == SHAPES[-1]
     return pytest.param(dtype, shape, marks=[pytest.mark.deep] if slow else [])
 
@@ -24,7 +26,7 @@ def in_grid(dtype, shape):
 @pytest.mark.parametrize("inplace", [False, True])
 def test_parity_grid(backend, shape, kind, dtype, inplace):
     rows = shape[:1] + shape[2:]
-    perm, lam = torch.randperm(shape[0]), 0.3125  # exact in every dtype
+    perm, lam = torch.randperm(shape[0]), 0.3125  # has an exact value in every dtype
     grid = product([False, True], [-100, 2], [0.0, 0.1], ["mean", "sum", "none"])
     for weighted, ignore, eps, reduction in grid:
         if kind == "labels":
@@ -80,7 +82,7 @@ def test_z_loss_and_softcap(backend):
 
 
 def test_a_label_at_a_masked_class_under_softcap(backend):
-    """The class was not capped, so the cap's derivative does not reach its gradient of -1."""
+    """A logit of -inf is not capped, so the cap's derivative does not scale its gradient of -1."""
     z = torch.tensor([[-float("inf"), 0.0, 1.0, 3.0]]).requires_grad_()
     y = torch.tensor([0])
     loss = m.mixed_cross_entropy(z, y, None, 0.3, target_b=y, softcap=2.0)
@@ -95,7 +97,7 @@ def test_a_label_at_a_masked_class_under_softcap(backend):
 
 def test_masked_nan_and_ignored_rows(backend):
     z = torch.randn(4, 3)
-    z[0, 2] = -float("inf")  # masked class, not a label
+    z[0, 2] = -float("inf")  # a masked class that is no label
     z[1] = float("nan")
     z[3] = float("nan")
     z.requires_grad_()
@@ -109,7 +111,7 @@ def test_masked_nan_and_ignored_rows(backend):
     assert (grad[3] == 0).all() and grad[0].isfinite().all() and grad[0, 2] == 0
 
 
-def test_nothing_counts(backend):
+def test_all_labels_ignored_and_an_empty_batch(backend):
     z = torch.randn(3, 4, requires_grad=True)
     y, perm = torch.full((3,), -100), torch.arange(3)
     loss = m.mixed_cross_entropy(z, y, perm, 0.3)
@@ -129,7 +131,7 @@ def test_lam_one_drops_the_partner(backend):
 
 
 @pytest.mark.parametrize("layout", ["sliced", "transposed", "expanded"])
-def test_layouts(backend, layout):
+def test_sliced_transposed_and_expanded_logits(backend, layout):
     make = {
         "sliced": lambda: torch.randn(6, 9)[:, :5],
         "transposed": lambda: torch.randn(5, 6).t(),
@@ -150,7 +152,7 @@ def test_layouts(backend, layout):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_every_option_at_once(backend, weighted, per_sample, reduction, inplace):
-    """Labels, spatial logits, target_b, weight, ignored labels, smoothing, z_loss and softcap."""
+    """Labels for (B, C, d1) logits, target_b, weight, ignore_index, smoothing, z_loss, softcap."""
     z = (4 * torch.randn(5, 6, 3)).double()
     y, b = torch.randint(0, 6, (5, 3)), torch.randint(0, 6, (5, 3))
     y[0, 0] = b[1, 1] = y[2] = b[2] = -100
@@ -203,7 +205,7 @@ def test_nan_lam(backend):
     assert rows.isnan().tolist() == [False, True, False]
 
 
-def test_ignored_rows_hide_anything(backend):
+def test_ignored_rows_may_hold_inf_or_nan(backend):
     inf = float("inf")
     for inplace in (False, True):
         for bad in (inf, -inf, float("nan")):

@@ -1,4 +1,4 @@
-"""mixed_cross_entropy under autograd: in place, differentiated twice, any upstream gradient."""
+"""Backward of mixed_cross_entropy: in place, double backward, upstream gradients of every kind."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_gradcheck(backend, reduction):
 
 def test_inplace_backward(backend):
     if backend == "reference":
-        pytest.skip("reference keeps its own buffer")
+        pytest.skip("reference allocates a buffer of its own")
     y, perm = torch.tensor([1, 0, 2]), torch.tensor([1, 2, 0])
     z = torch.randn(3, 4, requires_grad=True)
     h = z * 1
@@ -44,7 +44,7 @@ def test_inplace_backward(backend):
         torch.autograd.grad(loss, z, create_graph=True)
 
 
-def test_extra_gradients_are_never_dropped():
+def test_the_gradient_to_lam_is_never_dropped():
     z, y, perm = torch.randn(4, 3), torch.randint(0, 3, (4,)), torch.randperm(4)
     lam = torch.tensor(0.3, requires_grad=True)
     (got,) = torch.autograd.grad(m.mixed_cross_entropy(z, y, perm, lam), lam)
@@ -81,7 +81,7 @@ def test_gradcheck_of_float_targets_and_inplace(backend):
         assert torch.autograd.gradcheck(loss, z)
         assert torch.autograd.gradgradcheck(loss, z)
 
-    # gradcheck runs backward twice, which inplace_backward refuses: compare with the other instead.
+    # gradcheck runs backward twice, which inplace_backward refuses: compare with a buffer instead.
     grads = [
         torch.autograd.grad(m.mixed_cross_entropy(z * 1, t, perm, lam, inplace_backward=over), z)
         for over in (False, True)
@@ -89,7 +89,7 @@ def test_gradcheck_of_float_targets_and_inplace(backend):
     torch.testing.assert_close(grads[0], grads[1])
 
 
-def test_targets_and_weights_that_want_gradients(backend):
+def test_gradients_to_float_targets_and_weights_are_right_or_raise(backend):
     z, perm = torch.randn(3, 4), torch.tensor([2, 0, 1])
     t = torch.rand(3, 4, requires_grad=True)
     w = torch.rand(4, requires_grad=True)
@@ -132,7 +132,7 @@ def test_autocast_and_functional_grad(backend):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("up", [1.0, 2.0, 0.3, 0.0, -1e4])
 def test_upstream_of_any_value_is_rounded_once(backend, dtype, up):
-    """The forward makes the gradient for an upstream of 1; for another it is made anew."""
+    """The forward computes the gradient for an upstream of 1; for any other, it is recomputed."""
     z = torch.randn(6, 37).to(dtype).requires_grad_()
     y, perm = torch.randint(0, 37, (6,)), torch.randperm(6)
     exact = z.detach().double().requires_grad_()

@@ -1,4 +1,4 @@
-"""cutmix_: bits in every layout, λ by area, gradients, errors, compile."""
+"""cutmix_: bits in every layout, λ corrected by area, gradients, errors, torch.compile."""
 
 import dataclasses
 
@@ -84,7 +84,7 @@ def test_random_boxes(data):
     assert torch.equal(x, want)
 
 
-def test_absent_side_does_not_leak(backend):
+def test_nan_with_coefficient_0_does_not_leak(backend):
     x = torch.full((2, 1, 2, 2), float("nan"))
     x[1] = 1.0
     m.cutmix_(x, torch.tensor([1, 0]), (0, 1, 0, 2))
@@ -133,8 +133,8 @@ def test_any_dtype_is_pasted_bit_for_bit(backend, layout, dtype):
             assert lam.shape == ((batch,) if own_box else ())
 
 
-def test_a_backend_without_integers_is_passed_over(monkeypatch):
-    """As the CUDA and Triton kernels are: what no one forced falls to plain PyTorch."""
+def test_a_backend_without_integers_is_not_selected(monkeypatch):
+    """CUDA and Triton kernels take no integers: unless one is forced, plain PyTorch serves."""
     never_run = dataclasses.replace(dispatch.CPP, pastes_bytes=False, ops=Kernels("nowhere"))
     only = (never_run, dispatch.REFERENCE)
     monkeypatch.setattr(dispatch, "BACKENDS", only)
@@ -145,7 +145,7 @@ def test_a_backend_without_integers_is_passed_over(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.complex64], ids=str)
-def test_what_cannot_be_mixed_is_only_pasted(backend, dtype):
+def test_dtypes_without_arithmetic_can_only_be_pasted(backend, dtype):
     perm, x = torch.tensor([1, 0]), torch.ones(2, 3, 3, dtype=dtype)
     name = str(dtype).removeprefix("torch.")
     for lam in (0.3, 1, torch.tensor(0.0), torch.zeros(2), float("nan")):
@@ -174,7 +174,7 @@ def test_gradient_of_a_paste(dtype):
         assert torch.equal(got, torch.autograd.grad(torch.stack(parts), x, up)[0])
 
 
-def test_gradient_is_right(backend):
+def test_gradient_is_right_or_raises(backend):
     perm, box = torch.tensor([1, 2, 0]), torch.tensor([[0, 2, 1, 3], [0, 0, 0, 0], [1, 3, 0, 2]])
     x = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     if backend != "reference":
@@ -231,7 +231,7 @@ X, PERM = torch.randn(3, 2, 4, 5), torch.tensor([1, 2, 0])
         ),
     ],
 )
-def test_bad_input(backend, call, kind, message):
+def test_errors_and_that_nothing_is_written(backend, call, kind, message):
     before = X.clone()
     with pytest.raises(kind, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Where cutmix_ goes a shorter way: blocks of lines, swaps, copies in pieces, λ of four ints."""
+"""Fast paths of cutmix_: blocks of image lines, swaps of two rows, copies in pieces, int boxes."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ import torch
 import mmix_fast as m
 from tests.support.cases import any_bits, expected_mix
 
-# Lines of a shorter and of a longer image than a block of the kernel holds, of columns that a piece
-# of a copy does not divide; the last are longer than what is copied in pieces.
+# Images of fewer and of more lines than a block of the kernel holds. Lines are no multiple of the
+# pieces that are copied at once; the last lines are too long to be copied in pieces.
 SHAPES = ((7, 3, 9, 11), (5, 3, 60, 70), (6, 2, 45, 300))
 PERMS = {
-    "flip": lambda n: torch.arange(n).flip(0),  # pairs that swap, and, of an odd batch, a row alone
+    "flip": lambda n: torch.arange(n).flip(0),  # swaps pairs; in an odd batch one row stays
     "roll": lambda n: torch.arange(n).roll(1),
     "both": lambda n: torch.tensor([1, 0, 3, 4, 2, *range(5, n)]),
 }
@@ -24,7 +24,7 @@ def inner_box(height, width):
 @pytest.mark.parametrize("pairing", PERMS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_blocks_of_lines(shape, pairing, channels_last, threads):
+def test_boxes_of_more_lines_than_a_block(shape, pairing, channels_last, threads):
     batch, _, height, width = shape
     perm, one = PERMS[pairing](batch), inner_box(height, width)
     each = [one, (0, height, 0, width), (3, 3, 2, 2), (2, height, 5, 6), *[one] * (batch - 4)]
@@ -49,8 +49,8 @@ def test_blocks_of_lines(shape, pairing, channels_last, threads):
     "dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.int64], ids=str
 )
 @pytest.mark.parametrize("pairing", PERMS)
-def test_runs_of_every_length(dtype, pairing):
-    """The pieces of a copy and of a swap, what is left over of a line, and nothing more."""
+def test_boxes_of_every_width(dtype, pairing):
+    """Copies and swaps write the whole line, with its incomplete last piece, and nothing beyond."""
     perm = PERMS[pairing](5)
     for columns in range(1, 81):
         x, bits = any_bits(torch.zeros(5, 1, 3, 90), dtype)
@@ -61,8 +61,8 @@ def test_runs_of_every_length(dtype, pairing):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-def test_lam_of_ints_has_the_bits_of_a_tensor_box(dtype):
-    """That one is Python's arithmetic, the other a tensor's."""
+def test_a_box_of_ints_corrects_lam_to_the_bits_of_a_tensor_box(dtype):
+    """λ is corrected by Python's arithmetic for a box of ints, by a tensor's for a tensor."""
     perm = torch.tensor([1, 0])
     for lam in (0, 0.1, 1 / 3, 0.7, 1.0, -2.5, 1e39, 1e-30, float("nan")):
         for height, width in ((3, 7), (13, 11)):

@@ -1,4 +1,4 @@
-"""Every error message, and that nothing is written before a check has failed."""
+"""Every error message; where an argument is wrong, nothing is written."""
 
 from collections import namedtuple
 
@@ -13,7 +13,7 @@ LEAF = torch.ones(3, 2, requires_grad=True)
 LAM = torch.tensor(0.3, requires_grad=True)
 THREE = r"perm must be int64 of shape \(3,\)"
 
-# (arguments, keywords, error, message); each is tried on mix and on mix_
+# (arguments, keywords, error, message), for mix and for mix_
 MIX = [
     (([1.0], PERM, 0.3), {}, TypeError, "x must be a Tensor, got list"),
     ((X.int(), PERM, 0.3), {}, TypeError, r"x must be float16.*got int32 of shape \(3, 2\)"),
@@ -45,7 +45,7 @@ MIX = [
 
 @pytest.mark.parametrize("inplace", [False, True], ids=["mix", "mix_"])
 @pytest.mark.parametrize("args, kw, kind, message", MIX)
-def test_mix(backend, inplace, args, kw, kind, message):
+def test_errors_of_mix(backend, inplace, args, kw, kind, message):
     before, version = X.clone(), X._version
     with pytest.raises(kind, match=message):
         (m.mix_ if inplace else m.mix)(*args, **kw)
@@ -64,7 +64,7 @@ MIX_INPLACE = [
 
 
 @pytest.mark.parametrize("number", range(len(MIX_INPLACE)))
-def test_mix_inplace(backend, number):
+def test_errors_of_mix_in_place(backend, number):
     call, message = MIX_INPLACE[number]
     before = X.clone(), LEAF.detach().clone()
     with pytest.raises(RuntimeError, match=message):
@@ -72,7 +72,7 @@ def test_mix_inplace(backend, number):
     assert torch.equal(X, before[0]) and torch.equal(LEAF, before[1])
 
 
-# keywords over the good call below -> error, message
+# (keywords that replace those of the valid call below, error, message)
 TARGETS = [
     ({"num_classes": None}, ValueError, "num_classes must be given for integer targets, got None"),
     ({"num_classes": 2.0}, TypeError, "num_classes must be an int, got float 2.0"),
@@ -98,7 +98,7 @@ TARGETS = [
 
 @pytest.mark.parametrize("change, kind, message", TARGETS)
 @pytest.mark.parametrize("op", ["mix_targets", "mix_batch_"])
-def test_targets(backend, op, change, kind, message):
+def test_errors_of_targets(backend, op, change, kind, message):
     kw = {"target": Y, "perm": PERM, "lam": 0.3, "num_classes": 2, **change}
     if op == "mix_batch_":
         kw["x"] = X
@@ -154,7 +154,7 @@ LOSS = [
 
 
 @pytest.mark.parametrize("change, kind, message", LOSS)
-def test_loss(backend, change, kind, message):
+def test_errors_of_the_loss(backend, change, kind, message):
     kw = {"logits": Z, "target": Y, "perm": PERM, "lam": 0.3, **change}
     with pytest.raises(kind, match=message):
         m.mixed_cross_entropy(**kw)
@@ -177,7 +177,7 @@ class Output:
         (Output(), r"got Output .*; pass its .logits$"),
     ],
 )
-def test_logits_that_are_no_tensor(op, logits, message):
+def test_logits_that_are_not_a_tensor(op, logits, message):
     with pytest.raises(TypeError, match=f"^logits must be a Tensor, {message}") as error:
         if op == "accuracy":
             m.Mix(PERM, LAM).accuracy(logits, Y)
@@ -186,7 +186,7 @@ def test_logits_that_are_no_tensor(op, logits, message):
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-def test_the_target_of_another_batch_is_named():
+def test_the_error_for_a_target_of_another_batch_size_or_device():
     with pytest.raises(
         ValueError, match=r"target must have x's batch size 3, got int64 of.*\(2,\)"
     ):
@@ -207,6 +207,6 @@ SAMPLE = [
 
 
 @pytest.mark.parametrize("args, kw, kind, message", SAMPLE)
-def test_sample_mix(args, kw, kind, message):
+def test_errors_of_sample_mix(args, kw, kind, message):
     with pytest.raises(kind, match=message):
         m.sample_mix(*args, **kw)

@@ -1,7 +1,7 @@
-"""Gradients where λ takes the values that the kernels branch on.
+"""Gradients of a mix for values of λ at which the kernels branch.
 
-In the backward of a mix the coefficients lam[i] and 1-lam[j] are independent: one of exactly 0
-drops its own term, the other term keeps its coefficient.
+In the backward, the coefficients lam[i] and 1-lam[j] are independent: a coefficient of exactly 0
+drops its own term, and the other term keeps its coefficient.
 """
 
 import pytest
@@ -39,7 +39,7 @@ OPS = {
 
 
 def draw_strided(data, shape, dtype):
-    """Random values in some memory layout: permuted dimensions, holes, or one value for all."""
+    """Random values with random strides: permuted dimensions, gaps, or one expanded value."""
     if data.draw(st.integers(0, 5), "expanded") == 0:
         return torch.randn(()).to(dtype).expand(shape)
     order = data.draw(st.permutations(range(len(shape))), "order")
@@ -66,7 +66,7 @@ def draw_problem(data, op, values=LAMS, dtypes=DTYPES):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_the_gradient_of_a_mix_to_the_bit(backend, op):
+def test_the_gradient_of_a_mix_is_bit_exact(backend, op):
     @property_test
     @given(st.data())
     def check(data):
@@ -84,7 +84,7 @@ def test_the_gradient_of_a_mix_to_the_bit(backend, op):
 
 @pytest.mark.parametrize("op", OPS)
 def test_the_backward_is_the_adjoint(backend, op):
-    """<M x, g> = <x, M' g>, and M'' = M, which double backward computes."""
+    """<M x, g> = <x, M' g>. Double backward computes M'', which is M."""
 
     @property_test
     @given(st.data())
@@ -102,10 +102,10 @@ def test_the_backward_is_the_adjoint(backend, op):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_pair_of_coefficients_in_every_layout(backend, dtype):
-    """Rows of more than one vector with a tail, of one element each, and channels_last images."""
+    """Rows of several vectors and a tail, rows shorter than a vector, channels_last images."""
     values = torch.tensor(LAMS)
     own, other = torch.meshgrid(torch.arange(len(LAMS)), torch.arange(len(LAMS)), indexing="ij")
-    # Row 2k mixes with row 2k+1 and the other way round: every pair (lam[i], 1-lam[j]) is met.
+    # Rows 2k and 2k+1 are each other's partners, so every pair (lam[i], 1-lam[j]) occurs.
     lam = torch.stack([values[own.reshape(-1)], values[other.reshape(-1)]], 1).reshape(-1)
     n = len(lam)
     perm = torch.arange(n) ^ 1
@@ -118,7 +118,7 @@ def test_every_pair_of_coefficients_in_every_layout(backend, dtype):
         want = transposed(g, perm, lam)
         assert_same(torch.autograd.grad(m.mix(x, perm, lam), x, g)[0], want)
         assert_same(torch.autograd.grad(m.mix_(x * 1, perm, lam), x, g)[0], want)
-        columns = torch.randn(2, *shape).to(dtype)[0].transpose(0, -1)  # the batch is last
+        columns = torch.randn(2, *shape).to(dtype)[0].transpose(0, -1)  # the batch comes last
         want = transposed(columns, perm, lam, dim=-1 % columns.ndim)
         x = torch.zeros_like(columns).requires_grad_()
         got = torch.autograd.grad(m.mix(x, perm, lam, dim=-1), x, columns)[0]
@@ -126,12 +126,12 @@ def test_every_pair_of_coefficients_in_every_layout(backend, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_what_is_left_alone_keeps_its_bits(backend, dtype):
-    """A NaN of any form and -0.0 pass through a coefficient of 1; an absent side never shows."""
+def test_coefficients_of_0_and_1_keep_the_bits(backend, dtype):
+    """NaN of either sign and -0.0 pass a coefficient of 1; a coefficient of 0 drops the term."""
     odd = torch.tensor([NAN, -NAN, INF, -INF, -0.0, 0.0, 1.0]).to(dtype)
     g = torch.stack([odd, torch.ones(7, dtype=dtype), odd.flip(0), odd])
     perm = torch.tensor([1, 0, 3, 2])
-    # Rows 0 and 2 keep their own; rows 1 and 3 give to rows 0 and 2 what 1-lam leaves: nothing.
+    # Rows 0 and 1 (lam = 1) keep their own gradient; rows 2 and 3 (lam = 0) exchange theirs.
     lam = torch.tensor([1.0, 1.0, 0.0, 0.0])
     x = torch.zeros_like(g).requires_grad_()
     (got,) = torch.autograd.grad(m.mix(x, perm, lam), x, g)
@@ -144,7 +144,7 @@ def test_what_is_left_alone_keeps_its_bits(backend, dtype):
 
 
 def first_and_second(f, x, lam, g):
-    """The gradients of <f(x, lam), g>, then those of their product with fixed numbers."""
+    """The gradients of <f(x, lam), g>, then the gradients of their product with fixed numbers."""
     x, lam, g = (t.clone().requires_grad_() for t in (x, lam, g))
     first = torch.autograd.grad(f(x, lam), (x, lam), g, create_graph=True)
     product = sum((t * torch.arange(1.0, t.numel() + 1).view_as(t)).sum() for t in first)
@@ -152,8 +152,8 @@ def first_and_second(f, x, lam, g):
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_the_gradient_to_lam_is_the_formula_s(backend, per_sample):
-    """At 0 and 1 too, though the kernels take no part in the absent side there."""
+def test_the_gradient_to_lam_is_the_formulas(backend, per_sample):
+    """At λ of 0 and 1 too, where the kernels leave out a term."""
     perm, dim = torch.tensor([2, 0, 1, 4, 3]), 1
     x, g = (torch.randn(3, 5, 4, dtype=torch.float64) for _ in range(2))
 
@@ -169,8 +169,8 @@ def test_the_gradient_to_lam_is_the_formula_s(backend, per_sample):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_one_rounding(backend, dtype):
-    """The two halves of a gradient add up in the arithmetic's dtype, whoever wants a gradient."""
+def test_gradients_are_rounded_once(backend, dtype):
+    """The two terms are added in float32 and rounded once, whether or not lam requires grad."""
     x = torch.randn(64, 33).to(dtype).requires_grad_()
     perm, g = torch.randperm(64), torch.randn(64, 33).to(dtype)
     for lam in (torch.rand(64), torch.rand(64, requires_grad=True), torch.tensor(0.3)):
@@ -179,7 +179,7 @@ def test_one_rounding(backend, dtype):
 
 
 @pytest.mark.parametrize("lam", [[0.0, 1.0, 0.3, 0.0, 1.0], [0.0, 0.0, 1.0, 2.0**-60, NAN]])
-def test_transforms_at_special_values(backend, lam):
+def test_func_transforms_at_special_values_of_lam(backend, lam):
     perm, lam = torch.tensor([2, 0, 1, 4, 3]), torch.tensor(lam).double()
     x, g = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
     g[2] = INF

@@ -1,4 +1,4 @@
-"""λ as an argument: numbers of every size, shapes, gradients."""
+"""λ as an argument: large numbers, NumPy numbers, shapes, gradients."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.ops.arguments import IMAGES, PERM, X, Y, same
 np = pytest.importorskip("numpy")
 
 
-# A λ of float32 range or more: the formula holds, whatever float32 makes of it.
+# λ is rounded to float32, also where that gives inf.
 @pytest.mark.parametrize("lam", [1e300, -1e300, 3, np.int64(-2), np.float64("inf")])
 def test_any_number_is_a_lam(backend, lam):
     rounded = torch.tensor(float(lam), dtype=torch.float64).float()
@@ -34,7 +34,7 @@ LAM_OPS = {
 
 @pytest.mark.parametrize("op", LAM_OPS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-def test_lam_with_ones_after_its_shape(backend, op, dtype):
+def test_lam_may_have_trailing_dimensions_of_1(backend, op, dtype):
     call = LAM_OPS[op]
     one, each = torch.tensor(0.3, dtype=dtype), torch.tensor([0.0, 0.3, 1.0, 0.7], dtype=dtype)
     for shape in ((1,), (1, 1), (1, 1, 1, 1)):
@@ -47,7 +47,7 @@ def test_lam_with_ones_after_its_shape(backend, op, dtype):
 
 
 def test_one_element_at_batch_one_is_lam_of_its_sample(backend):
-    """As a (B,) tensor is at any batch: so a per-sample λ keeps its shape to the last batch."""
+    """At batch size 1 (a last batch), λ of one element is per-sample, as a (B,) tensor is."""
     x, perm, y, z = torch.rand(1, 2, 2, 2), torch.tensor([0]), torch.tensor([0]), torch.rand(1, 3)
     for shape in ((1,), (1, 1), (1, 1, 1, 1)):
         lam = torch.full(shape, 0.25)
@@ -83,8 +83,8 @@ def test_gradient_to_lam_has_its_shape(backend, compiled, shape):
     torch.testing.assert_close(got, want)
 
 
-def test_a_lam_that_wants_its_gradient_where_there_is_none(backend):
-    """The shape is changed by a view: autograd still sees that lam requires grad."""
+def test_a_lam_that_requires_grad_where_there_is_no_gradient(backend):
+    """lam is reshaped by a view, which still requires grad."""
     lam = torch.rand(4, 1, requires_grad=True)
     with pytest.raises(RuntimeError, match="lam must not require grad where x is mixed in place"):
         m.mix_(X.clone(), PERM, lam)

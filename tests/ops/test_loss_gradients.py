@@ -1,4 +1,4 @@
-"""Gradients of the loss, and of soft targets, at the values that the code branches on."""
+"""Gradients of the loss and of soft targets, for values of λ at which the code branches."""
 
 import pytest
 import torch
@@ -24,21 +24,21 @@ UPSTREAM = (1.0, 0.0, -0.0, 0.3, -2.0)
 
 
 def soft(y, classes, eps, weight):
-    """The weighted soft targets of labels, a zero row where the label is ignored."""
+    """The weighted soft targets of labels; zero rows for ignored labels."""
     valid = (y != IGNORED).unsqueeze(1)
     hot = torch.nn.functional.one_hot(y.clamp(0), classes).double()
     return weight * ((1 - eps) * hot + eps / classes) * valid
 
 
 def gradient(z, t):
-    """Of -sum(t * log_softmax(z)) for each row; a probability of 0 at -inf is absent."""
+    """The gradient of -sum(t * log_softmax(z)) for each row; 0 for rows whose targets are all 0."""
     whole = t.sum(1, keepdim=True) * z.softmax(1) - t
     return torch.where((t == 0).all(1, keepdim=True), 0, whole)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_the_gradient_of_the_loss(backend, reduction):
-    """With equal partners, ignored labels, masked classes, weights and upstream gradients of 0."""
+    """Equal partners, ignored labels, masked classes, weights and upstream gradients of 0."""
 
     @property_test
     @given(st.data())
@@ -46,7 +46,7 @@ def test_the_gradient_of_the_loss(backend, reduction):
         dtype = data.draw(st.sampled_from(DTYPES), "dtype")
         classes = data.draw(st.sampled_from([1, 2, 5, 16, 67]), "classes")
         batch = data.draw(st.integers(1, 6), "batch")
-        # Few labels and a permutation with fixed points: equal partners, and ignored ones.
+        # There are few different labels, and perm may have fixed points, so partners can be equal.
         label = st.sampled_from([IGNORED, 0, 0, classes - 1])
         y = torch.tensor(data.draw(st.lists(label, min_size=batch, max_size=batch), "labels"))
         perm = torch.tensor(data.draw(st.permutations(range(batch)), "perm"))
@@ -73,7 +73,7 @@ def test_the_gradient_of_the_loss(backend, reduction):
         whole = (own * hard + other * hard[perm]).sum() if lam.ndim else hard.sum()
         if reduction == "mean":
             if abs(whole) < 1e-3:
-                return  # 0/0, or no number of digits to compare
+                return  # 0/0, or too few significant digits to compare
             want = want / whole
         want = up.double().reshape(-1, 1) * want
 
@@ -100,7 +100,7 @@ def test_a_nan_lam_reaches_its_own_row_alone(backend):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_gradient_to_float_targets(dtype):
-    """Of mix_targets and of the loss; rounded once, though two rows may come from one target."""
+    """Of mix_targets and of the loss: a sum over two rows, rounded once."""
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     lam = torch.tensor(LAMS).to(acc)
     n = len(lam)

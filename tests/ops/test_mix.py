@@ -1,3 +1,5 @@
+"""mix and mix_: bits, gradients, autograd's checks, and every layout."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,7 +38,7 @@ def test_eager_formula_bit_for_bit(backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_zero_coefficient_is_absent(backend, dtype):
+def test_a_term_with_coefficient_0_is_absent(backend, dtype):
     x = torch.tensor([[1.0, -0.0, 3.0], [float("inf"), float("nan"), -float("inf")]]).to(dtype)
     perm = torch.tensor([1, 0])
     for lam, want in ((1.0, x), (0.0, x[perm])):
@@ -45,11 +47,11 @@ def test_zero_coefficient_is_absent(backend, dtype):
             assert torch.equal(got.signbit(), want.signbit())
 
 
-def test_odd_lam(backend):
+def test_lam_outside_0_to_1_nan_and_float64(backend):
     x, perm = torch.randn(4, 3), torch.tensor([1, 2, 3, 0])
     assert torch.equal(m.mix(x, perm, 1.7), expected_mix(x, perm, torch.tensor(1.7)))
     assert m.mix(x, perm, float("nan")).isnan().all()
-    # A NaN of all ones, whose rounding to bfloat16 would carry into the sign.
+    # A NaN whose mantissa bits are all 1: rounding to bfloat16 must not carry into its sign.
     ones = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
     assert m.mix(x.bfloat16(), perm, ones).isnan().all()
     x = x.double()
@@ -83,7 +85,7 @@ def test_saved_relu_output_raises_in_backward(backend):
         y.sum().backward()
 
 
-def test_transforms_are_right_or_raise(backend):
+def test_func_transforms_are_right_or_raise(backend):
     x, perm = torch.randn(4, 3), torch.tensor([1, 2, 3, 0])
     want = torch.autograd.functional.jacobian(lambda a: m.mix(a, perm, 0.3).square().sum(), x)
     got = torch.func.grad(lambda a: m.mix(a, perm, 0.3).square().sum())(x)
@@ -128,7 +130,7 @@ def test_one_of_several_views_is_refused_before_a_write(backend, views):
     assert torch.equal(base, before)
 
 
-def test_a_mix_without_grad_is_noticed_by_who_saved_x(backend):
+def test_a_mix_in_place_of_a_saved_tensor_raises_in_backward(backend):
     x, w = torch.randn(4, 3), torch.randn(4, 3, requires_grad=True)
     y = x * w
     m.mix_(x, torch.tensor([1, 2, 3, 0]), 0.3)

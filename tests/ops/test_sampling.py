@@ -1,4 +1,4 @@
-"""sample_mix and Mix: the draws, and what they are applied to."""
+"""sample_mix: the draws of λ and perm. Mix: its methods."""
 
 import dataclasses
 
@@ -13,25 +13,25 @@ def test_beta_moments(alpha):
     n = 40000
     lam = m.sample_mix(n, alpha, per_sample=True).lam
     assert lam.dtype == torch.float32 and lam.shape == (n,)
-    assert ((lam >= 0) & (lam <= 1)).all()  # false for NaN too
+    assert ((lam >= 0) & (lam <= 1)).all()  # NaN fails this too
     sd = (4 * (2 * alpha + 1)) ** -0.5
     assert abs(lam.double().mean().item() - 0.5) < 5 * sd / n**0.5
     assert abs(lam.double().std().item() / sd - 1) < 0.03
 
 
-def test_tiny_alpha_sits_at_the_ends_half_each():
+def test_tiny_alpha_gives_0_and_1_half_each():
     lam = m.sample_mix(20000, 1e-3, per_sample=True).lam
     ends = ((lam < 1e-3) | (lam > 1 - 1e-3)).double().mean()
     assert ends > 0.98 and abs((lam > 0.5).double().mean() - 0.5) < 0.02
 
 
-def test_uniform_at_alpha_one():
+def test_alpha_1_is_uniform():
     lam = m.sample_mix(40000, 1.0, per_sample=True).lam.sort().values
     steps = (torch.arange(40000) + 0.5) / 40000
-    assert (lam - steps).abs().max() < 0.015  # Kolmogorov-Smirnov
+    assert (lam - steps).abs().max() < 0.015  # a Kolmogorov-Smirnov test
 
 
-def test_alpha_zero_is_one():
+def test_alpha_0_gives_lam_1():
     assert m.sample_mix(4, 0).lam == 1
     assert torch.equal(m.sample_mix(4, 0.0, per_sample=True).lam, torch.ones(4))
 
@@ -59,7 +59,7 @@ def test_derangements_vary():
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_repeatable(per_sample):
+def test_the_same_seed_gives_the_same_draws(per_sample):
     def draw(generator=None):
         mix = m.sample_mix(9, 0.5, per_sample=per_sample, generator=generator)
         return mix.perm.tolist(), mix.lam.tolist()
@@ -71,7 +71,7 @@ def test_repeatable(per_sample):
     generator = torch.Generator().manual_seed(7)
     before = torch.get_rng_state()
     one = draw(generator)
-    assert torch.equal(torch.get_rng_state(), before)  # the global one is left alone
+    assert torch.equal(torch.get_rng_state(), before)  # the global generator is not used
     assert draw(torch.Generator().manual_seed(7)) == one != draw(generator)
 
 
@@ -98,7 +98,7 @@ def test_mix_is_a_frozen_dataclass_that_unpacks():
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_methods_are_the_functions(backend, per_sample):
+def test_methods_of_mix_equal_the_functions(backend, per_sample):
     mix = m.sample_mix(6, 1.0, per_sample=per_sample)
     perm, lam = mix
     x, y, z = torch.randn(6, 5), torch.randint(0, 3, (6,)), torch.randn(6, 3)
@@ -117,7 +117,7 @@ def test_methods_are_the_functions(backend, per_sample):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
-def test_float32_whatever_the_defaults(dtype, compiled):
+def test_lam_is_float32_for_any_default_dtype(dtype, compiled):
     def draws():
         mixes = [
             m.sample_mix(4, alpha, per_sample=p) for alpha in (0.0, 0.2) for p in (False, True)

@@ -1,4 +1,4 @@
-"""mix_targets and mix_batch_."""
+"""mix_targets and mix_batch_: values, dtypes, gradients."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_mix_batch_checks_before_it_writes(backend):
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 3)])
 def test_labels_of_any_shape(backend, dtype, per_sample, shape):
     y = torch.randint(0, 4, shape)
-    y[0] = y[1]  # equal labels add their masses
+    y[0] = y[1]  # the two probabilities of equal labels add up
     lam = torch.rand(3) if per_sample else torch.tensor(0.3)
     q = F.one_hot(y, 4).movedim(-1, 1).double()
     share = lam.double().reshape(-1, *[1] * (q.ndim - 1)) if per_sample else lam.double()
@@ -60,7 +60,7 @@ def test_probabilities_of_any_dtype(backend, dtype, target_dtype):
     torch.testing.assert_close(got.double(), want, rtol=0, atol=2 * float(coarsest.eps))
 
 
-def test_nan_and_edge_lam(backend):
+def test_lam_of_nan_0_and_1(backend):
     y = torch.tensor([0, 1, 1])
     assert m.mix_targets(y, PERM, float("nan"), num_classes=2).isnan().all()
     for lam, want in ((1.0, y), (0.0, y[PERM])):
@@ -69,7 +69,7 @@ def test_nan_and_edge_lam(backend):
     assert m.mix_targets(t, PERM, torch.tensor([0.0, 0.5, 1.0])).isfinite().all()
 
 
-def test_a_target_that_wants_its_gradient_gets_it_or_the_call_raises(backend):
+def test_the_gradient_to_a_float_target_is_right_or_the_call_raises(backend):
     t = torch.rand(3, 4, requires_grad=True)
     try:
         out = m.mix_targets(t, PERM, 0.3)
@@ -83,8 +83,8 @@ def test_a_target_that_wants_its_gradient_gets_it_or_the_call_raises(backend):
 
 @pytest.mark.parametrize("x_dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_mix_batch_is_mix_and_mix_targets(backend, x_dtype, dtype):
-    """λ is rounded for x and for the targets apart: their arithmetic may differ in width."""
+def test_mix_batch_equals_mix_and_mix_targets(backend, x_dtype, dtype):
+    """λ is rounded separately for x and for the targets: one may be float64, the other not."""
     y = torch.tensor([[0, 3], [1, -100], [2, 2]])
     x = torch.randn(3, 7).to(x_dtype)
     for lam in (0.1, torch.rand(3, dtype=torch.float64)):
@@ -94,7 +94,7 @@ def test_mix_batch_is_mix_and_mix_targets(backend, x_dtype, dtype):
         assert out is x and torch.equal(x, want) and torch.equal(got, soft)
 
 
-def test_mix_batch_has_mix_s_gradient(backend):
+def test_mix_batch_has_the_gradient_of_mix(backend):
     x = torch.randn(3, 4, requires_grad=True)
     up = torch.randn(3, 4)
     out, soft = m.mix_batch_(x * 1, torch.tensor([0, 1, 1]), PERM, 0.3, num_classes=2)

@@ -1,4 +1,4 @@
-"""Fake and meta tensors, tracers and modes: no op reads their values, and gradients are right."""
+"""Fake and meta tensors, tracers, dispatch modes: no op reads values, and gradients are right."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
-def test_modes_and_saved_tensor_policies(op):
+def test_dispatch_modes_and_saved_tensor_hooks(op):
     for up in (False, True):
         want = wanted(op, up)
         for mode in (
@@ -109,8 +109,8 @@ def test_export(strict):
     torch.testing.assert_close(program(*args), Step()(*args))
 
 
-def test_a_whole_fake_training_step_of_mapped_and_bad_values(backend):
-    """Values that would raise are not there to be looked at."""
+def test_a_training_step_with_fake_tensors_of_bad_values(backend):
+    """Fake tensors have no values, so bad labels and a bad perm do not raise."""
     m.set_validation(True)
     try:
         with FakeTensorMode():
@@ -127,7 +127,7 @@ def test_a_whole_fake_training_step_of_mapped_and_bad_values(backend):
 
 @pytest.mark.parametrize("pack", [lambda t: t, lambda t: t.clone()], ids=["kept", "cloned"])
 def test_a_second_in_place_backward_raises_under_saved_tensor_hooks(backend, pack):
-    """Such logits have no version that is checked."""
+    """Under these hooks, autograd does not check the version of the saved logits."""
     if backend == "reference":
         pytest.skip("its gradient is one of its own")
     d, z = traced_ops.data(), traced_ops.x().requires_grad_()

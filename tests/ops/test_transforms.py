@@ -1,4 +1,4 @@
-"""torch.func, forward-mode AD and vmap over the backward: right, or one sentence."""
+"""torch.func, forward-mode AD, vmap over the backward: right, or an error that says why."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ REFUSED = "it has no rules for torch.func and forward-mode AD"
 
 
 def plain(name):
-    """The op in the words of its definition."""
+    """The op by its definition, in plain PyTorch."""
 
     def mixed(z, perm, lam):
         lam = lam.reshape(-1, 1) if lam.ndim else lam
@@ -77,7 +77,7 @@ KINDS = ("loss, labels, mean", "loss, pairs, none", "loss, probabilities, sum")
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("name", [*MIXES, *KINDS, *PLAIN, "loss in place, mean"])
-def test_right_by_default(name, transform):
+def test_transforms_are_right_without_a_forced_backend(name, transform):
     d, run = traced_ops.data(D64), TRANSFORMS[transform]
     got = run(lambda z: EVERY[name](z, d))
     torch.testing.assert_close(got, run(lambda z: plain(name)(z, d)))
@@ -85,7 +85,7 @@ def test_right_by_default(name, transform):
 
 @pytest.mark.parametrize("transform", ["grad", "jvp", "vmap", "grad of vmap"])
 @pytest.mark.parametrize("name", EVERY)
-def test_a_forced_backend_is_right_or_says_what_it_lacks(backend, name, transform):
+def test_transforms_with_a_forced_backend_are_right_or_raise(backend, name, transform):
     d, run = traced_ops.data(D64), TRANSFORMS[transform]
     want = run(lambda z: plain(name)(z, d))
     if backend == "reference" or name in ("mix", "mix, lam per sample", "mix_"):
@@ -96,14 +96,14 @@ def test_a_forced_backend_is_right_or_says_what_it_lacks(backend, name, transfor
 
 
 @pytest.mark.parametrize("name", [*MIXES, *LOSSES, *PLAIN])
-def test_forward_mode_of_duals(name):
+def test_forward_mode_with_dual_tensors(name):
     d = traced_ops.data(D64)
     with forward_ad.dual_level():
         z = forward_ad.make_dual(X, TANGENT)
         got, want = (forward_ad.unpack_dual(f(z, d)).tangent for f in (EVERY[name], plain(name)))
         torch.testing.assert_close(got, want)
         lams = {k: forward_ad.make_dual(d[k], torch.ones_like(d[k])) for k in ("lam", "lams")}
-        if name != "mix" and name != "cutmix_":  # which take their λ from nowhere
+        if name != "mix" and name != "cutmix_":  # these two take a fixed λ
             of_lam = (f(X * 1, {**d, **lams}) for f in (EVERY[name], plain(name)))
             got, want = (forward_ad.unpack_dual(t).tangent for t in of_lam)
             torch.testing.assert_close(got, want)
@@ -126,7 +126,7 @@ def test_mix_with_mapped_arguments(backend, per_sample):
 
 
 def test_derivatives_of_mix_along_lam(backend):
-    """Of the adjoint too: the gradient to x as a function of lam."""
+    """Also of the gradient to x, as a function of lam."""
     d = traced_ops.data(D64)
     for lam in (d["lam"], d["lams"]):
         ours = lambda z, lam: m.mix(z, d["perm"], lam).sin().sum()  # noqa: E731
@@ -149,15 +149,15 @@ def test_functionalize(backend):
 
 
 @pytest.mark.parametrize("op", [m.mix_, lambda x, p, lam: m.cutmix_(x, p, (0, 1, 0, 2), lam=lam)])
-def test_writes_that_torch_func_forbids_are_explained(op):
+def test_the_error_for_writes_that_torch_func_forbids(op):
     x, perms = torch.rand(3, 2, 2), torch.tensor([[0, 1, 2], [1, 2, 0]])
     with pytest.raises(RuntimeError, match=r"cannot write to this x under torch\.func"):
-        vmap(lambda p: op(x, p, 0.3))(perms)  # perm is mapped and x is not
+        vmap(lambda p: op(x, p, 0.3))(perms)  # vmap maps perm but not x
     with pytest.raises(RuntimeError, match=r"cannot write to this x under torch\.func"):
-        grad(lambda lam: op(x, perms[0], 0.3)[0].sum() * lam)(torch.ones(()))  # x is from outside
+        grad(lambda lam: op(x, perms[0], 0.3)[0].sum() * lam)(torch.ones(()))  # x is not lam
 
 
-def test_values_are_checked_where_they_can_be():
+def test_labels_are_checked_under_grad_and_give_nan_under_vmap():
     z, perm = torch.randn(4, 3), torch.tensor([1, 2, 3, 0])
     bad = torch.tensor([0, 1, 2, 3])
     for loss in (

@@ -1,4 +1,4 @@
-"""What `setup.py` does about CUDA and about its facts, asked for its version: nothing is built."""
+"""setup.py --version: how it finds CUDA, and what it writes into build.json. Nothing is built."""
 
 import json
 import os
@@ -42,7 +42,7 @@ esac
         ("yes", "MMIX_FAST_CUDA must be 0, 1 or auto, got 'yes'"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_an_error(wish, message):
+def test_cuda_without_a_toolkit_and_a_bad_value_are_errors(wish, message):
     done = run(
         SETUP.format(hidden=True, setup=PATH), MMIX_FAST_CUDA=wish, CUDA_HOME="", CUDA_PATH=""
     )
@@ -58,13 +58,13 @@ def test_without_cuda(wish, hidden):
     version, _, facts = done.stdout.splitlines()
     assert version == mmix_fast.__version__ == json.loads(facts)["version"]
     assert json.loads(facts)["cuda"] is None and not json.loads(facts)["architectures"]
-    # Said once, and only where it was left open.
+    # The hint is printed once, and only for `auto`.
     assert done.stderr.count("the CUDA kernels are not built; set CUDA_HOME") == (wish == "auto")
 
 
 @pytest.fixture
 def toolkit(tmp_path):
-    """One that knows three architectures."""
+    """The folder of a fake CUDA toolkit with three architectures."""
     for folder in ("bin", "include"):
         (tmp_path / folder).mkdir()
     (tmp_path / "include/cuda_runtime.h").touch()
@@ -132,7 +132,7 @@ def test_the_commit_is_that_of_the_checkout_or_of_the_sdist(tmp_path, monkeypatc
     assert re.fullmatch("[0-9a-f]{40}", head) and commit() == head
     (tmp_path / "LICENSE").write_text("edited")
     assert commit() == f"{head}-dirty"
-    (tmp_path / "COMMIT").write_text("carried\n")  # an sdist unpacked inside some checkout
+    (tmp_path / "COMMIT").write_text("carried\n")  # as in an sdist that lies inside a checkout
     assert commit() == "carried"
 
 

@@ -1,4 +1,4 @@
-"""The flags of `setup.py` and the sources, tried on one file at a time: nothing is built."""
+"""Compiles single files with the flags of setup.py, by nvcc and clang. Nothing is built."""
 
 import json
 import re
@@ -25,7 +25,7 @@ CLANG = next(filter(shutil.which, ["clang++", *(f"clang++-{v}" for v in range(22
 
 
 def flags_in(folder):
-    """setup.py's flags for C++ and for nvcc where the project lies in this folder."""
+    """setup.py's flags for C++ and for nvcc, for a project in this folder."""
     done = run(FLAGS.format(folder=str(folder)), MMIX_FAST_CUDA="0")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -46,7 +46,7 @@ def test_a_cuda_build_in_any_folder(tmp_path, name):
     command = [NVCC, *flags, "-arch=sm_90", "-c", source, "-o", built]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # Every flag has arrived: the folder's name is in no string, and there are no other places.
+    # All flags were applied: file names in the object are relative, without the folder's name.
     text = built.read_bytes()
     assert b"./csrc/place.h" in text and str(tmp_path).encode() not in text
 
@@ -62,7 +62,7 @@ def check_with_clang(*sources):
     assert done.returncode == 0, done.stderr
 
 
-# setup.py itself takes clang++ where there is no g++.
+# setup.py uses clang++ if there is no g++.
 @pytest.mark.skipif(CLANG is None, reason="no clang++ is on PATH")
 def test_clang_compiles_the_row_kernels():
     check_with_clang(*(ROOT / "csrc/cpu/simd").glob("*.cpp"), ROOT / "csrc/cpu/dispatch.cpp")
@@ -75,8 +75,11 @@ def test_clang_compiles_every_source():
 
 
 def test_no_vector_builtin_that_only_one_compiler_has():
-    """Where no clang++ is: __builtin_shuffle is GCC's, __builtin_shufflevector no GCC 11's. Each
-    stands where the other compiler does not look."""
+    """Checks the source, since clang++ may be missing here.
+
+    GCC has __builtin_shuffle, and GCC 11 lacks __builtin_shufflevector: each must be in the branch
+    of `#ifdef __clang__` for its compiler.
+    """
     asked = re.compile(r"#ifdef __clang__\n(.*?)#else\n(.*?)#endif", re.S)
     for source in (ROOT / "csrc").rglob("*"):
         text = "" if source.is_dir() else source.read_text()

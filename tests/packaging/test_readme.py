@@ -1,4 +1,4 @@
-"""The README's training loops run, and change as few lines as they say."""
+"""The README's training loops run, and add as few lines as they mark."""
 
 import pytest
 import torch
@@ -24,6 +24,6 @@ def test_timm_loop():
 
 
 def test_inplace_backward_says_what_reading_the_logits_gives():
-    """Nothing can raise there: only words can tell."""
+    """No error is possible there, so the docstring must say it."""
     words = mmix_fast.mixed_cross_entropy.__doc__.split("inplace_backward:")[1].split("Returns")[0]
     assert "read" in words and "hold the gradient" in words

@@ -1,4 +1,4 @@
-"""Shapes, permutations, layouts and the one tolerance table, shared by every test."""
+"""Shapes, permutations, layouts, the only table of tolerances, and helpers of many tests."""
 
 import os
 import subprocess
@@ -10,14 +10,14 @@ import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Gradients are rounded once to the dtype: half an ulp of the largest entry, doubled.
+# Gradients are rounded once to their dtype: twice half an ulp of the largest entry.
 TOLERANCE = {
     torch.float16: 1e-3,
     torch.bfloat16: 8e-3,
     torch.float32: 3e-6,
     torch.float64: 1e-12,
 }
-# Values of ATEN_CPU_CAPABILITY; the last is the best there is: avx512_bf16.
+# Values of ATEN_CPU_CAPABILITY; an empty one takes the best that the CPU has, avx512_bf16 too.
 ISAS = ("default", "avx2", "avx512", "")
 
 
@@ -67,7 +67,7 @@ LAYOUTS = {
 
 
 def expected_mix(x, perm, lam, dim=0):
-    """The formula in the arithmetic's dtype, every operation rounded once."""
+    """The formula in float32 (float64 for float64), each operation rounded once."""
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     lam = torch.as_tensor(lam, dtype=acc)
     if lam.ndim:
@@ -84,7 +84,7 @@ SIZED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def any_bits(like, dtype):
-    """A tensor of that layout with every bit drawn (NaNs with payload, -0.0), and its bits."""
+    """A tensor like this, of random bits (NaNs with payload, -0.0), and its view as integers."""
     if dtype == torch.bool:
         x = torch.empty_strided(like.shape, like.stride(), dtype=dtype).copy_(like > 0)
     else:
@@ -101,7 +101,7 @@ def meta(*shape, dtype=torch.float32):
 
 
 def run(code, **env):
-    """The finished process of Python code, in an environment of its own."""
+    """Runs Python code in a process of its own, with these environment variables added."""
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}
     )

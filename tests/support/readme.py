@@ -1,4 +1,4 @@
-"""The training loops of the README, with what they take for granted."""
+"""The training loops of the README, and the names that they use."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 def loop(needle, allowed):
-    """The training loop of the README that has `needle`: its names, its code, the parameters."""
+    """The README's loop that contains ``needle``: (names it uses, its code, parameters before it).
+
+    At most ``allowed`` of its lines are marked as new.
+    """
     (code,) = [block for block in BLOCKS if needle in block]
     assert code.count("# new") <= allowed
     model = nn.Sequential(

@@ -1,4 +1,4 @@
-"""λ of the values that the code branches on, and how properties over them are tested."""
+"""Values of λ at which the code branches, and the expected results of mixing with them."""
 
 import os
 
@@ -7,12 +7,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 NAN, INF = float("nan"), float("inf")
-# Of 2**-60, 1 - λ rounds to 1, in float32 and in float64.
+# For λ = 2**-60, 1 - λ rounds to 1 in float32 and in float64.
 LAMS = (0.0, 1.0, -0.0, 2.0**-60, 0.3, 0.5, -0.5, 1.75, NAN)
 FINITE_LAMS = LAMS[:-1]
 
 property_test = settings(
-    max_examples=12 if os.environ.get("TRITON_INTERPRET") == "1" else 40,  # 30 ms a launch there
+    max_examples=12 if os.environ.get("TRITON_INTERPRET") == "1" else 40,  # 30 ms a launch
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -20,7 +20,7 @@ property_test = settings(
 
 
 def draw_lam(data, batch, values=LAMS):
-    """0-dim, or one a sample."""
+    """A λ tensor: 0-dim, or one value for each sample."""
     one = st.sampled_from(values)
     if data.draw(st.booleans(), "per sample"):
         return torch.tensor(data.draw(st.lists(one, min_size=batch, max_size=batch), "lam"))
@@ -28,7 +28,7 @@ def draw_lam(data, batch, values=LAMS):
 
 
 def combined(own, a, other, b):
-    """own*a + other*b, each operation rounded; a term whose coefficient is 0 is absent."""
+    """own*a + other*b, each operation rounded; a term with coefficient 0 is left out."""
     left, right = own * a, other * b
     alone = torch.where(own != 0, left, torch.where(other != 0, right, 0))
     return torch.where((own == 0) | (other == 0), alone, left + right)
@@ -50,7 +50,7 @@ def mixed(x, perm, lam, dim=0):
 
 
 def transposed(g, perm, lam, dim=0):
-    """What the backward of a mix makes of an upstream gradient."""
+    """The gradient to x of a mix, for the upstream gradient g."""
     acc, inverse = acc_of(g.dtype), perm.argsort()
     own = lam.to(acc).expand(len(perm))
     other, own = along((1 - own)[inverse], g, dim), along(own, g, dim)

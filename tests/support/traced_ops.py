@@ -8,7 +8,7 @@ B, C = 6, 5
 
 
 def data(dtype=torch.float32):
-    """The tensors a call takes besides x; made anew, so that a tracer may take them as inputs."""
+    """The tensors of a call besides x. New ones each time: a tracer can make them inputs."""
     draw = torch.Generator().manual_seed(1)
     labels = torch.tensor([0, 4, 2, 2, 1, 3])
     return {
@@ -60,7 +60,7 @@ IN_PLACE = {
     f"loss in place, {reduction}": _loss(reduction=reduction, inplace_backward=True)["labels"]
     for reduction in ("mean", "none")
 }
-# Of these only plain PyTorch has the gradient to x.
+# Only plain PyTorch has the gradient to x of these.
 PLAIN = {
     "cutmix_": lambda z, d: m.cutmix_((z * 1).reshape(B, C, 1), d["perm"], (0, 3, 0, 1))[0],
     "mix_targets, float": lambda z, d: m.mix_targets(z, d["perm"], d["lams"], dtype=z.dtype),
@@ -73,7 +73,7 @@ def served(backend, name):
 
 
 def step(call, up):
-    """The gradient to x as a function of tensors; the upstream is exactly 1 without ``up``."""
+    """A function of tensors that gives the gradient to x; without ``up``, the upstream is 1."""
 
     def gradient(z, d):
         z = z.detach().requires_grad_()

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-# test_triton.py runs this folder in a process of its own, where Triton interprets its kernels.
+# tests/backends/test_triton.py runs this folder in a process in which Triton interprets kernels.
 if os.environ.get("TRITON_INTERPRET") != "1":
     collect_ignore_glob = ["test_*.py"]
 else:
@@ -11,7 +11,7 @@ else:
 
 
 def pytest_addoption(parser):
-    parser.addoption("--every-kernel", action="store_true", help="fail if one did not run")
+    parser.addoption("--every-kernel", action="store_true", help="fail if a kernel did not run")
 
 
 def pytest_sessionfinish(session):
@@ -53,7 +53,7 @@ LARGE = {
 
 @pytest.fixture(params=["small", "large"])
 def size(request, monkeypatch):
-    """Small batches and rows as they are; then the same ones treated as large."""
+    """Small batches and rows, also with limits that make the code treat them as large."""
     if request.param == "large":
         for name, value in LARGE.items():
             monkeypatch.setattr(f"mmix_fast.{name}", value)

@@ -1,4 +1,4 @@
-"""What has run in this session: (kernel, dtype of the tensor it works on)."""
+"""Which kernels have run in this session: (kernel, dtype of its main tensor)."""
 
 import torch
 
@@ -17,13 +17,13 @@ def note(launch):
 
 
 def missing():
-    """The (kernel, dtype) that have not run, of all there are."""
+    """Every (kernel, dtype) that has not run."""
     modules = (kernels, cutmix, cycles, loss_kernels)
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     wanted = set()
     for name in every:
         dtypes = DTYPES
-        if name in ("uses_kernel", "order_kernel"):  # these see indices alone
+        if name in ("uses_kernel", "order_kernel"):  # these work on indices only
             dtypes = [torch.int64]
         elif name == "divisors_kernel":
             dtypes = [torch.float32, torch.float64]

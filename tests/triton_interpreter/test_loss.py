@@ -1,4 +1,4 @@
-"""Loss and gradients of every option against float64, and with bad labels and a bad perm."""
+"""The loss and its gradients with every option, against float64; bad labels and a bad perm."""
 
 from itertools import product
 
@@ -21,7 +21,8 @@ EXTRAS = [(0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.05, 3.0), (0.1, 0.05, 3.0)] 
 def test_every_option(size, shape, dtype, labels):
     classes, rows, acc = shape[1], shape[:1] + shape[2:], compute_dtype(dtype)
     grid = list(product(EXTRAS, ["mean", "sum", "none"], [False, True], [False, True]))
-    # The interpreter takes 0.1 s a launch: each case meets three cells of the grid, all meet all.
+    # The interpreter takes 0.1 s a launch, so each case runs a few cells of the grid; together they
+    # run all.
     turn = 4 * SHAPES.index(shape) + DTYPES.index(dtype) + 8 * labels + (size == "large")
     for (eps, z_loss, cap), reduction, per_sample, weighted in grid[turn % 16 :: 16]:
         z = (3 * torch.randn(shape)).to(dtype)
@@ -31,7 +32,7 @@ def test_every_option(size, shape, dtype, labels):
         )
         if labels:
             y.view(-1)[1] = -100
-        # Partners given directly make the two divisors of a mean differ.
+        # With target_b, the two divisors of a mean differ.
         perm, partner = (None, other) if weighted else (torch.randperm(shape[0]), None)
         lam = torch.rand(shape[0] if per_sample else (), dtype=acc)
         if per_sample:
@@ -67,7 +68,7 @@ def test_every_option(size, shape, dtype, labels):
         close(back, upstream)
         first = gradient.clone()
         OPS.cross_entropy_rescale_(gradient, torch.ones_like(loss), stats, z, *inputs)
-        assert torch.equal(gradient, first)  # upstream 1: left alone
+        assert torch.equal(gradient, first)  # an upstream of 1 changes nothing
         OPS.cross_entropy_rescale_(gradient, upstream, stats, z, *inputs)
         close(gradient, upstream)
         OPS.cross_entropy_backward_(upstream, stats, z, *inputs)
@@ -82,11 +83,11 @@ def test_bad_labels_and_perm_poison_their_rows(size, shape, reduction):
         y, perm = torch.randint(0, shape[1], rows), torch.tensor([1, 2, 0, 4, 5, 3])
         lost = torch.zeros(6, dtype=torch.bool)
         if bad_perm:
-            perm[4], perm[5] = 2**40, 2  # and 2 is named twice now
+            perm[4], perm[5] = 2**40, 2  # 2 occurs twice now
             lost[[1, 4, 5]] = True
         else:
             y[0], y[4] = shape[1], -7
-            lost[[0, 2, 4, 3]] = True  # theirs, and those whose partners they are
+            lost[[0, 2, 4, 3]] = True  # these rows, and the rows whose partners they are
         fence = torch.randn(10, *shape[1:])
         z = fence[2:-2]
         inputs = (y, perm, None, torch.tensor(0.3), None, -100, reduction, 0.1, 0.0, 0.0)
@@ -103,8 +104,8 @@ def test_bad_labels_and_perm_poison_their_rows(size, shape, reduction):
         assert torch.equal(fence[:2], ends[0]) and torch.equal(fence[-2:], ends[1])
 
 
-def test_strange_layouts(size):
-    """Inner dimensions that do not collapse, an expanded batch, rows further apart than C."""
+def test_layouts_that_are_not_contiguous(size):
+    """Inner dimensions that cannot be merged, an expanded batch, row strides larger than C."""
     y, perm, lam = torch.randint(0, 4, (5, 3, 2)), torch.randperm(5), torch.rand(5)
     made = {
         "plain": torch.randn(5, 4, 3, 2),
@@ -125,7 +126,7 @@ def test_strange_layouts(size):
             torch.testing.assert_close(z, gradient, msg=name)
 
 
-def test_many_rows_have_the_divisor_of_all(monkeypatch):
+def test_the_divisor_of_a_mean_over_many_rows(monkeypatch):
     monkeypatch.setattr(launch, "KNOWN_ROWS", 8)
     monkeypatch.setattr(launch, "COUNT_BLOCK", 8)
     monkeypatch.setattr(loss_launch, "PARTIAL_SUMS", 4)

@@ -1,4 +1,4 @@
-"""Mixing and soft targets against the C++ kernels, bit for bit, and with a bad perm."""
+"""Mixing and soft targets: the bits of the C++ kernels; a bad perm and bad labels."""
 
 import pytest
 import torch
@@ -13,9 +13,9 @@ TRITON, CPP = torch.ops.mmix_fast_triton, torch.ops.mmix_fast
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_bits_of_cpp(size, layout, dtype):
+def test_mixing_has_the_bits_of_cpp(size, layout, dtype):
     make, dim = LAYOUTS[layout]
-    # The interpreter takes 30 ms a launch: each case meets two permutations, all meet all.
+    # The interpreter takes 30 ms a launch, so each case runs two permutations, together all.
     turn = list(LAYOUTS).index(layout) + DTYPES.index(dtype)
     perms = list(PERMS.values())
     for number, make_perm in enumerate((perms[turn % 6], perms[(turn + 3) % 6])):
@@ -37,7 +37,7 @@ def test_the_bits_of_cpp(size, layout, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_zero_coefficients_leave_the_bits(size, dtype):
+def test_coefficients_of_0_and_1_keep_the_bits(size, dtype):
     x = torch.randn(6, 5).to(dtype)
     x[0] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1.0]).to(dtype)
     perm = torch.tensor([1, 2, 0, 4, 3, 5])
@@ -77,7 +77,7 @@ def test_a_bad_index_poisons_its_row_alone(size, name, dtype):
     torch.testing.assert_close(
         TRITON.mix(x, perm, lam, 0, False), want, rtol=0, atol=0, equal_nan=True
     )
-    back = torch.full_like(x, float("nan"))  # a row that no good index names got no gradient
+    back = torch.full_like(x, float("nan"))  # rows that no valid index names stay NaN
     for k in good.nonzero().flatten():
         back[perm[k]] = (lam * x[perm[k]].float() + (1 - lam) * x[k].float()).to(dtype)
     torch.testing.assert_close(
@@ -91,7 +91,7 @@ def test_a_bad_index_poisons_its_row_alone(size, name, dtype):
 
 
 @pytest.mark.parametrize("batch", [70, 130])
-def test_the_walk_with_many_tiles(monkeypatch, batch):
+def test_cycles_longer_than_a_tile_of_rows(monkeypatch, batch):
     monkeypatch.setattr(launch, "SLAB_ROWS", 8)
     monkeypatch.setattr(launch, "WALK_ROWS", 16)
     for name in ("roll", "two_cycles", "random"):
@@ -113,7 +113,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("kind", TARGETS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_targets_and_both_at_once(size, kind, dtype):
+def test_targets_alone_and_in_mix_batch(size, kind, dtype):
     for eps in (0.0, 0.1):
         target, perm = TARGETS[kind](), torch.randperm(9)
         acc = torch.float64 if torch.float64 in (target.dtype, dtype) else torch.float32

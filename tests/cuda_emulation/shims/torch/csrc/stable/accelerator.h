@@ -1,5 +1,5 @@
-// Emulated kernels run on CPU tensors: no device to guard. Every op opens with a guard, which here
-// tells the emulator that the buffers of the op before are gone.
+// Emulated kernels run on CPU tensors: no device to guard. Every op begins with a guard, which here
+// tells the emulator to forget the buffers of the previous op.
 #pragma once
 #define DeviceGuard TorchDeviceGuard
 #include_next <torch/csrc/stable/accelerator.h>
