@@ -16,19 +16,20 @@ def between(position, first, last):
 def cutmix_kernel(
     x_ptr, perm_ptr, lam_ptr, uses_ptr, box_ptr, B, inner, lam_stride, box_stride,
     x_outer, x_row, x_col, y_every, height, x_every, width,
-    ALL: tl.constexpr, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
+    BLOCK_BATCH: tl.constexpr, VEC: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """One tile: P >= B rows x W columns of x. Column n of a sample is the pixel
+    """One tile: BLOCK_ROWS >= B rows x BLOCK_COLS columns of x. Column n of a sample is the pixel
     (n // y_every % height, n // x_every % width).
 
     Elements outside a row's box are not written, and read only as part of a partner.
     """
     acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
     inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
-    o, c, in_column = tile_columns(tl.program_id(0), inner, W)
-    k = tl.arange(0, P).to(tl.int64)
+    o, c, in_column = tile_columns(tl.program_id(0), inner, BLOCK_COLS)
+    k = tl.arange(0, BLOCK_ROWS).to(tl.int64)
     live = k < B
-    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, ALL)
+    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH)
     a, b = coefficients(k, k, live, good, lam_ptr, lam_stride, acc)
     column = o * inner + c
     edges = box_ptr + k * box_stride

@@ -100,7 +100,8 @@ def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, int, int]] | No
 
 
 def uses(perm: Tensor) -> tuple[Tensor | None, int, list[Launch]]:
-    """How often each row is named: (counts, ALL, launches). counts is None if programs count."""
+    """How often each row is named: (counts, BLOCK_BATCH, launches); counts is None if each program
+    counts itself."""
     batch = perm.shape[0]
     if batch <= KNOWN_ROWS:
         return None, max(16, pow2(batch)), []
@@ -110,7 +111,7 @@ def uses(perm: Tensor) -> tuple[Tensor | None, int, list[Launch]]:
 
 def uses_launch(perm: Tensor, counts: Tensor) -> Launch:
     batch = perm.shape[0]
-    args = {"perm_ptr": perm, "uses_ptr": counts, "B": batch, "N": COUNT_BLOCK}
+    args = {"perm_ptr": perm, "uses_ptr": counts, "B": batch, "BLOCK": COUNT_BLOCK}
     return Launch(uses_kernel, cdiv(batch, COUNT_BLOCK), args, 4, True)
 
 
@@ -146,12 +147,13 @@ def mix(x: Tensor, out: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bo
     tile = TILE_BYTES if x.numel() * item >= FULL_GPU * TILE_BYTES else TILE_BYTES // 4
     width = fits(1, pow2(args["inner"]), MAX_LINE_BYTES // item)
     rows = fits(1, pow2(batch), tile // (width * item))
-    counts, every, launches = uses(perm)
+    counts, block_batch, launches = uses(perm)
     row_tiles = cdiv(batch, rows)
     args |= {
         "x_ptr": x, "out_ptr": out, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts,
         "B": batch, "row_tiles": row_tiles, "lam_stride": lam_stride(lam),
-        "ADJOINT": adjoint, "INPLACE": False, "ALL": every, "P": rows, "W": width,
+        "ADJOINT": adjoint, "INPLACE": False, "BLOCK_BATCH": block_batch, "BLOCK_ROWS": rows,
+        "BLOCK_COLS": width,
     }  # fmt: skip
     programs = outer * cdiv(args["inner"], width) * row_tiles
     warps = warps_for(rows * width * item)
@@ -168,7 +170,8 @@ def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str,
     width = fits(1, pow2(args["inner"]), max(1, line // item))
     args |= {
         "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": None, "B": batch,
-        "lam_stride": lam_stride(lam), "ALL": max(16, rows), "P": rows, "W": width,
+        "lam_stride": lam_stride(lam), "BLOCK_BATCH": max(16, rows), "BLOCK_ROWS": rows,
+        "BLOCK_COLS": width,
     }  # fmt: skip
     return outer * cdiv(args["inner"], width), args, warps_for(rows * width * item)
 
@@ -185,13 +188,14 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
     scratch = torch.zeros((6, batch), dtype=torch.int32, device=x.device)  # 24 bytes a row
     order = {
         "perm_ptr": perm, "scratch_ptr": scratch, "B": batch,
-        "rounds": (batch - 1).bit_length(), "N": 2 * COUNT_BLOCK,
+        "rounds": (batch - 1).bit_length(), "BLOCK": 2 * COUNT_BLOCK,
     }  # fmt: skip
     width = fits(1, pow2(walk["inner"]), LINE_BYTES // item)
     programs = walk.pop("outer") * cdiv(walk["inner"], width)
     args = {name: v for name, v in walk.items() if not name.startswith("out_")} | {
         "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "B": batch, "lam_stride": lam_stride(lam),
-        "start_ptr": scratch[0], "order_ptr": scratch[1], "P": WALK_ROWS, "W": width,
+        "start_ptr": scratch[0], "order_ptr": scratch[1], "BLOCK_ROWS": WALK_ROWS,
+        "BLOCK_COLS": width,
     }  # fmt: skip
     return [
         uses_launch(perm, scratch[0]),
@@ -233,7 +237,8 @@ def soft_tile(
         "sample": sample, "soft_row_tiles": row_tiles, "ignore_index": ignore_index,
         "keep": 1.0 - eps, "hot": 1.0 - eps + eps / classes, "base": eps / classes,
         "LABELS": target.dtype == torch.int64,
-        "WIDE": compute_dtype(target.dtype, out.dtype) == torch.float64, "TP": rows, "TW": width,
+        "WIDE": compute_dtype(target.dtype, out.dtype) == torch.float64, "SOFT_BLOCK_ROWS": rows,
+        "SOFT_BLOCK_COLS": width,
     }  # fmt: skip
     return row_tiles * cdiv(sample, width), args, 4
 
@@ -242,10 +247,10 @@ def targets(
     target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
 ) -> list[Launch]:
     programs, args, warps = soft_tile(target, out, eps, ignore_index)
-    counts, every, launches = uses(perm)
+    counts, block_batch, launches = uses(perm)
     args |= {
         "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts, "B": out.shape[0],
-        "lam_stride": lam_stride(lam), "ALL": every,
+        "lam_stride": lam_stride(lam), "BLOCK_BATCH": block_batch,
     }  # fmt: skip
     return [*launches, Launch(targets_kernel, programs, args, warps, True)]
 
