@@ -6,6 +6,7 @@ autotuning: a call never launches more kernels than it needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,20 +81,25 @@ def sorted_dims(x: Tensor, out: Tensor, dim: int) -> list[int]:
     return sorted(dims, key=lambda d: (x.stride(d), out.stride(d)))
 
 
-def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, int, int]] | None:
+def merged(dims: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Merges dimensions (size, stride, ...), fastest first, where the strides of one continue those
+    of the one before: what is left must be walked one by one."""
+    groups: list[tuple[int, ...]] = []
+    for size, *strides in dims:
+        n, *before = groups[-1] if groups else (0,)
+        if groups and strides == [n * s for s in before]:
+            groups[-1] = (n * size, *before)
+        else:
+            groups.append((size, *strides))
+    return groups
+
+
+def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, ...]] | None:
     """All dimensions except dim as two groups (size, stride in x, stride in out), fastest first.
 
     None if more than two groups are needed: x is not dense within a sample.
     """
-    groups: list[tuple[int, int, int]] = []
-    for d in sorted_dims(x, out, dim):
-        size, step, out_step = x.shape[d], x.stride(d), out.stride(d)
-        if groups:
-            n, s, t = groups[-1]
-            if (step, out_step) == (n * s, n * t):
-                groups[-1] = (n * size, s, t)
-                continue
-        groups.append((size, step, out_step))
+    groups = merged((x.shape[d], x.stride(d), out.stride(d)) for d in sorted_dims(x, out, dim))
     if len(groups) > 2:
         return None
     return groups + [(1, 1, 1)] * (1 - len(groups)) + [(1, 0, 0)] * (2 - max(len(groups), 1))
