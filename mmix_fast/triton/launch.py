@@ -15,9 +15,11 @@ import triton
 from torch import Tensor
 
 from ..validation import compute_dtype
+from .arguments import Box
 from .cutmix import cutmix_kernel
 from .cycles import order_kernel, uses_kernel
-from .kernels import batch_kernel, mix_kernel, targets_kernel, walk_kernel
+from .kernels import batch_kernel, mix_kernel, targets_kernel
+from .walk import walk_kernel
 
 cdiv, pow2 = triton.cdiv, triton.next_power_of_2
 
@@ -184,23 +186,28 @@ def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str,
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
     """The slab if it fits, else cycle order and walk; both move 2 bytes per byte of x."""
-    batch, item = x.shape[dim], x.element_size()
-    if batch <= SLAB_ROWS:
+    if x.shape[dim] <= SLAB_ROWS:
         programs, args, warps = slab(x, perm, lam, dim)
         args |= {"out_ptr": x, "row_tiles": 1, "ADJOINT": False, "INPLACE": True}
         return [Launch(mix_kernel, programs, args, warps, True)]
-    walk = strides(x, x, dim)
-    assert walk is not None
+    return walk(x, perm, lam, dim)
+
+
+def walk(x: Tensor, perm: Tensor, lam: Tensor, dim: int, box: Box | None = None) -> list[Launch]:
+    """In place, for any number of rows: their cycle order, then one walk over it."""
+    columns_of_x = strides(x, x, dim)
+    assert columns_of_x is not None
+    batch, item = x.shape[dim], x.element_size()
     scratch = torch.zeros((6, batch), dtype=torch.int32, device=x.device)  # 24 bytes a row
     order = {
         "perm_ptr": perm, "scratch_ptr": scratch, "B": batch,
         "rounds": (batch - 1).bit_length(), "BLOCK": 2 * COUNT_BLOCK,
     }  # fmt: skip
-    width = fits(1, pow2(walk["inner"]), LINE_BYTES // item)
-    programs = walk.pop("outer") * cdiv(walk["inner"], width)
-    args = {name: v for name, v in walk.items() if not name.startswith("out_")} | {
+    width = fits(1, pow2(columns_of_x["inner"]), LINE_BYTES // item)
+    programs = columns_of_x.pop("outer") * cdiv(columns_of_x["inner"], width)
+    args = {name: v for name, v in columns_of_x.items() if not name.startswith("out_")} | {
         "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "B": batch, "lam_stride": lam_stride(lam),
-        "start_ptr": scratch[0], "order_ptr": scratch[1], "BLOCK_ROWS": WALK_ROWS,
+        "start_ptr": scratch[0], "order_ptr": scratch[1], "box": box, "BLOCK_ROWS": WALK_ROWS,
         "BLOCK_COLS": width,
     }  # fmt: skip
     return [
@@ -211,21 +218,21 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
 
 
 def cutmix(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> list[Launch] | None:
-    """None if x is not dense within a sample, or has more than SLAB_ROWS samples."""
-    if x.shape[0] > SLAB_ROWS or columns(x, x, 0) is None:
+    """mix_inplace in each sample's box alone; None if x is not dense within a sample."""
+    if columns(x, x, 0) is None:
         return None
-    programs, args, warps = slab(x, perm, lam, 0)
-    args = {name: v for name, v in args.items() if not name.startswith("out_")} | {
-        "box_ptr": box, "box_stride": 4 if box.ndim == 2 else 0,
-        "y_every": 1, "height": 1, "x_every": 1, "width": 1,
-    }  # fmt: skip
-    every = 1
+    every, pixel = 1, {"y_every": 1, "height": 1, "x_every": 1, "width": 1}
     for d in sorted_dims(x, x, 0):
         if d == x.ndim - 2:
-            args |= {"y_every": every, "height": x.shape[d]}
+            pixel |= {"y_every": every, "height": x.shape[d]}
         if d == x.ndim - 1:
-            args |= {"x_every": every, "width": x.shape[d]}
+            pixel |= {"x_every": every, "width": x.shape[d]}
         every *= x.shape[d]
+    boxes = Box(box, 4 if box.ndim == 2 else 0, **pixel)
+    if x.shape[0] > SLAB_ROWS:
+        return walk(x, perm, lam, 0, boxes)
+    programs, args, warps = slab(x, perm, lam, 0)
+    args = {name: v for name, v in args.items() if not name.startswith("out_")} | {"box": boxes}
     return [Launch(cutmix_kernel, programs, args, warps, True)]
 
 

@@ -3,7 +3,7 @@
 import torch
 from support.cases import DTYPES
 
-from mmix_fast.triton import cutmix, cycles, kernels, loss_kernels
+from mmix_fast.triton import cutmix, cycles, kernels, loss_kernels, walk
 
 RAN = set()
 
@@ -18,7 +18,7 @@ def note(launch):
 
 def missing():
     """The (kernel, dtype) that have not run, of all there are."""
-    modules = (kernels, cutmix, cycles, loss_kernels)
+    modules = (kernels, cutmix, walk, cycles, loss_kernels)
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     wanted = set()
     for name in every:
