@@ -19,6 +19,18 @@ class Pairs(NamedTuple):
     batch: Any
 
 
+class Box(NamedTuple):
+    """Where cutmix_ pastes: (top, bottom, left, right) of each row, or of all if stride is 0.
+    Column n of a sample is the pixel (n // y_every % height, n // x_every % width)."""
+
+    ptr: Any
+    stride: Any
+    y_every: Any
+    height: Any
+    x_every: Any
+    width: Any
+
+
 class Matrix(NamedTuple):
     """A tensor (outer, row, class) with strides: logits, their gradient, or float targets."""
 

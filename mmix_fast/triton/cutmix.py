@@ -13,30 +13,34 @@ def between(position, first, last):
 
 
 @triton.jit
+def in_box(mask, box, row, live, column):
+    """mask of (row, column), without the elements outside their row's Box."""
+    edges = box.ptr + row * box.stride
+    top, bottom = tl.load(edges, mask=live, other=0), tl.load(edges + 1, mask=live, other=0)
+    left, right = tl.load(edges + 2, mask=live, other=0), tl.load(edges + 3, mask=live, other=0)
+    mask = mask & between(column // box.y_every % box.height, top, bottom)
+    return mask & between(column // box.x_every % box.width, left, right)
+
+
+@triton.jit
 def cutmix_kernel(
-    x_ptr, perm_ptr, lam_ptr, uses_ptr, box_ptr, B, inner, lam_stride, box_stride,
-    x_outer, x_row, x_col, y_every, height, x_every, width,
-    ALL: tl.constexpr, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
+    x_ptr, perm_ptr, lam_ptr, uses_ptr, box, B, inner, lam_stride, x_outer, x_row, x_col,
+    BLOCK_BATCH: tl.constexpr, VEC: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """One tile: P >= B rows x W columns of x. Column n of a sample is the pixel
-    (n // y_every % height, n // x_every % width).
+    """One tile: BLOCK_ROWS >= B rows x BLOCK_COLS columns of x.
 
     Elements outside a row's box are not written, and read only as part of a partner.
     """
     acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
     inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
-    o, c, in_column = tile_columns(tl.program_id(0), inner, W)
-    k = tl.arange(0, P).to(tl.int64)
+    o, c, in_column = tile_columns(tl.program_id(0), inner, BLOCK_COLS)
+    k = tl.arange(0, BLOCK_ROWS).to(tl.int64)
     live = k < B
-    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, ALL)
+    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH)
     a, b = coefficients(k, k, live, good, lam_ptr, lam_stride, acc)
-    column = o * inner + c
-    edges = box_ptr + k * box_stride
-    top, bottom = tl.load(edges, mask=live, other=0), tl.load(edges + 1, mask=live, other=0)
-    left, right = tl.load(edges + 2, mask=live, other=0), tl.load(edges + 3, mask=live, other=0)
     mask = (live & (b != 0))[:, None] & in_column[None, :]
-    mask = mask & between(column // y_every % height, top, bottom)
-    mask = mask & between(column // x_every % width, left, right)
+    mask = in_box(mask, box, k, live, o * inner + c)
     x_cols = (o * x_outer + c * x_col)[None, :]
     mine_at = x_ptr + (k * x_row)[:, None] + x_cols
     mine = tl.load(mine_at, mask=mask)

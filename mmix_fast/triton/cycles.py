@@ -11,16 +11,16 @@ from .kernels import partner_of
 
 
 @triton.jit
-def uses_kernel(perm_ptr, uses_ptr, B, N: tl.constexpr):
+def uses_kernel(perm_ptr, uses_ptr, B, BLOCK: tl.constexpr):
     """uses[j] = how many rows name j as their partner; uses must be zero on entry."""
-    i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     j = tl.load(perm_ptr + i, mask=i < B, other=-1)
     inside = (j >= 0) & (j < B)
     tl.atomic_add(uses_ptr + tl.where(inside, j, 0), 1, mask=inside)
 
 
 @triton.jit
-def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
+def order_kernel(perm_ptr, scratch_ptr, B, rounds, BLOCK: tl.constexpr):
     """Sorts the rows in cycle order by pointer doubling: 2*rounds steps, where 2**rounds >= B.
 
     scratch is (6, B): [0] holds uses on entry and ``start`` on return, [1] holds ``order`` on
@@ -32,8 +32,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
     uses, flags = scratch_ptr, scratch_ptr + B
     jump, low = scratch_ptr + 2 * B, scratch_ptr + 3 * B
     new_jump, new_low = scratch_ptr + 4 * B, scratch_ptr + 5 * B
-    for i0 in range(0, B, N):
-        i = i0 + tl.arange(0, N)
+    for i0 in range(0, B, BLOCK):
+        i = i0 + tl.arange(0, BLOCK)
         j, good = partner_of(i, i < B, perm_ptr, uses, B, 0)
         tl.store(jump + i, tl.where(good, j, i).to(tl.int32), mask=i < B)
         tl.store(low + i, i, mask=i < B)
@@ -41,8 +41,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
 
     # jump: the row that 1, 2, 4, ... steps lead to. low: the smallest row on the way.
     for _step in range(rounds):
-        for i0 in range(0, B, N):
-            i = i0 + tl.arange(0, N)
+        for i0 in range(0, B, BLOCK):
+            i = i0 + tl.arange(0, BLOCK)
             far = tl.load(jump + i, mask=i < B, other=0)
             lowest = tl.minimum(tl.load(low + i, mask=i < B), tl.load(low + far, mask=i < B))
             tl.store(new_jump + i, tl.load(jump + far, mask=i < B), mask=i < B)
@@ -52,8 +52,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
 
     # Cut each cycle before its smallest row, so that only paths remain. jump now looks B or more
     # steps ahead: it is the row with a bad index that ends a path, or a good row of a cycle.
-    for i0 in range(0, B, N):
-        i = i0 + tl.arange(0, N)
+    for i0 in range(0, B, BLOCK):
+        i = i0 + tl.arange(0, BLOCK)
         live = i < B
         j, good = partner_of(i, live, perm_ptr, uses, B, 0)
         end = tl.load(jump + i, mask=live, other=0)
@@ -70,8 +70,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
 
     # jump: becomes the end of the path. low: from here on the number of steps to it.
     for _step in range(rounds):
-        for i0 in range(0, B, N):
-            i = i0 + tl.arange(0, N)
+        for i0 in range(0, B, BLOCK):
+            i = i0 + tl.arange(0, BLOCK)
             far = tl.load(jump + i, mask=i < B, other=0)
             steps = tl.load(low + i, mask=i < B) + tl.load(low + far, mask=i < B)
             tl.store(new_jump + i, tl.load(jump + far, mask=i < B), mask=i < B)
@@ -82,8 +82,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
     # Place the paths in the order of their first rows. At the last row of each path, store its
     # start position (new_jump) and its length (new_low).
     taken = tl.full((), 0, tl.int32)
-    for i0 in range(0, B, N):
-        i = i0 + tl.arange(0, N)
+    for i0 in range(0, B, BLOCK):
+        i = i0 + tl.arange(0, BLOCK)
         first = tl.load(flags + i, mask=i < B, other=0) != 0
         length = tl.where(first, tl.load(low + i, mask=i < B, other=0) + 1, 0)
         end = tl.load(jump + i, mask=i < B, other=0)
@@ -92,8 +92,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
         taken += tl.sum(length, 0)
     tl.debug_barrier()
 
-    for i0 in range(0, B, N):
-        i = i0 + tl.arange(0, N)
+    for i0 in range(0, B, BLOCK):
+        i = i0 + tl.arange(0, BLOCK)
         live = i < B
         end = tl.load(jump + i, mask=live, other=0)
         begin = tl.load(new_jump + end, mask=live, other=0)
@@ -103,8 +103,8 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, N: tl.constexpr):
         tl.store(flags + t, tl.where(good, i, -1 - i), mask=live)
     tl.debug_barrier()  # uses are read above and overwritten below
 
-    for i0 in range(0, B, N):
-        i = i0 + tl.arange(0, N)
+    for i0 in range(0, B, BLOCK):
+        i = i0 + tl.arange(0, BLOCK)
         live = i < B
         end = tl.load(jump + i, mask=live, other=0)
         begin = tl.load(new_jump + end, mask=live, other=0)

@@ -48,13 +48,13 @@ def number(v, acc: tl.constexpr):
 
 
 @triton.jit
-def uses_at(i, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
-    """How many rows name row i as partner: counted here if ALL > 0 (then ALL >= B), else loaded."""
-    if ALL > 0:
-        every = tl.arange(0, ALL)
+def uses_at(i, live, perm_ptr, uses_ptr, B, BLOCK_BATCH: tl.constexpr):
+    """How many rows name row i as partner: counted here if BLOCK_BATCH >= B, loaded if it is 0."""
+    if BLOCK_BATCH > 0:
+        every = tl.arange(0, BLOCK_BATCH)
         j = tl.load(perm_ptr + every, mask=every < B, other=-1)
         inside = (j >= 0) & (j < B)
-        count = tl.histogram(tl.where(inside, j, 0).to(tl.int32), ALL, mask=inside)
+        count = tl.histogram(tl.where(inside, j, 0).to(tl.int32), BLOCK_BATCH, mask=inside)
         uses = tl.gather(count, tl.where(live, i, 0).to(tl.int32), 0)
     else:
         uses = tl.load(uses_ptr + i, mask=live, other=0)
@@ -62,12 +62,12 @@ def uses_at(i, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
 
 
 @triton.jit
-def partner_of(k, live, perm_ptr, uses_ptr, B, ALL: tl.constexpr):
+def partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH: tl.constexpr):
     """(j, good): the partners of rows k, always inside the batch; good if the index is valid."""
     j = tl.load(perm_ptr + k, mask=live, other=-1)
     inside = (j >= 0) & (j < B)
     j = tl.where(inside, j, 0)
-    return j, inside & (uses_at(j, live, perm_ptr, uses_ptr, B, ALL) == 1)
+    return j, inside & (uses_at(j, live, perm_ptr, uses_ptr, B, BLOCK_BATCH) == 1)
 
 
 @triton.jit
@@ -97,10 +97,10 @@ def coefficients(own_row, k, live, good, lam_ptr, lam_stride, acc: tl.constexpr)
 
 
 @triton.jit
-def tile_columns(tile, inner, W: tl.constexpr):
-    """(outer index, columns, mask) of one tile of W columns."""
-    tiles = tl.cdiv(inner, W)
-    c = (tile % tiles).to(tl.int64) * W + tl.arange(0, W)
+def tile_columns(tile, inner, BLOCK_COLS: tl.constexpr):
+    """(outer index, columns, mask) of one tile of BLOCK_COLS columns."""
+    tiles = tl.cdiv(inner, BLOCK_COLS)
+    c = (tile % tiles).to(tl.int64) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     return (tile // tiles).to(tl.int64), c, c < inner
 
 
@@ -109,9 +109,11 @@ def mix_tile(
     pid, x_ptr, out_ptr, perm_ptr, lam_ptr, uses_ptr, B, inner, row_tiles, lam_stride,
     x_outer, x_row, x_col, out_outer, out_row, out_col,
     ADJOINT: tl.constexpr, INPLACE: tl.constexpr,
-    ALL: tl.constexpr, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
+    BLOCK_BATCH: tl.constexpr, VEC: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of P rows x W columns. INPLACE: a slab, i.e. P >= B, so it holds whole columns.
+    """One tile of BLOCK_ROWS rows x BLOCK_COLS columns. INPLACE: a slab, i.e. BLOCK_ROWS >= B, so
+    it holds whole columns.
 
     Row k mixes with j = perm[k]. ADJOINT scatters to row j, so it needs no inverse permutation:
     out[j] = lam[j]*x[j] + (1-lam[k])*x[k].
@@ -123,10 +125,10 @@ def mix_tile(
     x_outer, out_outer = aligned(x_outer, VEC), aligned(out_outer, VEC)
     # Row tiles are the fastest index: programs that run together share columns, so the second read
     # of a row, as a partner, hits the L2 cache.
-    o, c, in_column = tile_columns(pid // row_tiles, inner, W)
-    k = (pid % row_tiles * P + tl.arange(0, P)).to(tl.int64)
+    o, c, in_column = tile_columns(pid // row_tiles, inner, BLOCK_COLS)
+    k = (pid % row_tiles * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
     live = k < B
-    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, ALL)
+    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH)
     own, other = (j, k) if ADJOINT else (k, j)
     a, b = coefficients(own, k, live, good, lam_ptr, lam_stride, acc)
     x_cols = (o * x_outer + c * x_col)[None, :]
@@ -145,71 +147,30 @@ def mix_tile(
     if ADJOINT:
         mask = mask & good[:, None]
         # An output row that no index names, or several, has no value: it becomes NaN.
-        lost = live & (uses_at(k, live, perm_ptr, uses_ptr, B, ALL) != 1)
+        lost = live & (uses_at(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH) != 1)
         if tl.sum(lost.to(tl.int32), 0) > 0:
-            nan = rounded(tl.full((P, W), float("nan"), acc), dtype)
+            nan = rounded(tl.full((BLOCK_ROWS, BLOCK_COLS), float("nan"), acc), dtype)
             at = out_ptr + (k * out_row)[:, None] + out_cols
             tl.store(at, nan, mask=lost[:, None] & in_column[None, :])
     tl.store(out_ptr + (own * out_row)[:, None] + out_cols, mixed, mask=mask)
 
 
 @triton.jit
-def mix_walk(
-    pid, x_ptr, perm_ptr, lam_ptr, start_ptr, order_ptr, B, inner, lam_stride,
-    x_outer, x_row, x_col, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
-):  # fmt: skip
-    """In place if a slab of all B rows does not fit: the rows in cycle order, P at a time.
-
-    A row's partner is the next row, or, at the end of a cycle, the head (first row) of the cycle.
-    The head is saved in registers, since an earlier tile may have overwritten it.
-    """
-    acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
-    inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
-    o, c, in_column = tile_columns(pid, inner, W)
-    column = x_ptr + o * x_outer + c * x_col
-    head = tl.full((), -1, tl.int64)
-    saved = tl.load(column, mask=in_column)
-    for t0 in range(0, B, P):
-        t = t0 + tl.arange(0, P)
-        live = t < B
-        row = tl.load(order_ptr + t, mask=live, other=0).to(tl.int64)
-        good = row >= 0
-        row = tl.where(good, row, -1 - row)
-        j = tl.where(good, tl.load(perm_ptr + row, mask=live, other=0), row)
-        a, b = coefficients(row, row, live, good, lam_ptr, lam_stride, acc)
-        behind = (tl.load(start_ptr + t, mask=live, other=t0) < t0) & (j == head)
-        mask = (live & (b != 0))[:, None] & in_column[None, :]
-        own_at = column[None, :] + (row * x_row)[:, None]
-        mine = tl.load(own_at, mask=mask)
-        ahead = mask & (behind == 0)[:, None]
-        theirs = tl.load(column[None, :] + (j * x_row)[:, None], mask=ahead)
-        mixed = blend(a[:, None], b[:, None], mine, tl.where(ahead, theirs, saved[None, :]))
-        # Save the head of the last cycle of this tile, if it lies here: the next tile may need it.
-        begin = tl.load(start_ptr + tl.minimum(t0 + P, B) - 1)
-        if begin >= t0:
-            head = tl.load(order_ptr + begin).to(tl.int64)
-            head = tl.where(head >= 0, head, -1 - head)
-            saved = tl.load(column + head * x_row, mask=in_column)
-        # Hazard: see mix_tile. Later tiles load no row that this tile stores.
-        tl.debug_barrier()
-        tl.store(own_at, mixed, mask=mask)
-
-
-@triton.jit
 def targets_tile(
     pid, target_ptr, out_ptr, perm_ptr, lam_ptr, uses_ptr, B, C, inner, sample, row_tiles,
     lam_stride, ignore_index, keep, hot, base,
-    LABELS: tl.constexpr, WIDE: tl.constexpr, ALL: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
+    LABELS: tl.constexpr, WIDE: tl.constexpr, BLOCK_BATCH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """Soft targets (B, sample = C*inner), contiguous, from labels (B, inner) or float targets.
 
     keep = 1-eps, base = eps/C, hot = keep + base. WIDE: float64 arithmetic.
     """
     acc: tl.constexpr = tl.float64 if WIDE else tl.float32
-    _, c, in_column = tile_columns(pid // row_tiles, sample, W)
-    k = (pid % row_tiles * P + tl.arange(0, P)).to(tl.int64)
+    _, c, in_column = tile_columns(pid // row_tiles, sample, BLOCK_COLS)
+    k = (pid % row_tiles * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
     live = k < B
-    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, ALL)
+    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH)
     a, b = coefficients(k, k, live, good, lam_ptr, lam_stride, acc)
     mask = live[:, None] & in_column[None, :]
     keep, base = number(keep, acc), number(base, acc)
@@ -244,23 +205,13 @@ def mix_kernel(
     x_ptr, out_ptr, perm_ptr, lam_ptr, uses_ptr, B, inner, row_tiles, lam_stride,
     x_outer, x_row, x_col, out_outer, out_row, out_col,
     ADJOINT: tl.constexpr, INPLACE: tl.constexpr,
-    ALL: tl.constexpr, VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
+    BLOCK_BATCH: tl.constexpr, VEC: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     mix_tile(
         tl.program_id(0), x_ptr, out_ptr, perm_ptr, lam_ptr, uses_ptr, B, inner, row_tiles,
         lam_stride, x_outer, x_row, x_col, out_outer, out_row, out_col,
-        ADJOINT, INPLACE, ALL, VEC, P, W,
-    )  # fmt: skip
-
-
-@triton.jit
-def walk_kernel(
-    x_ptr, perm_ptr, lam_ptr, start_ptr, order_ptr, B, inner, lam_stride, x_outer, x_row, x_col,
-    VEC: tl.constexpr, P: tl.constexpr, W: tl.constexpr,
-):  # fmt: skip
-    mix_walk(
-        tl.program_id(0), x_ptr, perm_ptr, lam_ptr, start_ptr, order_ptr, B, inner, lam_stride,
-        x_outer, x_row, x_col, VEC, P, W,
+        ADJOINT, INPLACE, BLOCK_BATCH, VEC, BLOCK_ROWS, BLOCK_COLS,
     )  # fmt: skip
 
 
@@ -268,12 +219,13 @@ def walk_kernel(
 def targets_kernel(
     target_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C, soft_inner, sample, soft_row_tiles,
     lam_stride, ignore_index, keep: tl.float64, hot: tl.float64, base: tl.float64,
-    LABELS: tl.constexpr, WIDE: tl.constexpr, ALL: tl.constexpr, TP: tl.constexpr, TW: tl.constexpr,
+    LABELS: tl.constexpr, WIDE: tl.constexpr, BLOCK_BATCH: tl.constexpr,
+    SOFT_BLOCK_ROWS: tl.constexpr, SOFT_BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     targets_tile(
         tl.program_id(0), target_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C,
         soft_inner, sample, soft_row_tiles, lam_stride, ignore_index, keep, hot, base,
-        LABELS, WIDE, ALL, TP, TW,
+        LABELS, WIDE, BLOCK_BATCH, SOFT_BLOCK_ROWS, SOFT_BLOCK_COLS,
     )  # fmt: skip
 
 
@@ -282,19 +234,21 @@ def batch_kernel(
     x_ptr, perm_ptr, lam_ptr, uses_ptr, B, inner, lam_stride, x_outer, x_row, x_col,
     target_ptr, soft_ptr, C, soft_inner, sample, soft_row_tiles, ignore_index,
     keep: tl.float64, hot: tl.float64, base: tl.float64, mix_programs,
-    LABELS: tl.constexpr, WIDE: tl.constexpr, ALL: tl.constexpr, VEC: tl.constexpr,
-    P: tl.constexpr, W: tl.constexpr, TP: tl.constexpr, TW: tl.constexpr,
+    LABELS: tl.constexpr, WIDE: tl.constexpr, BLOCK_BATCH: tl.constexpr, VEC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLS: tl.constexpr, SOFT_BLOCK_ROWS: tl.constexpr,
+    SOFT_BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """One launch: the first mix_programs programs mix x in place, the rest make soft targets."""
     pid = tl.program_id(0)
     if pid < mix_programs:
         mix_tile(
             pid, x_ptr, x_ptr, perm_ptr, lam_ptr, uses_ptr, B, inner, 1, lam_stride,
-            x_outer, x_row, x_col, x_outer, x_row, x_col, False, True, ALL, VEC, P, W,
+            x_outer, x_row, x_col, x_outer, x_row, x_col, False, True, BLOCK_BATCH, VEC,
+            BLOCK_ROWS, BLOCK_COLS,
         )  # fmt: skip
     else:
         targets_tile(
             pid - mix_programs, target_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C,
             soft_inner, sample, soft_row_tiles, lam_stride, ignore_index, keep, hot, base,
-            LABELS, WIDE, ALL, TP, TW,
+            LABELS, WIDE, BLOCK_BATCH, SOFT_BLOCK_ROWS, SOFT_BLOCK_COLS,
         )  # fmt: skip

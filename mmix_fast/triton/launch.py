@@ -6,6 +6,7 @@ autotuning: a call never launches more kernels than it needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ import triton
 from torch import Tensor
 
 from ..arithmetic import compute_dtype
+from .arguments import Box
 from .cutmix import cutmix_kernel
 from .cycles import order_kernel, uses_kernel
-from .kernels import batch_kernel, mix_kernel, targets_kernel, walk_kernel
+from .kernels import batch_kernel, mix_kernel, targets_kernel
+from .walk import walk_kernel
 
 cdiv, pow2 = triton.cdiv, triton.next_power_of_2
 
@@ -80,27 +83,33 @@ def sorted_dims(x: Tensor, out: Tensor, dim: int) -> list[int]:
     return sorted(dims, key=lambda d: (x.stride(d), out.stride(d)))
 
 
-def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, int, int]] | None:
+def merged(dims: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Merges dimensions (size, stride, ...), fastest first, where the strides of one continue those
+    of the one before: what is left must be walked one by one."""
+    groups: list[tuple[int, ...]] = []
+    for size, *strides in dims:
+        n, *before = groups[-1] if groups else (0,)
+        if groups and strides == [n * s for s in before]:
+            groups[-1] = (n * size, *before)
+        else:
+            groups.append((size, *strides))
+    return groups
+
+
+def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, ...]] | None:
     """All dimensions except dim as two groups (size, stride in x, stride in out), fastest first.
 
     None if more than two groups are needed: x is not dense within a sample.
     """
-    groups: list[tuple[int, int, int]] = []
-    for d in sorted_dims(x, out, dim):
-        size, step, out_step = x.shape[d], x.stride(d), out.stride(d)
-        if groups:
-            n, s, t = groups[-1]
-            if (step, out_step) == (n * s, n * t):
-                groups[-1] = (n * size, s, t)
-                continue
-        groups.append((size, step, out_step))
+    groups = merged((x.shape[d], x.stride(d), out.stride(d)) for d in sorted_dims(x, out, dim))
     if len(groups) > 2:
         return None
     return groups + [(1, 1, 1)] * (1 - len(groups)) + [(1, 0, 0)] * (2 - max(len(groups), 1))
 
 
 def uses(perm: Tensor) -> tuple[Tensor | None, int, list[Launch]]:
-    """How often each row is named: (counts, ALL, launches). counts is None if programs count."""
+    """How often each row is named: (counts, BLOCK_BATCH, launches); counts is None if each program
+    counts itself."""
     batch = perm.shape[0]
     if batch <= KNOWN_ROWS:
         return None, max(16, pow2(batch)), []
@@ -110,7 +119,7 @@ def uses(perm: Tensor) -> tuple[Tensor | None, int, list[Launch]]:
 
 def uses_launch(perm: Tensor, counts: Tensor) -> Launch:
     batch = perm.shape[0]
-    args = {"perm_ptr": perm, "uses_ptr": counts, "B": batch, "N": COUNT_BLOCK}
+    args = {"perm_ptr": perm, "uses_ptr": counts, "B": batch, "BLOCK": COUNT_BLOCK}
     return Launch(uses_kernel, cdiv(batch, COUNT_BLOCK), args, 4, True)
 
 
@@ -146,12 +155,13 @@ def mix(x: Tensor, out: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bo
     tile = TILE_BYTES if x.numel() * item >= FULL_GPU * TILE_BYTES else TILE_BYTES // 4
     width = fits(1, pow2(args["inner"]), MAX_LINE_BYTES // item)
     rows = fits(1, pow2(batch), tile // (width * item))
-    counts, every, launches = uses(perm)
+    counts, block_batch, launches = uses(perm)
     row_tiles = cdiv(batch, rows)
     args |= {
         "x_ptr": x, "out_ptr": out, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts,
         "B": batch, "row_tiles": row_tiles, "lam_stride": lam_stride(lam),
-        "ADJOINT": adjoint, "INPLACE": False, "ALL": every, "P": rows, "W": width,
+        "ADJOINT": adjoint, "INPLACE": False, "BLOCK_BATCH": block_batch, "BLOCK_ROWS": rows,
+        "BLOCK_COLS": width,
     }  # fmt: skip
     programs = outer * cdiv(args["inner"], width) * row_tiles
     warps = warps_for(rows * width * item)
@@ -168,30 +178,37 @@ def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str,
     width = fits(1, pow2(args["inner"]), max(1, line // item))
     args |= {
         "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": None, "B": batch,
-        "lam_stride": lam_stride(lam), "ALL": max(16, rows), "P": rows, "W": width,
+        "lam_stride": lam_stride(lam), "BLOCK_BATCH": max(16, rows), "BLOCK_ROWS": rows,
+        "BLOCK_COLS": width,
     }  # fmt: skip
     return outer * cdiv(args["inner"], width), args, warps_for(rows * width * item)
 
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
     """The slab if it fits, else cycle order and walk; both move 2 bytes per byte of x."""
-    batch, item = x.shape[dim], x.element_size()
-    if batch <= SLAB_ROWS:
+    if x.shape[dim] <= SLAB_ROWS:
         programs, args, warps = slab(x, perm, lam, dim)
         args |= {"out_ptr": x, "row_tiles": 1, "ADJOINT": False, "INPLACE": True}
         return [Launch(mix_kernel, programs, args, warps, True)]
-    walk = strides(x, x, dim)
-    assert walk is not None
+    return walk(x, perm, lam, dim)
+
+
+def walk(x: Tensor, perm: Tensor, lam: Tensor, dim: int, box: Box | None = None) -> list[Launch]:
+    """In place, for any number of rows: their cycle order, then one walk over it."""
+    columns_of_x = strides(x, x, dim)
+    assert columns_of_x is not None
+    batch, item = x.shape[dim], x.element_size()
     scratch = torch.zeros((6, batch), dtype=torch.int32, device=x.device)  # 24 bytes a row
     order = {
         "perm_ptr": perm, "scratch_ptr": scratch, "B": batch,
-        "rounds": (batch - 1).bit_length(), "N": 2 * COUNT_BLOCK,
+        "rounds": (batch - 1).bit_length(), "BLOCK": 2 * COUNT_BLOCK,
     }  # fmt: skip
-    width = fits(1, pow2(walk["inner"]), LINE_BYTES // item)
-    programs = walk.pop("outer") * cdiv(walk["inner"], width)
-    args = {name: v for name, v in walk.items() if not name.startswith("out_")} | {
+    width = fits(1, pow2(columns_of_x["inner"]), LINE_BYTES // item)
+    programs = columns_of_x.pop("outer") * cdiv(columns_of_x["inner"], width)
+    args = {name: v for name, v in columns_of_x.items() if not name.startswith("out_")} | {
         "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "B": batch, "lam_stride": lam_stride(lam),
-        "start_ptr": scratch[0], "order_ptr": scratch[1], "P": WALK_ROWS, "W": width,
+        "start_ptr": scratch[0], "order_ptr": scratch[1], "box": box, "BLOCK_ROWS": WALK_ROWS,
+        "BLOCK_COLS": width,
     }  # fmt: skip
     return [
         uses_launch(perm, scratch[0]),
@@ -201,21 +218,21 @@ def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
 
 
 def cutmix(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> list[Launch] | None:
-    """None if x is not dense within a sample, or has more than SLAB_ROWS samples."""
-    if x.shape[0] > SLAB_ROWS or columns(x, x, 0) is None:
+    """mix_inplace in each sample's box alone; None if x is not dense within a sample."""
+    if columns(x, x, 0) is None:
         return None
-    programs, args, warps = slab(x, perm, lam, 0)
-    args = {name: v for name, v in args.items() if not name.startswith("out_")} | {
-        "box_ptr": box, "box_stride": 4 if box.ndim == 2 else 0,
-        "y_every": 1, "height": 1, "x_every": 1, "width": 1,
-    }  # fmt: skip
-    every = 1
+    every, pixel = 1, {"y_every": 1, "height": 1, "x_every": 1, "width": 1}
     for d in sorted_dims(x, x, 0):
         if d == x.ndim - 2:
-            args |= {"y_every": every, "height": x.shape[d]}
+            pixel |= {"y_every": every, "height": x.shape[d]}
         if d == x.ndim - 1:
-            args |= {"x_every": every, "width": x.shape[d]}
+            pixel |= {"x_every": every, "width": x.shape[d]}
         every *= x.shape[d]
+    boxes = Box(box, 4 if box.ndim == 2 else 0, **pixel)
+    if x.shape[0] > SLAB_ROWS:
+        return walk(x, perm, lam, 0, boxes)
+    programs, args, warps = slab(x, perm, lam, 0)
+    args = {name: v for name, v in args.items() if not name.startswith("out_")} | {"box": boxes}
     return [Launch(cutmix_kernel, programs, args, warps, True)]
 
 
@@ -233,7 +250,8 @@ def soft_tile(
         "sample": sample, "soft_row_tiles": row_tiles, "ignore_index": ignore_index,
         "keep": 1.0 - eps, "hot": 1.0 - eps + eps / classes, "base": eps / classes,
         "LABELS": target.dtype == torch.int64,
-        "WIDE": compute_dtype(target.dtype, out.dtype) == torch.float64, "TP": rows, "TW": width,
+        "WIDE": compute_dtype(target.dtype, out.dtype) == torch.float64, "SOFT_BLOCK_ROWS": rows,
+        "SOFT_BLOCK_COLS": width,
     }  # fmt: skip
     return row_tiles * cdiv(sample, width), args, 4
 
@@ -242,10 +260,10 @@ def targets(
     target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
 ) -> list[Launch]:
     programs, args, warps = soft_tile(target, out, eps, ignore_index)
-    counts, every, launches = uses(perm)
+    counts, block_batch, launches = uses(perm)
     args |= {
         "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts, "B": out.shape[0],
-        "lam_stride": lam_stride(lam), "ALL": every,
+        "lam_stride": lam_stride(lam), "BLOCK_BATCH": block_batch,
     }  # fmt: skip
     return [*launches, Launch(targets_kernel, programs, args, warps, True)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,14 +27,13 @@ PARTIAL_SUMS = 128  # of the mean's divisors; every program of the loss adds the
 
 
 def row_strides(t: Tensor) -> tuple[int, int, int] | None:
-    """(sample, row, class) strides of (B, C, d1, ...); None if d1, ... do not collapse to one."""
-    inner = [d for d in range(2, t.ndim) if t.shape[d] != 1]
+    """(sample, row, class) strides of (B, C, d1, ...); None if d1, ... do not merge into one."""
+    sizes, strides = t.shape[2:], t.stride()[2:]
+    inner = [(n, s) for n, s in zip(sizes, strides, strict=True) if n != 1]
     if not inner:
         return 0, t.stride(0), t.stride(1)
-    for d, after in pairwise(inner):
-        if t.stride(d) != t.stride(after) * t.shape[after]:
-            return None
-    return t.stride(0), t.stride(inner[-1]), t.stride(1)
+    groups = common.merged(reversed(inner))
+    return (t.stride(0), groups[0][1], t.stride(1)) if len(groups) == 1 else None
 
 
 def matrix(t: Tensor) -> Matrix:

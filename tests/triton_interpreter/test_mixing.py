@@ -161,6 +161,29 @@ def test_cutmix_has_the_bits_of_cpp(size, layout, dtype):
         assert torch.equal(x, want)
 
 
+@pytest.mark.parametrize("name", ["roll", "two_cycles", "random", "bad"])
+def test_cutmix_of_more_rows_than_a_slab_holds(monkeypatch, name):
+    monkeypatch.setattr(launch, "SLAB_ROWS", 8)
+    monkeypatch.setattr(launch, "WALK_ROWS", 16)
+    x, lam, perm = torch.randn(70, 2, 5, 6), torch.rand(70), PERMS["random"](70)
+    lam[3], lam[5] = 0, 1
+    good = torch.ones(70, dtype=torch.bool)
+    if name == "bad":
+        perm[7], perm[40] = 2**40, perm[41]
+        good[[7, 40, 41]] = False
+    else:
+        perm = PERMS[name](70)
+    edges = [torch.randint(0, n + 1, (70, 2)).sort().values for n in (5, 6)]
+    box = torch.cat(edges, 1)
+    mixed = expected_mix(x, perm.clamp(0, 69), lam)
+    mixed[~good] = float("nan")
+    y, x_ = torch.arange(5)[:, None], torch.arange(6)
+    top, bottom, left, right = box[:, :, None, None, None].unbind(1)
+    want = torch.where((top <= y) & (y < bottom) & (left <= x_) & (x_ < right), mixed, x)
+    TRITON.cutmix_(x, perm, box, lam)
+    torch.testing.assert_close(x, want, rtol=0, atol=0, equal_nan=True)
+
+
 def test_cutmix_poisons_inside_the_box_alone():
     x, perm, box = torch.randn(3, 1, 4, 4), torch.tensor([1, 1, 7]), torch.tensor([1, 3, 0, 2])
     want = x.clone()
