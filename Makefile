@@ -20,7 +20,7 @@ CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/d
 
 help:
 	@echo "make demo       backends, speed table, training on real digits, pictures"
-	@echo "make test       the tests, but for the long ones"
+	@echo "make test       all tests except the long ones"
 	@echo "make test-deep  the long ones, and those against timm, torchvision, Lightning, transformers"
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
