@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .tracing import readable, transformed
+
 
 def compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
     """The dtype of the arithmetic on tensors of these dtypes."""
@@ -16,15 +18,20 @@ def as_lam(lam: float | Tensor, dtype: torch.dtype, device: torch.device) -> Ten
     if isinstance(lam, Tensor):
         if lam.dtype == dtype and lam.device == device:
             return lam
-        return lam.to(device=device, dtype=dtype, non_blocking=True)
+        if lam.device == device or lam.requires_grad or transformed() or not readable(lam):
+            return lam.to(device=device, dtype=dtype, non_blocking=True)
+        lam = lam.item()  # it is on the CPU
     if torch.compiler.is_compiling():
         # as_tensor, full and tensor would specialise the graph on the value.
         return torch.ones((), dtype=dtype, device=device) * lam
-    # Made on the CPU: on a GPU as default device, the host would wait. torch.tensor takes twice
-    # as long.
-    cpu = device if device.type == "cpu" else torch.device("cpu")  # torch.device("cpu"): 0.5 us
+    # On a GPU a fill: a copy from pageable memory cannot be captured in a CUDA graph. On the CPU
+    # torch.full takes twice as long.
+    make = torch.scalar_tensor if device.type == "cpu" else _filled
     try:
-        made = torch.scalar_tensor(lam, dtype=dtype, device=cpu)
+        return make(lam, dtype=dtype, device=device)
     except RuntimeError:  # beyond float32's range: rounds to inf
-        made = torch.scalar_tensor(lam, dtype=torch.float64, device=cpu).to(dtype)
-    return made if cpu == device else made.to(device, non_blocking=True)
+        return make(lam, dtype=torch.float64, device=device).to(dtype)
+
+
+def _filled(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((), value, dtype=dtype, device=device)

@@ -111,7 +111,7 @@ def _check_paste(x: Tensor, lam: float | Tensor) -> None:
 
 
 def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]:
-    """(four ints or None, the box as a tensor). None if box is a tensor, or if compiling."""
+    """(four ints or None, the box as a tensor). None for a tensor, or if a graph is made."""
     if isinstance(box, Tensor):
         if box.dtype != torch.int64:
             raise TypeError(f"{_expected(x)}, got {v.describe(box)}")
@@ -127,7 +127,9 @@ def _as_box(box: Any, x: Tensor, plain: bool) -> tuple[list[int] | None, Tensor]
     if len(box) != 4:
         raise ValueError(f"{_expected(x)}, got {v.describe(box)}")
     edges = [v.check_index("each edge of box", edge) for edge in box]
-    if torch.compiler.is_compiling():  # torch.tensor would specialize the graph on the numbers
+    # In a torch.compile graph torch.tensor would specialize on the numbers. A CUDA graph cannot
+    # capture a copy from pageable memory.
+    if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         one = torch.ones((), dtype=torch.int64, device=x.device)
         return None, torch.stack([one * edge for edge in edges])
     # torch.tensor takes 3 us longer, but fake tensors and modes can intercept it.

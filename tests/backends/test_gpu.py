@@ -69,6 +69,34 @@ def test_graph_replays_with_new_lam_and_perm(batch):
         check(got, before, x, z, y, perm, lam)
 
 
+@pytest.mark.parametrize("lam", [0.25, torch.tensor(0.25)], ids=["number", "tensor on the CPU"])
+def test_graph_captures_a_lam_of_the_host(lam):
+    x, z, y, perm, _ = problem()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        step(x, z, y, perm, lam)
+    side.synchronize()
+    before, graph = x.clone(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = step(x, z, y, perm, lam)
+    graph.replay()
+    check(got, before, x, z, y, perm, lam)
+
+
+def test_graph_captures_a_box_of_the_host():
+    x, perm = torch.randn(8, 3, 16, 16), torch.randperm(8)
+    want = x.clone()
+    want[..., 2:9, 1:15] = x[perm][..., 2:9, 1:15]
+    graph = torch.cuda.CUDAGraph()
+    m.cutmix_(x.clone(), perm, (2, 9, 1, 15))
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        _, lam = m.cutmix_(x, perm, (2, 9, 1, 15))
+    graph.replay()
+    assert torch.equal(x, want)
+    torch.testing.assert_close(lam.item(), 1 - 7 * 14 / 256)
+
+
 def test_nothing_makes_the_host_wait():
     x, z, y, perm, lam = problem()
     step(x, z, y, perm, lam)

@@ -78,7 +78,7 @@ def test_report(files, data):
 
 def test_committed_files_are_read():
     for path in datafile.RESULTS.glob("*.json"):
-        if path.stem not in ("training",) and not path.stem.startswith("paper"):
+        if path.stem != "training" and not path.stem.startswith("paper"):
             datafile.read(path)
 
 

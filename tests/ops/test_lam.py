@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import mmix_fast as m
+from mmix_fast.arithmetic import as_lam
 from tests.ops.arguments import IMAGES, PERM, X, Y, same
 
 np = pytest.importorskip("numpy")
@@ -103,3 +104,38 @@ def test_compiled_numpy_lam():
         same(step(lam), m.mix(X, PERM, float(lam)))
     with pytest.raises(Exception, match="lam must be"):
         step(np.array(True))
+
+
+@pytest.mark.parametrize(
+    "lam", [0.3, 1e300, torch.tensor(0.3), torch.tensor(0.3).double()], ids=str
+)
+def test_lam_reaches_another_device_by_a_fill(monkeypatch, lam):
+    """A copy from the host's pageable memory could not be captured in a CUDA graph."""
+    device = torch.device("meta")  # stands for a GPU
+    monkeypatch.setattr(torch, "scalar_tensor", None)
+    copied = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda t, *args, **kw: copied.append(t.device) or to(t, *args, **kw)
+    )
+    made = as_lam(lam, torch.float32, device)
+    assert made.device == device and made.dtype == torch.float32 and made.shape == ()
+    assert torch.device("cpu") not in copied
+
+
+def test_a_lam_that_is_followed_is_copied_to_another_device():
+    device = torch.device("meta")
+    leaf = torch.tensor(0.3, requires_grad=True)
+    assert as_lam(leaf, torch.float32, device).requires_grad
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(torch.tensor(0.3), torch.tensor(1.0))
+        made = as_lam(dual, torch.float32, device)
+        assert torch.autograd.forward_ad.unpack_dual(made).tangent is not None
+    seen = []
+
+    def loss(lam):
+        seen.append(as_lam(lam, torch.float32, device))
+        return lam * 1
+
+    torch.func.grad(loss)(torch.tensor(0.3))
+    assert seen[0].device == device
