@@ -20,6 +20,16 @@ def uses_kernel(perm_ptr, uses_ptr, B, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def place_of(i, live, jump, low, begins, lengths):
+    """(position of the first row of its path, own position) of rows i, in cycle order; jump: the
+    end of the path, where begins and lengths are stored; low: the steps to it."""
+    end = tl.load(jump + i, mask=live, other=0)
+    begin = tl.load(begins + end, mask=live, other=0)
+    t = begin + tl.load(lengths + end, mask=live, other=1) - 1
+    return begin, t - tl.load(low + i, mask=live, other=0)
+
+
+@triton.jit
 def order_kernel(perm_ptr, scratch_ptr, B, rounds, BLOCK: tl.constexpr):
     """Sorts the rows in cycle order by pointer doubling: 2*rounds steps, where 2**rounds >= B.
 
@@ -95,10 +105,7 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, BLOCK: tl.constexpr):
     for i0 in range(0, B, BLOCK):
         i = i0 + tl.arange(0, BLOCK)
         live = i < B
-        end = tl.load(jump + i, mask=live, other=0)
-        begin = tl.load(new_jump + end, mask=live, other=0)
-        t = begin + tl.load(new_low + end, mask=live, other=1) - 1
-        t -= tl.load(low + i, mask=live, other=0)
+        begin, t = place_of(i, live, jump, low, new_jump, new_low)
         j, good = partner_of(i, live, perm_ptr, uses, B, 0)
         tl.store(flags + t, tl.where(good, i, -1 - i), mask=live)
     tl.debug_barrier()  # uses are read above and overwritten below
@@ -106,8 +113,5 @@ def order_kernel(perm_ptr, scratch_ptr, B, rounds, BLOCK: tl.constexpr):
     for i0 in range(0, B, BLOCK):
         i = i0 + tl.arange(0, BLOCK)
         live = i < B
-        end = tl.load(jump + i, mask=live, other=0)
-        begin = tl.load(new_jump + end, mask=live, other=0)
-        t = begin + tl.load(new_low + end, mask=live, other=1) - 1
-        t -= tl.load(low + i, mask=live, other=0)
+        begin, t = place_of(i, live, jump, low, new_jump, new_low)
         tl.store(uses + t, begin, mask=live)

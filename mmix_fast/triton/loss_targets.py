@@ -104,12 +104,12 @@ def inverse(d):
 
 
 @triton.jit
-def mean_scales(rows, labels, pairs, sums_ptr, acc: tl.constexpr, OPT, TILE):
+def mean_scales(total_rows, labels, pairs, sums_ptr, acc: tl.constexpr, OPT, TILE):
     """1/divisor of the own labels' terms, of the partners', and of the z-loss; and whether the
     mean is 0/0. From all labels, or from the sums of divisors_kernel."""
     if TILE.BLOCK_LABELS > 0:
         own_sum, other_sum, joint, count = divisor_sums(
-            0, rows, labels, pairs, acc, TILE.BLOCK_LABELS, TILE.BLOCK_BATCH
+            0, total_rows, labels, pairs, acc, TILE.BLOCK_LABELS, TILE.BLOCK_BATCH
         )
     else:
         part = sums_ptr + tl.arange(0, TILE.PARTIAL_SUMS)
