@@ -74,6 +74,7 @@ def ttgir(case, arch="sm_90"):
         "mix_ (8192,1000) bfloat16",
         "mix_batch_ (256,3,224,224) bfloat16",
         "cutmix_ (128,3,224,224) bfloat16",
+        "cutmix_ (4096,3,32,32) bfloat16",
     ],
 )
 def test_in_place_mixing_has_a_barrier_between_loads_and_stores(case, arch):

@@ -122,6 +122,7 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "mix adjoint (64,4096) float64": lambda: _mix((64, 4096), DOUBLE, True),
     "mix (8192,1024) float16": lambda: _mix((8192, 1024), HALF, False),
     "cutmix_ (128,3,224,224) bfloat16": lambda: _cutmix((128, 3, 224, 224), BF16, (128, 4)),
+    "cutmix_ (4096,3,32,32) bfloat16": lambda: _cutmix((4096, 3, 32, 32), BF16, (4096, 4)),
     "cutmix_ (64,3,32,32) float32": lambda: _cutmix((64, 3, 32, 32), FLOAT, (4,)),
     "mix_ (8,3,224,224) float32": lambda: _mix_inplace((8, 3, 224, 224), FLOAT),
     "mix_ (128,64,32,32) float32": lambda: _mix_inplace((128, 64, 32, 32), FLOAT),
