@@ -67,6 +67,8 @@ struct alignas(16) double2 {
   double x, y;
 };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline uint4 __ldcs(const uint4 *p) { return *p; } // cache hints change no value
+inline void __stwb(uint4 *p, uint4 v) { *p = v; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -100,6 +102,7 @@ inline float __frcp_rn(float a) { return 1.0f / a; }
 #define __logf(x) std::log(static_cast<float>(x))
 #define __log2f(x) std::log2(static_cast<float>(x))
 inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
+inline float __uint_as_float(unsigned v) { return std::bit_cast<float>(v); }
 inline int __float_as_int(float v) { return std::bit_cast<int>(v); }
 inline double __longlong_as_double(long long v) { return std::bit_cast<double>(v); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {

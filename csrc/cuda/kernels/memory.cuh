@@ -1,7 +1,7 @@
 // The memory accesses of all kernels, and the element types. Includes no torch header: nvcc
 // compiles the kernels for a GPU, g++ for the emulator of tests/cuda_emulation. The emulator checks
 // and counts every access that goes through load() and store(). Kernels access global memory only
-// through these, except for atomics and the PTX of store_vec() and load_async().
+// through these, except for atomics, store_vec(), load_once() and load_async().
 #pragma once
 #include <cstdint>
 #include <cuda_bf16.h>
@@ -67,14 +67,16 @@ template <class T> __device__ __forceinline__ Vec<T> load_vec(const T *p) {
   v.raw = load(reinterpret_cast<const uint4 *>(p));
   return v;
 }
+// An intrinsic, because nvcc splits the store of a vector whose elements come from different
+// branches.
 template <class T> __device__ __forceinline__ void store_vec(T *p, Vec<T> v) {
-#ifdef MMIX_EMULATED
-  store(reinterpret_cast<uint4 *>(p), v.raw);
-#else // PTX, because nvcc splits the store of a vector whose elements come from different branches
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
-               "r"(v.raw.x), "r"(v.raw.y), "r"(v.raw.z), "r"(v.raw.w)
-               : "memory");
-#endif
+  __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<uint4 *>(p)), v.raw);
+}
+// For a vector that no thread reads again: the caches give it up first.
+template <class T> __device__ __forceinline__ Vec<T> load_once(const T *p) {
+  Vec<T> v;
+  v.raw = __ldcs(MMIX_GLOBAL_READ(reinterpret_cast<const uint4 *>(p)));
+  return v;
 }
 
 // Elements between p and the 16-byte boundary below it.

@@ -16,11 +16,10 @@ struct TargetArgs {
   Kind kind, out_kind;
   int batch;
   int64_t classes, inner;
-  const int64_t *perm;
+  Pairing pairing;
   LamRef lam;
   double keep, base, hot; // label smoothing: q = keep*t + base, or hot at the label
   int64_t ignore_index;
-  const int *next; // in global memory if it does not fit in shared memory, or null
 };
 
 // The unit of work: a warp writes this many elements of a line at a time.
@@ -129,16 +128,12 @@ __device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
   if (a.out_kind == kFloat) write_piece<float, A, Soft>(a, where...);
 }
 
-// Shared memory: next[batch] and scratch of the same size, unless next is in global memory.
+// Shared memory: the claims, unless they are in global memory.
 template <class A>
 __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned block,
                                               unsigned blocks) {
-  const int *next = a.next;
-  if (next == nullptr) {
-    int *tables = dynamic_shared<int>();
-    build_next(a.perm, a.batch, tables + a.batch, tables, false);
-    next = tables;
-  }
+  unsigned *memory = dynamic_shared<unsigned>();
+  const Claims claims = claim_rows(a.pairing, memory);
   const Lines lines(a);
   const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
   const int64_t per_row = lines.per_row * lines.pieces;
@@ -146,7 +141,8 @@ __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned bloc
 #pragma unroll 1
   for (int64_t unit = int64_t{block} * (blockDim.x / 32) + threadIdx.x / 32;
        unit < a.batch * per_row; unit += warps) {
-    const int row = static_cast<int>(unit / per_row), partner = load(next + row);
+    const int row = static_cast<int>(unit / per_row);
+    const int partner = claims.partner(load(a.pairing.perm + row));
     const int64_t line = unit % per_row / lines.pieces;
     const int64_t from = unit % lines.pieces * kTargetPiece;
     const int n = static_cast<int>(min(lines.length - from, static_cast<int64_t>(kTargetPiece)));
