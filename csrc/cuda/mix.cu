@@ -116,8 +116,13 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
   }
   Tensor out = torch::stable::new_empty(target, sizes, dtype);
   const bool wide = target.scalar_type() == ScalarType::Double || dtype == ScalarType::Double;
-  const auto narrow_to = [wide](double v) {
-    return wide ? v : static_cast<double>(static_cast<float>(v));
+  const auto number = [wide](double v) {
+    Number n{};
+    if (wide)
+      n.wide = v;
+    else
+      n.narrow = static_cast<float>(v);
+    return n;
   };
   TargetArgs a{};
   a.kind = kind_of(target.scalar_type());
@@ -128,9 +133,9 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
   a.classes = classes;
   a.inner = inner;
   a.lam = lam_ref(lam);
-  a.keep = narrow_to(1 - eps);
-  a.base = narrow_to(eps / classes);
-  a.hot = narrow_to(1 - eps + eps / classes);
+  a.keep = number(1 - eps);
+  a.base = number(eps / classes);
+  a.hot = number(1 - eps + eps / classes);
   a.ignore_index = ignore_index;
   return {a, out, wide};
 }

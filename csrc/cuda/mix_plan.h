@@ -226,7 +226,7 @@ template <class T> MixPlan plan_mix(const MixShape<T> &s, const Device &device) 
 // The number of blocks, of `threads` threads each, that write the targets.
 inline unsigned plan_targets(const TargetArgs &a, unsigned threads, const Device &device) {
   const Lines lines(a);
-  const int64_t units = a.batch * lines.per_row * lines.pieces, warps = threads / 32;
+  const int64_t units = int64_t{a.batch} * lines.per_row * lines.pieces, warps = threads / 32;
   return at_most((units + warps - 1) / warps, int64_t{4} * device.multiprocessors);
 }
 

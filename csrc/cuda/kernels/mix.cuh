@@ -110,7 +110,7 @@ constexpr int kWalkTiles = 3;
 
 // Walks along partners from row `first`, whose tile is in `head`. Ends at a bad row, at a cut row (some
 // warp has saved its tile in `heads`), or back at `first`.
-template <class T>
+template <class T, bool kTargets>
 __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &weights,
                                      const Links &links, int first, T *head, T *heads, T *turns,
                                      ThreadGroup group) {
@@ -118,8 +118,9 @@ __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &
   const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
   Tile<T> own = view.tile(first, head), other = own;
   int row = first, partner = links(row);
-  // Loads the row after next while a row is mixed, except for float64, which lacks the registers.
-  constexpr bool kAhead = sizeof(T) < 8;
+  // Loads the row after next while a row is mixed. float64, and targets in the same launch, leave too
+  // few registers.
+  constexpr bool kAhead = sizeof(T) < 8 && !kTargets;
   Vec<T> v;
   bool some = kAhead && !ends(partner) && view.tile(partner, turns).fetch(group, v);
   for (int turn = 0;; turn ^= 1) {
@@ -152,7 +153,8 @@ __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &
 }
 
 // Shared memory: the links, the heads of the cut rows, and kWalkTiles tiles for each warp.
-template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<T> &a) {
+template <class T, bool kTargets>
+__device__ __forceinline__ void mix_walk_block(const MixArgs<T> &a) {
   unsigned *memory = dynamic_shared<unsigned>();
   const Links links = link_all(a.pairing, a.table, memory);
   T *heads = reinterpret_cast<T *>(memory);
@@ -172,7 +174,7 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
       view.tile(k * a.cut.step(), heads + k * pitch).copy(group);
     __syncthreads(); // a walk reads heads that other warps save, and may overwrite their rows
     for (int k = warp; k < cuts; k += warps)
-      walk(view, weights, links, k * a.cut.step(), heads + k * pitch, heads, turns, group);
+      walk<T, kTargets>(view, weights, links, k * a.cut.step(), heads + k * pitch, heads, turns, group);
     for (int base = warp * 32; base < a.batch; base += warps * 32) {
       const int mine = base + group.lane;
       unsigned found = __ballot_sync(kAll, mine < a.batch && links.starts(mine, a.cut));
@@ -183,7 +185,7 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
           continue;
         }
         view.tile(first, own_head).copy(group);
-        walk(view, weights, links, first, own_head, heads, turns, group);
+        walk<T, kTargets>(view, weights, links, first, own_head, heads, turns, group);
       }
     }
     __syncthreads(); // the next tile's heads overwrite those that other warps may still be reading
@@ -210,7 +212,7 @@ __global__ void __launch_bounds__(kSlabThreads) mix_slab(const MixArgs<T> a, con
 template <class T, bool kTargets>
 __global__ void __launch_bounds__(kWalkWarps * 32, 2)
     mix_walk(const MixArgs<T> a, const TargetArgs t) {
-  mix_or_targets<kTargets>(a, t, mix_walk_block<T>);
+  mix_or_targets<kTargets>(a, t, mix_walk_block<T, kTargets>);
 }
 
 // Marks the claims of a batch that is too large for shared memory.

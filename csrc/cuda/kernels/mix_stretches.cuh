@@ -1,6 +1,6 @@
 // In place, for a batch that is too large for a slab: a block has all rows of a tile, and its teams
 // walk along partners. Each thread follows one vector (or element, see Pieces) of a row to the next,
-// and loads kAtOnce rows at a time, since it knows which rows come. The cut rows divide long cycles
+// and loads kSteps rows at a time, since it knows which rows come. The cut rows divide long cycles
 // into stretches that are independent once the rows at their ends are saved.
 #pragma once
 #include "cuda/kernels/mix_gather.cuh"
@@ -9,9 +9,11 @@ namespace mmix {
 
 constexpr int kHeads = 4; // cut rows for each team, about: stretches differ in length
 
-template <class T, bool kVectors> struct Stretches {
+template <class T, bool kVectors, bool kTargets> struct Stretches {
   using P = Pieces<T, kVectors>;
   using Piece = typename P::Piece;
+  // float64, and targets in the same launch, leave fewer registers.
+  static constexpr int kSteps = sizeof(T) < 8 && !kTargets ? kAtOnce : 2;
   const MixArgs<T> &a;
   const Weights<T> weights;
   const Links links;
@@ -25,10 +27,10 @@ template <class T, bool kVectors> struct Stretches {
   __device__ __forceinline__ void walk(int first, Piece own) const {
     const Piece head = own;
     for (int row = first;;) {
-      int next[kAtOnce], last = kAtOnce;
-      Piece v[kAtOnce];
+      int next[kSteps], last = kSteps;
+      Piece v[kSteps];
 #pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
+      for (int u = 0; u < kSteps; ++u) {
         if (u >= last) continue;
         const int partner = next[u] = links(u == 0 ? row : next[u - 1]);
         const bool cut = partner >= 0 && a.cut(partner);
@@ -41,7 +43,7 @@ template <class T, bool kVectors> struct Stretches {
           v[u] = P::load_piece(at(partner));
       }
 #pragma unroll
-      for (int u = 0; u < kAtOnce; ++u) {
+      for (int u = 0; u < kSteps; ++u) {
         if (u >= last) continue;
         mix(row, next[u], own, v[u]);
         own = v[u];
@@ -58,13 +60,13 @@ template <class T, bool kVectors> struct Stretches {
 };
 
 // Shared memory: the links, then the cut rows' pieces of the tile.
-template <class T, bool kVectors>
+template <class T, bool kVectors, bool kTargets>
 __device__ __forceinline__ void mix_stretches_block(const MixArgs<T> &a) {
   using P = Pieces<T, kVectors>;
   unsigned *memory = dynamic_shared<unsigned>();
   const Links links = link_all(a.pairing, a.table, memory);
   const Team team(a.lanes);
-  Stretches<T, kVectors> s{
+  Stretches<T, kVectors, kTargets> s{
       a, Weights<T>(a), links, team, reinterpret_cast<typename P::Piece *>(memory) + team.lane,
       nullptr};
   const int cuts = a.cut.count(a.batch), lane = static_cast<int>(threadIdx.x % 32);
@@ -97,14 +99,14 @@ __device__ __forceinline__ void mix_stretches_block(const MixArgs<T> &a) {
 }
 
 template <class T, bool kTargets>
-__global__ void __launch_bounds__(kSlabThreads)
+__global__ void __launch_bounds__(kSlabThreads, 1)
     mix_stretches(const MixArgs<T> a, const TargetArgs t) {
-  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, true>);
+  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, true, kTargets>);
 }
 template <class T, bool kTargets>
-__global__ void __launch_bounds__(kSlabThreads)
+__global__ void __launch_bounds__(kSlabThreads, 1)
     mix_strided(const MixArgs<T> a, const TargetArgs t) {
-  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, false>);
+  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, false, kTargets>);
 }
 
 } // namespace mmix
