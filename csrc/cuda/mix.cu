@@ -187,6 +187,7 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
     a.blocks = plan.blocks;
     a.cut = plan.cut;
     a.table = plan.table;
+    a.tiles = tile_count(columns, plan.width);
     unsigned blocks = plan.blocks;
     const auto also = [&]<class M>(M &m) { // what else the launch writes
       if constexpr (std::is_same_v<M, TargetArgs>) {

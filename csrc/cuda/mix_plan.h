@@ -75,11 +75,13 @@ template <class T> int slab_width(const MixShape<T> &s, const Device &device) {
   // Two blocks on a multiprocessor overlap loads and stores.
   int bytes = fitting(device.shared_of_sm / 2 - device.reserved);
   if (bytes == 0) bytes = fitting(device.shared);
-  // With a small tensor, make tiles narrower, down to a cache line of each row, to give all
-  // multiprocessors work; with large tiles, down to the narrowest.
-  const auto few = [&] { return s.tiles(bytes) < 2 * device.multiprocessors; };
-  while (bytes > std::max(s.narrowest(), 128) && few()) bytes /= 2;
-  while (bytes > s.narrowest() && few() && s.batch * bytes > kLargeTile) bytes /= 2;
+  // With a small tensor, make tiles narrower, down to a cache line of each row, to give nearly all
+  // multiprocessors work; with large tiles, down to the narrowest, and to give them two blocks.
+  const auto few = [&](int64_t blocks) { return s.tiles(bytes) < blocks; };
+  const int64_t enough = device.multiprocessors - device.multiprocessors / 8;
+  while (bytes > std::max(s.narrowest(), 128) && few(enough)) bytes /= 2;
+  while (bytes > s.narrowest() && few(2 * enough) && int64_t{s.batch} * bytes > kLargeTile)
+    bytes /= 2;
   return bytes;
 }
 
@@ -110,8 +112,9 @@ template <class T> MixPlan plan_slab(const MixShape<T> &s, int bytes, int cluste
   return plan;
 }
 
-// Threads and blocks of a slab: as many threads as the multiprocessor holds for the blocks that its
-// shared memory holds, but a thread has kAtOnce vectors.
+// Threads and blocks of a slab. Copies wait in shared memory, so that few threads keep many bytes in
+// flight; a thread has several vectors, for what it does once.
+constexpr int kVectorsOfThread = 16;
 template <class T>
 void fill_slab(MixPlan &plan, const MixShape<T> &s, const Device &device, const Kernel &kernel) {
   const int rows = (s.batch + plan.cluster - 1) / plan.cluster;
@@ -120,7 +123,7 @@ void fill_slab(MixPlan &plan, const MixShape<T> &s, const Device &device, const 
       1, device.shared_of_sm / (plan.shared + device.reserved));
   const auto share = std::bit_floor(static_cast<unsigned>(
       std::max<int64_t>(32, device.threads_for(kernel) / std::min<int64_t>(fit, 16))));
-  const auto wanted = std::bit_ceil(static_cast<unsigned>((vectors + kAtOnce - 1) / kAtOnce));
+  const auto wanted = std::bit_ceil(static_cast<unsigned>((vectors + kVectorsOfThread - 1) / kVectorsOfThread));
   plan.threads = std::clamp(std::min(share, wanted), std::max(32u, unsigned(plan.lanes)),
                             unsigned(kSlabThreads));
   const int64_t resident = device.resident(kernel, plan.threads, plan.shared);
@@ -180,7 +183,7 @@ void fill_stretches(MixPlan &plan, const MixShape<T> &s, const Device &device,
       std::min<int64_t>(device.shared / 2 / row, int64_t{kHeads} * plan.threads / plan.lanes);
   const auto step = (s.batch + heads - 1) / std::max<int64_t>(heads, 1);
   plan.cut = {static_cast<int>(std::bit_ceil(static_cast<unsigned>(step))) - 1};
-  plan.shared = plan.cut.count(s.batch) * row;
+  plan.shared = plan.cut.count(s.batch) * row + plan.threads * piece;
   fill_tables(plan, s.batch, device.shared - plan.shared, true);
   plan.blocks = at_most(piece_tiles(plan, s), device.multiprocessors *
                                                   device.resident(kernel, plan.threads, plan.shared));

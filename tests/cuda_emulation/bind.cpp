@@ -13,6 +13,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   pybind11::class_<emu::Traffic>(m, "Traffic")
       .def_readonly("loaded_sectors", &emu::Traffic::loaded_sectors)
       .def_readonly("stored_sectors", &emu::Traffic::stored_sectors)
+      .def_readonly("distinct_sectors", &emu::Traffic::distinct_sectors)
       .def_readonly("loads", &emu::Traffic::loads)
       .def_readonly("stores", &emu::Traffic::stores);
   m.def("set_seed", [](uint64_t seed) { emu::seed = seed; });

@@ -16,9 +16,16 @@ WAYS = {
     "slab_many_tiles": ((1, 227 * 1024), (8, 10_001), lambda t: t),
     "slab_runs": ((2, 227 * 1024), (5, 9, 33), lambda t: t.permute(1, 0, 2)),
     "walk": ((1, 46 * 1024), (100, 1333), lambda t: t),
-    "walk_global": ((2, 38 * 1024), (640, 149), lambda t: t),
+    "walk_global": ((2, 36000), (640, 149), lambda t: t),
     "strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
-    "strided_global": ((2, 1024), (200, 6), lambda t: t[:, ::2]),
+    "strided_perm": ((2, 4500), (1600, 5), lambda t: t[:, ::2]),
+    "strided_global": ((2, 600), (1600, 3), lambda t: t[:, ::2]),
+    "slab_aligned": ((2, 227 * 1024), (37, 304), lambda t: t),
+    "slab_aligned_tiles": ((1, 227 * 1024), (40, 2064), lambda t: t),
+    "slab_aligned_runs": ((2, 227 * 1024), (5, 9, 48), lambda t: t.permute(1, 0, 2)),
+    "cluster": ((16, 24 * 1024), (900, 96), lambda t: t),
+    "stretches": ((2, 24 * 1024, 0), (900, 96), lambda t: t),
+    "stretches_perm": ((2, 5200, 0), (1500, 32), lambda t: t),
 }
 
 

@@ -67,8 +67,13 @@ struct alignas(16) double2 {
   double x, y;
 };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-inline uint4 __ldcs(const uint4 *p) { return *p; } // cache hints change no value
-inline void __stwb(uint4 *p, uint4 v) { *p = v; }
+inline void __stwb(uint4 *p, uint4 v) { *p = v; } // cache hints change no value
+inline void __stwb(float4 *p, float4 v) { *p = v; }
+inline void __pipeline_memcpy_async(void *to, const void *from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+inline void __pipeline_commit() {}
+inline void __pipeline_wait_prior(size_t) {}
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 

@@ -6,7 +6,13 @@ import torch
 from mixing_checks import H100, OPS, WAYS, check, check_targets, links, noise, same, truth
 from support.cases import DTYPES, PERMS, expected_mix
 
-KERNEL_OF = {"slab": "mix_slab", "walk": "mix_walk", "strided": "mix_strided"}
+KERNEL_OF = {
+    "slab": "mix_slab",
+    "walk": "mix_walk",
+    "strided": "mix_strided",
+    "cluster": "mix_slab_cluster",
+    "stretches": "mix_stretches",
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +28,7 @@ def test_bits_of_every_way(emulator, way, dtype):
         emulator.set_seed(number)
         assert check(emulator, way, dtype, make_perm, per_sample=bool(number % 2))
     names = emulator.launches()
+    assert "aligned" not in way or any("mix_slab_aligned" in name for name in names)
     assert any(KERNEL_OF[way.split("_")[0]] in name for name in names)
     assert way.endswith("global") == any("claim_rows_kernel" in name for name in names)
 

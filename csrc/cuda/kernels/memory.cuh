@@ -1,11 +1,12 @@
 // The memory accesses of all kernels, and the element types. Includes no torch header: nvcc
 // compiles the kernels for a GPU, g++ for the emulator of tests/cuda_emulation. The emulator checks
 // and counts every access that goes through load() and store(). Kernels access global memory only
-// through these, except for atomics, store_vec(), load_once() and load_async().
+// through these, except for atomics and load_async().
 #pragma once
 #include <cstdint>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 
 #ifndef MMIX_EMULATED
@@ -72,11 +73,20 @@ template <class T> __device__ __forceinline__ Vec<T> load_vec(const T *p) {
 template <class T> __device__ __forceinline__ void store_vec(T *p, Vec<T> v) {
   __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<uint4 *>(p)), v.raw);
 }
-// For a vector that no thread reads again: the caches give it up first.
-template <class T> __device__ __forceinline__ Vec<T> load_once(const T *p) {
-  Vec<T> v;
-  v.raw = __ldcs(MMIX_GLOBAL_READ(reinterpret_cast<const uint4 *>(p)));
-  return v;
+__device__ __forceinline__ void store_vec(float *p, Vec<float> v) { // without a move for each element
+  __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<float4 *>(p)),
+         make_float4(v.at[0], v.at[1], v.at[2], v.at[3]));
+}
+// Starts the copy of a vector into shared memory; wait_copies() waits for all copies of the thread.
+// No register holds it on the way, and the L1 cache does not keep what is read once. Before sm_80
+// it is a load and a store.
+template <class T> __device__ __forceinline__ void copy_vec(uint4 *shared, const T *p) {
+  __pipeline_memcpy_async(shared, MMIX_GLOBAL_READ(reinterpret_cast<const uint4 *>(p)),
+                          sizeof(uint4));
+}
+__device__ __forceinline__ void wait_copies() {
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
 }
 
 // Elements between p and the 16-byte boundary below it.

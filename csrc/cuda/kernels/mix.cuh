@@ -34,6 +34,8 @@ template <class T> struct MixArgs {
   bool table;  // walks: of all partners, in shared memory
   int cluster; // blocks that share a slab; 1 without clusters
 
+  int64_t tiles; // of the aligned slab
+
   __device__ bool in_place() const { return x == out; }
 };
 
@@ -48,6 +50,9 @@ template <class T> struct Weights {
     const A own = lam(row);
     return {own, plus(A(1), -(a.adjoint ? lam(partner) : own))};
   }
+  // One λ for all rows that leaves both terms: of these coefficients.
+  __device__ bool plain() const { return a.lam.stride == 0 && lam0 != 0 && lam0 != 1; }
+  __device__ Coefficients<A> of_all() const { return {lam0, plus(A(1), -lam0)}; }
   // One λ of 1 for all rows, in place: only bad rows change.
   __device__ bool still() const { return a.in_place() && a.lam.stride == 0 && lam0 == 1; }
 };

@@ -8,8 +8,6 @@
 
 namespace mmix {
 
-constexpr int kAtOnce = 4; // vectors in flight for each thread
-
 // The rows of a thread: first, first + step, ... Its vector of them is `lane` of the tile's.
 struct Team {
   int lane, first, step;
@@ -30,7 +28,7 @@ template <class T, bool kCluster> struct AlignedSlab {
   __device__ __forceinline__ explicit AlignedSlab(const MixArgs<T> &a_) : a(a_), team(a_.lanes) {
     per = kCluster ? (a.batch + a.cluster - 1) / a.cluster : a.batch;
     row0 = kCluster ? min(static_cast<int>(blockIdx.x) % a.cluster * per, a.batch) : 0;
-    rows = min(per, a.batch - row0);
+    rows = kCluster ? min(per, a.batch - row0) : per;
   }
   __device__ __forceinline__ bool active(const TilePlace &at) const {
     return team.lane * kCount < at.n;
@@ -39,40 +37,25 @@ template <class T, bool kCluster> struct AlignedSlab {
   __device__ __forceinline__ int64_t offset(int64_t row_stride) const {
     return (row0 + team.first) * row_stride + team.lane * kCount;
   }
-
-  // Loads the vectors of kAtOnce rows, of which the first is `row`, and puts them into their slots.
-  __device__ __forceinline__ void fetch(const T *x, int row, Vec<T> (&v)[kAtOnce]) const {
-#pragma unroll
-    for (int u = 0; u < kAtOnce; ++u)
-      if (row + u * team.step < rows) v[u] = load_once(x + u * (team.step * a.x_row));
-  }
-  __device__ __forceinline__ void keep(uint4 *slot, int row, const Vec<T> (&v)[kAtOnce]) const {
-#pragma unroll
-    for (int u = 0; u < kAtOnce; ++u)
-      if (row + u * team.step < rows) slot[u * blockDim.x] = v[u].raw;
-  }
-  // The first kAtOnce rows of a tile are fetched before the tile's turn.
-  __device__ __forceinline__ void fetch_first(const TilePlace &at, Vec<T> (&v)[kAtOnce]) const {
-    if (active(at)) fetch(a.x + at.x + offset(a.x_row), team.first, v);
-  }
-  __device__ __forceinline__ void load_tile(const TilePlace &at, Vec<T> (&v)[kAtOnce]) const {
+  // Starts to copy the tile into the slots.
+  __device__ __forceinline__ void load_tile(const TilePlace &at) const {
     if (!active(at)) return;
     const T *x = a.x + at.x + offset(a.x_row);
+    const int64_t hop = team.step * a.x_row;
     uint4 *slot = slots + threadIdx.x;
-    int row = team.first;
-    keep(slot, row, v);
-    while ((row += kAtOnce * team.step) < rows) {
-      x += kAtOnce * team.step * a.x_row;
-      slot += kAtOnce * blockDim.x;
-      fetch(x, row, v);
-      keep(slot, row, v);
+#pragma unroll 4
+    for (int row = team.first; row < rows; row += team.step) {
+      copy_vec(slot, x);
+      slot += blockDim.x;
+      x += hop;
     }
   }
-
-  __device__ __forceinline__ const uint4 *slot_of(int row) const {
-    if constexpr (!kCluster) return slots + row * a.lanes + team.lane;
+  // This thread's vector of a row. lane is slots + team.lane, row_bytes are those of all lanes.
+  __device__ __forceinline__ const uint4 *slot_of(int row, char *lane, int row_bytes) const {
+    if constexpr (!kCluster) return reinterpret_cast<const uint4 *>(lane + row * row_bytes);
     const int rank = row / per;
-    return MMIX_CLUSTER_SHARED(const uint4, slots + (row - rank * per) * a.lanes + team.lane, rank);
+    return MMIX_CLUSTER_SHARED(
+        uint4, reinterpret_cast<uint4 *>(lane + (row - rank * per) * row_bytes), rank);
   }
   // Writes the mixed rows. With kPlain, c holds for all rows and neither coefficient is 0.
   template <bool kPlain>
@@ -80,10 +63,14 @@ template <class T, bool kCluster> struct AlignedSlab {
                                              Coefficients<Acc<T>> c) const {
     if (!active(at)) return;
     T *out = a.out + at.out + offset(a.out_row);
-    const uint4 *own = slots + threadIdx.x;
-#pragma unroll 2
+    const int64_t hop = team.step * a.out_row;
+    const auto *own = slots + threadIdx.x;
+    auto *lane = reinterpret_cast<char *>(slots + team.lane);
+    const int row_bytes = a.lanes * int(sizeof(uint4));
+    const int *link = next + team.first;
+#pragma unroll kPlain ? 4 : 1
     for (int row = team.first; row < rows; row += team.step) {
-      const int partner = next[row];
+      const int partner = *link;
       if (partner < 0) {
         store_vec(out, poisoned_vector<T>());
       } else {
@@ -91,20 +78,13 @@ template <class T, bool kCluster> struct AlignedSlab {
         if (kPlain || !a.in_place() || !c.keep()) {
           Vec<T> mine, theirs;
           mine.raw = *own;
-          theirs.raw = *slot_of(partner);
+          theirs.raw = *slot_of(partner, lane, row_bytes);
           store_vec(out, kPlain ? mix_both(mine, theirs, c) : mix_any(mine, theirs, c));
         }
       }
       own += blockDim.x;
-      out += team.step * a.out_row;
-    }
-  }
-  // Rows are mixed with rows that other threads, of this block or of its cluster, load.
-  __device__ __forceinline__ void barrier() const {
-    if constexpr (kCluster) {
-      MMIX_CLUSTER_BARRIER(); // all have loaded, or all have mixed: see the calls
-    } else {
-      __syncthreads(); // the same
+      link += team.step;
+      out += hop;
     }
   }
 };
@@ -113,48 +93,49 @@ template <class T, bool kCluster> struct AlignedSlab {
 template <class T, bool kCluster>
 __device__ __forceinline__ void mix_aligned_slab_block(const MixArgs<T> &a) {
   AlignedSlab<T, kCluster> slab(a);
-  const Weights<T> weights(a);
-  const int own_rows = slab.rows, blocks = kCluster ? a.cluster : 1;
-  const auto c = weights(0, 0);
-  const bool plain = a.lam.stride == 0 && c.own != 0 && c.other != 0, still = weights.still();
-  const int64_t tiles = tile_count(a.columns, a.width), hop = a.blocks / blocks;
-  int64_t index = blockIdx.x / blocks;
-  TilePlace at(a.columns, a.width, index);
-  Vec<T> v[kAtOnce];
-  if (!still) slab.fetch_first(at, v);
-
+  const int blocks = kCluster ? a.cluster : 1;
   unsigned *memory = dynamic_shared<unsigned>();
-  const Claims claims = claim_rows(a.pairing, memory);
+  const Claims claims = place_claims(a.pairing, memory);
   int *next = reinterpret_cast<int *>(memory);
-  link_rows(a.pairing, claims, slab.row0, own_rows, a.adjoint, next);
   slab.next = next;
   slab.slots = reinterpret_cast<uint4 *>(next + round_up(slab.per, 4));
-  for (;;) {
-    if (!still) slab.load_tile(at, v);
-    slab.barrier(); // a row is mixed with one that other threads have loaded
-    const TilePlace now = at;
-    index += hop;
-    if (index < tiles) {
-      at = TilePlace(a.columns, a.width, index);
-      if (!still) slab.fetch_first(at, v);
+  const Weights<T> weights(a);
+  const bool still = weights.still();
+  bool linked = false;
+  for (int64_t index = blockIdx.x / blocks; index < a.tiles; index += a.blocks / blocks) {
+    const TilePlace at(a.columns, a.width, index);
+    if (!still) slab.load_tile(at);
+    if (!linked) { // while the first tile is on its way
+      mark_claims(a.pairing, claims);
+      link_rows(a.pairing, claims, slab.row0, slab.rows, a.adjoint, next);
+      linked = true;
     }
-    if (plain && !still)
-      slab.template write_tile<true>(now, weights, c);
+    wait_copies();
+    if constexpr (kCluster) {
+      MMIX_CLUSTER_BARRIER(); // a row is mixed with one that other threads have loaded
+    } else {
+      __syncthreads(); // a row is mixed with one that other threads have loaded
+    }
+    if (weights.plain())
+      slab.template write_tile<true>(at, weights, weights.of_all());
     else
-      slab.template write_tile<false>(now, weights, c);
-    if (!kCluster && index >= tiles) return;
-    slab.barrier(); // the next loads overwrite rows that others may still be mixing
-    if (index >= tiles) return;
+      slab.template write_tile<false>(at, weights, weights.of_all());
+    if constexpr (kCluster) {
+      MMIX_CLUSTER_BARRIER(); // others may still be mixing the rows that the next loads overwrite
+    } else {
+      if (index + a.blocks < a.tiles)
+        __syncthreads(); // others may still be mixing the rows that the next loads overwrite
+    }
   }
 }
 
 template <class T, bool kTargets>
-__global__ void __launch_bounds__(kSlabThreads)
+__global__ void __launch_bounds__(kSlabThreads, 1)
     mix_slab_aligned(const MixArgs<T> a, const TargetArgs t) {
   mix_or_targets<kTargets>(a, t, mix_aligned_slab_block<T, false>);
 }
 template <class T, bool kTargets>
-__global__ void __launch_bounds__(kSlabThreads)
+__global__ void __launch_bounds__(kSlabThreads, 1)
     mix_slab_cluster(const MixArgs<T> a, const TargetArgs t) {
   mix_or_targets<kTargets>(a, t, mix_aligned_slab_block<T, true>);
 }

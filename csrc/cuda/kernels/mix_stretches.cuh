@@ -7,13 +7,12 @@
 
 namespace mmix {
 
+constexpr int kSteps = 2; // rows in flight for each thread: more take registers of other threads
 constexpr int kHeads = 4; // cut rows for each team, about: stretches differ in length
 
-template <class T, bool kVectors, bool kTargets> struct Stretches {
+template <class T, bool kVectors> struct Stretches {
   using P = Pieces<T, kVectors>;
   using Piece = typename P::Piece;
-  // float64, and targets in the same launch, leave fewer registers.
-  static constexpr int kSteps = sizeof(T) < 8 && !kTargets ? kAtOnce : 2;
   const MixArgs<T> &a;
   const Weights<T> weights;
   const Links links;
@@ -23,9 +22,9 @@ template <class T, bool kVectors, bool kTargets> struct Stretches {
 
   __device__ __forceinline__ T *at(int row) const { return x + row * a.x_row; }
 
-  // From row `first`, which holds `own`, to a bad row, to a cut row, or back to `first`.
-  __device__ __forceinline__ void walk(int first, Piece own) const {
-    const Piece head = own;
+  // From row `first`, whose original is *head, to a bad row, to a cut row, or back to `first`.
+  __device__ __forceinline__ void walk(int first, const Piece *head) const {
+    Piece own = *head;
     for (int row = first;;) {
       int next[kSteps], last = kSteps;
       Piece v[kSteps];
@@ -36,7 +35,7 @@ template <class T, bool kVectors, bool kTargets> struct Stretches {
         const bool cut = partner >= 0 && a.cut(partner);
         if (partner < 0 || partner == first || cut) last = u + 1;
         if (partner == first)
-          v[u] = head;
+          v[u] = *head;
         else if (cut)
           v[u] = heads[partner / a.cut.step() * a.lanes];
         else if (partner >= 0)
@@ -59,17 +58,19 @@ template <class T, bool kVectors, bool kTargets> struct Stretches {
   }
 };
 
-// Shared memory: the links, then the cut rows' pieces of the tile.
-template <class T, bool kVectors, bool kTargets>
+// Shared memory: the links, the cut rows' pieces of the tile, and a piece for each thread: the head of
+// its walk from another row.
+template <class T, bool kVectors>
 __device__ __forceinline__ void mix_stretches_block(const MixArgs<T> &a) {
   using P = Pieces<T, kVectors>;
   unsigned *memory = dynamic_shared<unsigned>();
   const Links links = link_all(a.pairing, a.table, memory);
   const Team team(a.lanes);
-  Stretches<T, kVectors, kTargets> s{
-      a, Weights<T>(a), links, team, reinterpret_cast<typename P::Piece *>(memory) + team.lane,
-      nullptr};
+  auto *heads = reinterpret_cast<typename P::Piece *>(memory);
+  Stretches<T, kVectors> s{
+      a, Weights<T>(a), links, team, heads + team.lane, nullptr};
   const int cuts = a.cut.count(a.batch), lane = static_cast<int>(threadIdx.x % 32);
+  auto *head = heads + cuts * a.lanes + threadIdx.x;
   const int teams = 32 / a.lanes, team_of_warp = lane / a.lanes; // a team is a part of a warp
   for (int64_t tile = blockIdx.x; tile < P::tiles(a.columns, a.lanes); tile += a.blocks) {
     Offsets o{0, 0};
@@ -84,14 +85,16 @@ __device__ __forceinline__ void mix_stretches_block(const MixArgs<T> &a) {
       s.heads[k * a.lanes] = P::load_piece(s.at(k * a.cut.step()));
     __syncthreads(); // a walk reads heads that others save, and overwrites their rows
     for (int k = team.first; active && k < cuts; k += team.step)
-      s.walk(k * a.cut.step(), s.heads[k * a.lanes]);
+      s.walk(k * a.cut.step(), s.heads + k * a.lanes);
     // The lanes of a warp look for starts among 32 rows, and its teams share what they find.
     for (int base = static_cast<int>(threadIdx.x) - lane; base < a.batch; base += blockDim.x) {
       const int mine = base + lane;
       unsigned found = __ballot_sync(kAll, mine < a.batch && links.starts(mine, a.cut));
       for (int turn = 0; found; found &= found - 1, ++turn) {
         const int first = base + __ffs(static_cast<int>(found)) - 1;
-        if (active && turn % teams == team_of_warp) s.walk(first, P::load_piece(s.at(first)));
+        if (!active || turn % teams != team_of_warp) continue;
+        *head = P::load_piece(s.at(first));
+        s.walk(first, head);
       }
     }
     __syncthreads(); // the next heads overwrite those that others may still be reading
@@ -99,14 +102,14 @@ __device__ __forceinline__ void mix_stretches_block(const MixArgs<T> &a) {
 }
 
 template <class T, bool kTargets>
-__global__ void __launch_bounds__(kSlabThreads, 1)
+__global__ void __launch_bounds__(kSlabThreads)
     mix_stretches(const MixArgs<T> a, const TargetArgs t) {
-  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, true, kTargets>);
+  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, true>);
 }
 template <class T, bool kTargets>
 __global__ void __launch_bounds__(kSlabThreads, 1)
     mix_strided(const MixArgs<T> a, const TargetArgs t) {
-  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, false, kTargets>);
+  mix_or_targets<kTargets>(a, t, mix_stretches_block<T, false>);
 }
 
 } // namespace mmix

@@ -10,13 +10,16 @@ __host__ __device__ constexpr int round_up(int n, int step) { return (n + step -
 
 constexpr int kBad = -1;
 
-// The rows of one thread of `size` threads: rank, rank + size, ...
+// The rows of one thread of `size` threads: rank, rank + size, ... A batch has at most 2^30 rows.
 struct Share {
-  int64_t rank, size;
+  int rank, size;
 };
-__device__ __forceinline__ Share block_share() { return {threadIdx.x, blockDim.x}; }
+__device__ __forceinline__ Share block_share() {
+  return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
+}
 __device__ __forceinline__ Share grid_share() {
-  return {int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x};
+  return {static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x),
+          static_cast<int>(gridDim.x * blockDim.x)};
 }
 
 // For each row two bits: whether an entry of perm names it, and whether several do.
@@ -24,18 +27,20 @@ struct Claims {
   unsigned *once, *twice;
   int batch;
   static __host__ __device__ constexpr int words(int batch) { // keeps 16-byte alignment
-    return round_up(batch / 32 + (batch % 32 != 0), 4);
+    return static_cast<int>((static_cast<unsigned>(batch) + 127) / 128 * 4);
   }
   static __host__ __device__ constexpr int64_t bytes(int batch) { return int64_t{8} * words(batch); }
   __device__ __forceinline__ Claims(unsigned *memory, int batch_)
       : once(memory), twice(memory + words(batch_)), batch(batch_) {}
 
   static __device__ __forceinline__ bool has(const unsigned *bits, int row) {
-    return load(bits + row / 32) >> (row % 32) & 1;
+    const auto at = static_cast<unsigned>(row); // divisions by shifts
+    return load(bits + at / 32) >> (at % 32) & 1;
   }
   // An entry of perm as a row, or kBad.
   __device__ __forceinline__ int in_range(int64_t entry) const {
-    return entry >= 0 && entry < batch ? static_cast<int>(entry) : kBad;
+    return static_cast<uint64_t>(entry) < static_cast<uint64_t>(batch) ? static_cast<int>(entry)
+                                                                       : kBad;
   }
   __device__ __forceinline__ bool contested(int row) const { return has(twice, row); }
   // Whether row is the partner of exactly one row.
@@ -47,11 +52,13 @@ struct Claims {
   }
   // All bits must be 0 before. The result does not depend on the order of the threads.
   __device__ __forceinline__ void mark(const int64_t *perm, Share t) const {
-    for (int64_t i = t.rank; i < batch; i += t.size) {
+#pragma unroll 1
+    for (int i = t.rank; i < batch; i += t.size) {
       const int j = in_range(load(perm + i));
       if (j < 0) continue;
-      const unsigned bit = 1u << (j % 32);
-      if (atomicOr(once + j / 32, bit) & bit) atomicOr(twice + j / 32, bit);
+      const auto at = static_cast<unsigned>(j);
+      const unsigned bit = 1u << (at % 32);
+      if (atomicOr(once + at / 32, bit) & bit) atomicOr(twice + at / 32, bit);
     }
   }
 };
@@ -74,7 +81,9 @@ __device__ __forceinline__ Claims place_claims(const Pairing &p, unsigned *&memo
 // All threads of a block must call it before any of them asks.
 __device__ __forceinline__ void mark_claims(const Pairing &p, const Claims &claims) {
   if (p.claims != nullptr) return; // an earlier launch has marked them
-  for (int i = threadIdx.x; i < 2 * Claims::words(p.batch); i += blockDim.x) claims.once[i] = 0;
+  const int words = 2 * Claims::words(p.batch);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < words; i += blockDim.x) claims.once[i] = 0;
   __syncthreads(); // no bit is set before all are 0
   claims.mark(p.perm, block_share());
   __syncthreads(); // every thread asks for rows that others have marked
@@ -91,14 +100,17 @@ __device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims
                                           int rows, bool adjoint, int *next) {
   const Share t = block_share();
   if (!adjoint) {
-    for (int64_t i = t.rank; i < rows; i += t.size)
+#pragma unroll 1
+    for (int i = t.rank; i < rows; i += t.size)
       next[i] = claims.partner(load(p.perm + first + i));
   } else {
-    for (int64_t i = t.rank; i < rows; i += t.size) // others are written below
-      if (!claims.named(first + static_cast<int>(i))) next[i] = kBad;
-    for (int64_t i = t.rank; i < p.batch; i += t.size) {
+#pragma unroll 1
+    for (int i = t.rank; i < rows; i += t.size) // others are written below
+      if (!claims.named(first + i)) next[i] = kBad;
+#pragma unroll 1
+    for (int i = t.rank; i < p.batch; i += t.size) {
       const int own = claims.partner(load(p.perm + i)) - first;
-      if (own >= 0 && own < rows) next[own] = static_cast<int>(i);
+      if (own >= 0 && own < rows) next[own] = i;
     }
   }
   __syncthreads(); // next is complete
