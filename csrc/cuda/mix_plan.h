@@ -37,7 +37,7 @@ inline unsigned at_most(int64_t wanted, int64_t limit) {
 
 constexpr int kWidestTile = 512;  // bytes of a row: 32 lanes of 16 bytes
 constexpr int kMostCluster = 8;   // blocks, on any GPU that has clusters
-constexpr int kLargeTile = 32768; // bytes: a block needs several turns to load it
+constexpr int kLargeTile = 128 * 1024; // bytes: loading it takes one block long
 // The part of the multiprocessors that can use all of the memory's bandwidth: one takes 64 bytes a
 // cycle from the L2 cache, four times its share.
 constexpr int kEnough = 4;
@@ -90,14 +90,14 @@ template <class T> bool too_few(const MixShape<T> &s, int bytes, const Device &d
   return s.tiles(bytes) * kEnough < device.multiprocessors && int64_t{s.batch} * bytes > kLargeTile;
 }
 
-// The fewest blocks that hold the narrowest tile of all rows together and give every multiprocessor
-// work; 0 if the most do not hold it.
+// The fewest blocks that hold the narrowest tile of all rows together and keep enough
+// multiprocessors busy; 0 if the most do not hold it. Every block reads all of perm.
 template <class T> int cluster_of(const MixShape<T> &s, const Device &device) {
   if (!device.clusters) return 0;
   const int bytes = s.narrowest();
   int cluster = 2;
-  while (cluster < kMostCluster && (s.slab_bytes(bytes, cluster) > device.shared / 2 ||
-                                    s.tiles(bytes) * cluster < device.multiprocessors))
+  while (cluster < kMostCluster && (s.slab_bytes(bytes, cluster) > device.shared ||
+                                    s.tiles(bytes) * cluster * kEnough < device.multiprocessors))
     cluster *= 2;
   return s.slab_bytes(bytes, cluster) <= device.shared ? cluster : 0;
 }
@@ -177,6 +177,7 @@ void fill_stretches(MixPlan &plan, const MixShape<T> &s, const Device &device,
     plan.lanes /= 2;
   plan.threads = std::min<unsigned>(kSlabThreads, std::bit_floor(unsigned(device.threads_for(kernel))));
   const int64_t piece = plan.vectors ? 16 : sizeof(T);
+  while (plan.threads > 128 && plan.threads * piece > device.shared / 4) plan.threads /= 2;
   const auto row = plan.lanes * piece;
   // The heads have a part of the shared memory, the tables the rest.
   const int64_t heads =

@@ -18,14 +18,14 @@ WAYS = {
     "walk": ((1, 46 * 1024), (100, 1333), lambda t: t),
     "walk_global": ((2, 36000), (640, 149), lambda t: t),
     "strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
-    "strided_perm": ((2, 4500), (1600, 5), lambda t: t[:, ::2]),
-    "strided_global": ((2, 600), (1600, 3), lambda t: t[:, ::2]),
+    "strided_perm": ((2, 8000), (1600, 10), lambda t: t[:, ::2]),
+    "strided_global": ((2, 8000), (20_000, 6), lambda t: t[:, ::2]),
     "slab_aligned": ((2, 227 * 1024), (37, 304), lambda t: t),
     "slab_aligned_tiles": ((1, 227 * 1024), (40, 2064), lambda t: t),
     "slab_aligned_runs": ((2, 227 * 1024), (5, 9, 48), lambda t: t.permute(1, 0, 2)),
     "cluster": ((16, 24 * 1024), (900, 96), lambda t: t),
     "stretches": ((2, 24 * 1024, 0), (900, 96), lambda t: t),
-    "stretches_perm": ((2, 5200, 0), (1500, 32), lambda t: t),
+    "stretches_perm": ((2, 12_000, 0), (2000, 32), lambda t: t),
 }
 
 
@@ -138,8 +138,8 @@ def run_all(emulator, dtype, perms=(torch.randperm, noise)):
     """True where every check came right."""
     return (
         all(check(emulator, way, dtype, p) for way in WAYS for p in perms)
-        and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 512))
-        and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 256))
+        and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 16))
+        and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 16))
     )
 
 
@@ -155,6 +155,6 @@ def run_few(emulator, dtype):
     ]
     right.append(check(emulator, "slab", dtype, torch.randperm, modes=("out", "adjoint")))
     right.append(check(emulator, "walk_global", dtype, torch.randperm, modes=("adjoint",)))
-    right += [check_targets(emulator, dtype, shared) for shared in (H100[1], 512)]
+    right += [check_targets(emulator, dtype, shared) for shared in (H100[1], 16)]
     right.append(check_cutmix(emulator, dtype, noise))
     return all(right)

@@ -71,7 +71,7 @@ template <class T> struct TileView { // the place of the current tile of a block
 // Shared memory: the claims, next[batch], then a tile of every row.
 template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<T> &a) {
   unsigned *memory = dynamic_shared<unsigned>();
-  const Claims claims = claim_rows(a.pairing, memory);
+  const Claims claims = place_claims(a.pairing, memory);
   int *next = reinterpret_cast<int *>(memory);
   T *tiles = reinterpret_cast<T *>(next + round_up(a.batch, 4));
   link_rows(a.pairing, claims, 0, a.batch, a.adjoint, next);
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(kWalkWarps * 32, 2)
 
 // Marks the claims of a batch that is too large for shared memory.
 __global__ void claim_rows_kernel(const Pairing p) {
-  Claims(p.claims, p.batch).mark(p.perm, grid_share());
+  Claims(p.claims, p.batch).mark(p.perm, grid_share(), nullptr);
 }
 
 } // namespace mmix

@@ -106,7 +106,6 @@ __device__ __forceinline__ void mix_aligned_slab_block(const MixArgs<T> &a) {
     const TilePlace at(a.columns, a.width, index);
     if (!still) slab.load_tile(at);
     if (!linked) { // while the first tile is on its way
-      mark_claims(a.pairing, claims);
       link_rows(a.pairing, claims, slab.row0, slab.rows, a.adjoint, next);
       linked = true;
     }

@@ -50,11 +50,13 @@ struct Claims {
     const int row = in_range(entry);
     return row >= 0 && !contested(row) ? row : kBad;
   }
-  // All bits must be 0 before. The result does not depend on the order of the threads.
-  __device__ __forceinline__ void mark(const int64_t *perm, Share t) const {
+  // All bits must be 0 before. The result does not depend on the order of the threads. Unless it is
+  // null, entries becomes perm, with kBad for what is out of range.
+  __device__ __forceinline__ void mark(const int64_t *perm, Share t, int *entries) const {
 #pragma unroll 1
     for (int i = t.rank; i < batch; i += t.size) {
       const int j = in_range(load(perm + i));
+      if (entries) entries[i] = j;
       if (j < 0) continue;
       const auto at = static_cast<unsigned>(j);
       const unsigned bit = 1u << (at % 32);
@@ -79,13 +81,14 @@ __device__ __forceinline__ Claims place_claims(const Pairing &p, unsigned *&memo
   return claims;
 }
 // All threads of a block must call it before any of them asks.
-__device__ __forceinline__ void mark_claims(const Pairing &p, const Claims &claims) {
+__device__ __forceinline__ void mark_claims(const Pairing &p, const Claims &claims,
+                                            int *entries = nullptr) {
   if (p.claims != nullptr) return; // an earlier launch has marked them
   const int words = 2 * Claims::words(p.batch);
 #pragma unroll 1
   for (int i = threadIdx.x; i < words; i += blockDim.x) claims.once[i] = 0;
   __syncthreads(); // no bit is set before all are 0
-  claims.mark(p.perm, block_share());
+  claims.mark(p.perm, block_share(), entries);
   __syncthreads(); // every thread asks for rows that others have marked
 }
 __device__ __forceinline__ Claims claim_rows(const Pairing &p, unsigned *&memory) {
@@ -94,10 +97,23 @@ __device__ __forceinline__ Claims claim_rows(const Pairing &p, unsigned *&memory
   return claims;
 }
 
-// Sets next[i] to the partner of row first + i: of the forward, or of the adjoint, where perm is
-// inverted.
+// Marks the claims, and sets next[i] to the partner of row i.
+__device__ __forceinline__ void link_forward(const Pairing &p, const Claims &claims, int *next) {
+  mark_claims(p, claims, next);
+  const Share t = block_share();
+#pragma unroll 1
+  for (int i = t.rank; i < p.batch; i += t.size) { // what this thread has read of perm
+    const int j = p.claims == nullptr ? next[i] : claims.in_range(load(p.perm + i));
+    next[i] = j >= 0 && !claims.contested(j) ? j : kBad;
+  }
+  __syncthreads(); // next is complete
+}
+
+// The same for rows first, first + 1, ... of the forward, or of the adjoint, where perm is inverted.
 __device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims, int first,
                                           int rows, bool adjoint, int *next) {
+  if (!adjoint && rows == p.batch) return link_forward(p, claims, next);
+  mark_claims(p, claims);
   const Share t = block_share();
   if (!adjoint) {
 #pragma unroll 1
@@ -145,11 +161,14 @@ struct Links {
 
 // Takes the links from the start of `memory`, and moves that on.
 __device__ __forceinline__ Links link_all(const Pairing &p, bool table, unsigned *&memory) {
-  const Claims claims = claim_rows(p, memory);
-  int *next = reinterpret_cast<int *>(memory);
-  if (!table) return {p.perm, claims, nullptr};
-  link_rows(p, claims, 0, p.batch, false, next);
-  memory += round_up(p.batch, 4);
+  const Claims claims = place_claims(p, memory);
+  int *next = table ? reinterpret_cast<int *>(memory) : nullptr;
+  if (table) {
+    link_forward(p, claims, next);
+    memory += round_up(p.batch, 4);
+  } else {
+    mark_claims(p, claims);
+  }
   return {p.perm, claims, next};
 }
 
