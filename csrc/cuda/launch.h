@@ -4,9 +4,9 @@
 // This function is in libtorch_cuda.so, which a CPU build of torch does not have. It is weak, so
 // that the extension loads there too.
 #pragma weak aoti_torch_get_current_cuda_stream
+#include <algorithm>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <algorithm>
 #include <cuda_runtime.h>
 #include <map>
 #include <mutex>
@@ -51,9 +51,9 @@ struct Kernel {
 // What plans depend on. Asked once for each device.
 struct Device {
   int multiprocessors;
-  int shared;       // bytes that a block may have, after opting in
-  int shared_of_sm; // bytes of a multiprocessor
-  int reserved;     // bytes of shared memory that the device takes for each block
+  int shared;                     // bytes that a block may have, after opting in
+  int shared_of_sm;               // bytes of a multiprocessor
+  int reserved;                   // bytes of shared memory that the device takes for each block
   int registers, threads, blocks; // of a multiprocessor
   bool clusters;
 
@@ -65,7 +65,8 @@ struct Device {
   // The blocks of a kernel that a multiprocessor runs at the same time; at least 1.
   int resident(const Kernel &k, unsigned threads_of_block, int64_t shared_of_block) const {
     const int64_t by_threads = threads_for(k) / ((threads_of_block + 31) / 32 * 32);
-    const int64_t by_shared = shared_of_sm / (shared_of_block + reserved + (shared_of_block + reserved == 0));
+    const int64_t by_shared =
+        shared_of_sm / (shared_of_block + reserved + (shared_of_block + reserved == 0));
     return static_cast<int>(std::clamp<int64_t>(std::min(by_threads, by_shared), 1, blocks));
   }
 };

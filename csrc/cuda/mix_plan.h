@@ -13,18 +13,18 @@ enum class Way { kSlab, kAlignedSlab, kClusterSlab, kGather, kStretches, kWalk }
 
 struct MixPlan {
   Way way = Way::kSlab;
-  bool vectors = false;                              // for kGather and kStretches: as in Pieces
-  int width = 1, pitch = 1, lanes = 1, cluster = 1;  // as in MixArgs
+  bool vectors = false;                             // for kGather and kStretches: as in Pieces
+  int width = 1, pitch = 1, lanes = 1, cluster = 1; // as in MixArgs
   unsigned threads = 256, blocks = 1;
   int64_t shared = 0; // bytes
   Cut cut{};
   bool claims = true, table = false; // in shared memory
 };
 
-// The narrowest tile in bytes. Narrower pieces of rows are slow: on an H100, pieces of 32 bytes reach
-// half of the bandwidth that pieces of 64 bytes reach. The ends of a tile that does not start on a
-// sector (32 bytes) share sectors with the neighbouring tiles: at this width, traffic is at most 1.3
-// times the least possible.
+// The narrowest tile in bytes. Narrower pieces of rows are slow: on an H100, pieces of 32 bytes
+// reach half of the bandwidth that pieces of 64 bytes reach. The ends of a tile that does not start
+// on a sector (32 bytes) share sectors with the neighbouring tiles: at this width, traffic is at
+// most 1.3 times the least possible.
 inline int narrowest_tile(int alignment) {
   return alignment % 32 == 0 ? 64 : alignment % 16 == 0 ? 128 : 512;
 }
@@ -35,12 +35,15 @@ inline unsigned at_most(int64_t wanted, int64_t limit) {
   return static_cast<unsigned>(std::clamp<int64_t>(wanted, 1, limit));
 }
 
-constexpr int kWidestTile = 512;  // bytes of a row: 32 lanes of 16 bytes
-constexpr int kMostCluster = 8;   // blocks, on any GPU that has clusters
+constexpr int kWidestTile = 512;       // bytes of a row: 32 lanes of 16 bytes
+constexpr int kMostCluster = 8;        // blocks, on any GPU that has clusters
 constexpr int kLargeTile = 128 * 1024; // bytes: loading it takes one block long
 // The part of the multiprocessors that can use all of the memory's bandwidth: one takes 64 bytes a
 // cycle from the L2 cache, four times its share.
 constexpr int kEnough = 4;
+inline int nearly_all(const Device &device) {
+  return device.multiprocessors - device.multiprocessors / 8;
+}
 
 // The shape of a problem, as far as a plan depends on it.
 template <class T> struct MixShape {
@@ -78,7 +81,7 @@ template <class T> int slab_width(const MixShape<T> &s, const Device &device) {
   // With a small tensor, make tiles narrower, down to a cache line of each row, to give nearly all
   // multiprocessors work; with large tiles, down to the narrowest, and to give them two blocks.
   const auto few = [&](int64_t blocks) { return s.tiles(bytes) < blocks; };
-  const int64_t enough = device.multiprocessors - device.multiprocessors / 8;
+  const int64_t enough = nearly_all(device);
   while (bytes > std::max(s.narrowest(), 128) && few(enough)) bytes /= 2;
   while (bytes > s.narrowest() && few(2 * enough) && int64_t{s.batch} * bytes > kLargeTile)
     bytes /= 2;
@@ -87,7 +90,7 @@ template <class T> int slab_width(const MixShape<T> &s, const Device &device) {
 
 // Whether tiles of this width keep too few multiprocessors busy.
 template <class T> bool too_few(const MixShape<T> &s, int bytes, const Device &device) {
-  return s.tiles(bytes) * kEnough < device.multiprocessors && int64_t{s.batch} * bytes > kLargeTile;
+  return s.tiles(bytes) * kEnough < nearly_all(device) && int64_t{s.batch} * bytes > kLargeTile;
 }
 
 // The fewest blocks that hold the narrowest tile of all rows together and keep enough
@@ -97,7 +100,7 @@ template <class T> int cluster_of(const MixShape<T> &s, const Device &device) {
   const int bytes = s.narrowest();
   int cluster = 2;
   while (cluster < kMostCluster && (s.slab_bytes(bytes, cluster) > device.shared ||
-                                    s.tiles(bytes) * cluster * kEnough < device.multiprocessors))
+                                    s.tiles(bytes) * cluster * kEnough < nearly_all(device)))
     cluster *= 2;
   return s.slab_bytes(bytes, cluster) <= device.shared ? cluster : 0;
 }
@@ -112,18 +115,18 @@ template <class T> MixPlan plan_slab(const MixShape<T> &s, int bytes, int cluste
   return plan;
 }
 
-// Threads and blocks of a slab. Copies wait in shared memory, so that few threads keep many bytes in
-// flight; a thread has several vectors, for what it does once.
+// Threads and blocks of a slab. Copies wait in shared memory, so that few threads keep many bytes
+// in flight; a thread has several vectors, for what it does once.
 constexpr int kVectorsOfThread = 16;
 template <class T>
 void fill_slab(MixPlan &plan, const MixShape<T> &s, const Device &device, const Kernel &kernel) {
   const int rows = (s.batch + plan.cluster - 1) / plan.cluster;
   const int64_t vectors = int64_t{rows} * plan.lanes;
-  const int64_t fit = std::max<int64_t>(
-      1, device.shared_of_sm / (plan.shared + device.reserved));
+  const int64_t fit = std::max<int64_t>(1, device.shared_of_sm / (plan.shared + device.reserved));
   const auto share = std::bit_floor(static_cast<unsigned>(
       std::max<int64_t>(32, device.threads_for(kernel) / std::min<int64_t>(fit, 16))));
-  const auto wanted = std::bit_ceil(static_cast<unsigned>((vectors + kVectorsOfThread - 1) / kVectorsOfThread));
+  const auto wanted =
+      std::bit_ceil(static_cast<unsigned>((vectors + kVectorsOfThread - 1) / kVectorsOfThread));
   plan.threads = std::clamp(std::min(share, wanted), std::max(32u, unsigned(plan.lanes)),
                             unsigned(kSlabThreads));
   const int64_t resident = device.resident(kernel, plan.threads, plan.shared);
@@ -143,10 +146,9 @@ inline void fill_tables(MixPlan &plan, int batch, int64_t room, bool table) {
 template <class T> void plan_pieces(MixPlan &plan, const MixShape<T> &s, int widest) {
   plan.vectors = s.aligned();
   const int64_t columns = s.columns.run * s.columns.runs;
-  plan.lanes = plan.vectors
-                   ? widest / 16
-                   : std::min(32, static_cast<int>(std::bit_ceil(
-                                      static_cast<unsigned>(std::min<int64_t>(columns, 32)))));
+  plan.lanes = plan.vectors ? widest / 16
+                            : std::min(32, static_cast<int>(std::bit_ceil(static_cast<unsigned>(
+                                               std::min<int64_t>(columns, 32)))));
 }
 template <class T> int64_t piece_tiles(const MixPlan &plan, const MixShape<T> &s) {
   return plan.vectors ? Pieces<T, true>::tiles(s.columns, plan.lanes)
@@ -158,14 +160,15 @@ void fill_gather(MixPlan &plan, const MixShape<T> &s, const Device &device, cons
   plan_pieces(plan, s, s.widest());
   fill_tables(plan, s.batch, device.shared, false);
   // Every block reads all of perm, so few large blocks.
-  plan.threads = std::min<unsigned>(kSlabThreads, std::bit_floor(unsigned(device.threads_for(kernel))));
+  plan.threads =
+      std::min<unsigned>(kSlabThreads, std::bit_floor(unsigned(device.threads_for(kernel))));
   const auto units = [&] {
     const int64_t rows = int64_t{kRowsAtOnce} * (plan.threads / plan.lanes);
     return (s.batch + rows - 1) / rows * piece_tiles(plan, s);
   };
   while (plan.threads > 128 && units() < device.multiprocessors) plan.threads /= 2;
-  plan.blocks = at_most(units(), device.multiprocessors *
-                                     device.resident(kernel, plan.threads, plan.shared));
+  plan.blocks =
+      at_most(units(), device.multiprocessors * device.resident(kernel, plan.threads, plan.shared));
 }
 
 template <class T>
@@ -175,19 +178,21 @@ void fill_stretches(MixPlan &plan, const MixShape<T> &s, const Device &device,
   while (plan.vectors && plan.lanes * 16 > s.narrowest() &&
          piece_tiles(plan, s) < device.multiprocessors)
     plan.lanes /= 2;
-  plan.threads = std::min<unsigned>(kSlabThreads, std::bit_floor(unsigned(device.threads_for(kernel))));
+  plan.threads =
+      std::min<unsigned>(kSlabThreads, std::bit_floor(unsigned(device.threads_for(kernel))));
   const int64_t piece = plan.vectors ? 16 : sizeof(T);
   while (plan.threads > 128 && plan.threads * piece > device.shared / 4) plan.threads /= 2;
   const auto row = plan.lanes * piece;
   // The heads have a part of the shared memory, the tables the rest.
   const int64_t heads =
-      std::min<int64_t>(device.shared / 2 / row, int64_t{kHeads} * plan.threads / plan.lanes);
+      std::min<int64_t>(device.shared / 4 / row, int64_t{kHeads} * plan.threads / plan.lanes);
   const auto step = (s.batch + heads - 1) / std::max<int64_t>(heads, 1);
   plan.cut = {static_cast<int>(std::bit_ceil(static_cast<unsigned>(step))) - 1};
   plan.shared = plan.cut.count(s.batch) * row + plan.threads * piece;
   fill_tables(plan, s.batch, device.shared - plan.shared, true);
-  plan.blocks = at_most(piece_tiles(plan, s), device.multiprocessors *
-                                                  device.resident(kernel, plan.threads, plan.shared));
+  plan.blocks =
+      at_most(piece_tiles(plan, s),
+              device.multiprocessors * device.resident(kernel, plan.threads, plan.shared));
 }
 
 template <class T>
@@ -201,8 +206,9 @@ void fill_walk(MixPlan &plan, const MixShape<T> &s, const Device &device, const 
   const int tiles = plan.cut.count(s.batch) + kWalkTiles * kWalkWarps;
   plan.shared = int64_t{tiles} * plan.pitch * int64_t{sizeof(T)};
   fill_tables(plan, s.batch, device.shared - plan.shared, true);
-  plan.blocks = at_most(s.tiles(s.widest()), device.multiprocessors *
-                                                 device.resident(kernel, plan.threads, plan.shared));
+  plan.blocks =
+      at_most(s.tiles(s.widest()),
+              device.multiprocessors * device.resident(kernel, plan.threads, plan.shared));
 }
 
 // One thread walks each column.
@@ -211,8 +217,9 @@ void fill_cutmix(MixPlan &plan, const MixShape<T> &s, const Device &device, cons
   plan.cut = {(1 << 30) - 1}; // only row 0
   fill_tables(plan, s.batch, device.shared, true);
   const int64_t columns = s.columns.run * s.columns.runs;
-  plan.blocks = at_most((columns + plan.threads - 1) / plan.threads,
-                        device.multiprocessors * device.resident(kernel, plan.threads, plan.shared));
+  plan.blocks =
+      at_most((columns + plan.threads - 1) / plan.threads,
+              device.multiprocessors * device.resident(kernel, plan.threads, plan.shared));
 }
 
 // The way; the plan is complete after its fill function, which has to know the kernel.

@@ -40,8 +40,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def_readonly("shared", &emu::Launch::shared)
       .def_property_readonly("blocks", [](const emu::Launch &l) { return l.grid.x; })
       .def_property_readonly("threads", [](const emu::Launch &l) { return l.block.x; })
-      .def_property_readonly(
-          "parameters", [](const emu::Launch &l) { return pybind11::bytes(l.parameters); });
+      .def_property_readonly("parameters",
+                             [](const emu::Launch &l) { return pybind11::bytes(l.parameters); });
   m.def("launched", [] { return std::exchange(emu::launched, {}); });
   m.def("launches", [] {
     std::vector<std::string> names;

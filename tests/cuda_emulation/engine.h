@@ -62,8 +62,8 @@ extern int device_sms, device_shared, device_clusters, device_number;
 extern uint64_t seed;
 extern std::string disabled_file, running;
 extern int disabled_line;
-extern std::set<std::string> executed;    // kernels since the library was loaded
-extern std::vector<Launch> launched;      // since Python asked last
+extern std::set<std::string> executed; // kernels since the library was loaded
+extern std::vector<Launch> launched;   // since Python asked last
 extern std::set<std::pair<std::string, int>> barrier_sites;
 
 // memory.cpp

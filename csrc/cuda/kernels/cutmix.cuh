@@ -1,5 +1,5 @@
-// CutMix in place: a row is mixed only inside its box. Each element of a sample is a column, and one
-// thread walks along the partners of each. Elements outside the boxes are not written.
+// CutMix in place: a row is mixed only inside its box. Each element of a sample is a column, and
+// one thread walks along the partners of each. Elements outside the boxes are not written.
 #pragma once
 #include "cuda/kernels/mix.cuh"
 

@@ -73,7 +73,8 @@ template <class T> __device__ __forceinline__ Vec<T> load_vec(const T *p) {
 template <class T> __device__ __forceinline__ void store_vec(T *p, Vec<T> v) {
   __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<uint4 *>(p)), v.raw);
 }
-__device__ __forceinline__ void store_vec(float *p, Vec<float> v) { // without a move for each element
+__device__ __forceinline__ void store_vec(float *p,
+                                          Vec<float> v) { // without a move for each element
   __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<float4 *>(p)),
          make_float4(v.at[0], v.at[1], v.at[2], v.at[3]));
 }

@@ -113,8 +113,8 @@ template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<
 // The tiles of a warp in shared memory: the head of its walk, and two rows in turn.
 constexpr int kWalkTiles = 3;
 
-// Walks along partners from row `first`, whose tile is in `head`. Ends at a bad row, at a cut row (some
-// warp has saved its tile in `heads`), or back at `first`.
+// Walks along partners from row `first`, whose tile is in `head`. Ends at a bad row, at a cut row
+// (some warp has saved its tile in `heads`), or back at `first`.
 template <class T, bool kTargets>
 __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &weights,
                                      const Links &links, int first, T *head, T *heads, T *turns,
@@ -123,8 +123,8 @@ __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &
   const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
   Tile<T> own = view.tile(first, head), other = own;
   int row = first, partner = links(row);
-  // Loads the row after next while a row is mixed. float64, and targets in the same launch, leave too
-  // few registers.
+  // Loads the row after next while a row is mixed. float64, and targets in the same launch, leave
+  // too few registers.
   constexpr bool kAhead = sizeof(T) < 8 && !kTargets;
   Vec<T> v;
   bool some = kAhead && !ends(partner) && view.tile(partner, turns).fetch(group, v);
@@ -179,7 +179,8 @@ __device__ __forceinline__ void mix_walk_block(const MixArgs<T> &a) {
       view.tile(k * a.cut.step(), heads + k * pitch).copy(group);
     __syncthreads(); // a walk reads heads that other warps save, and may overwrite their rows
     for (int k = warp; k < cuts; k += warps)
-      walk<T, kTargets>(view, weights, links, k * a.cut.step(), heads + k * pitch, heads, turns, group);
+      walk<T, kTargets>(view, weights, links, k * a.cut.step(), heads + k * pitch, heads, turns,
+                        group);
     for (int base = warp * 32; base < a.batch; base += warps * 32) {
       const int mine = base + group.lane;
       unsigned found = __ballot_sync(kAll, mine < a.batch && links.starts(mine, a.cut));

@@ -85,7 +85,8 @@ __device__ __forceinline__ void mix_gather_block(const MixArgs<T> &a) {
       const int row = row0 + u * team.step;
       if (row >= end) continue;
       const bool good = named[u] >= 0 && !claims.contested(named[u]);
-      if (a.adjoint ? !claims.named(row) : !good) P::store_piece(out + row * a.out_row, P::poison());
+      if (a.adjoint ? !claims.named(row) : !good)
+        P::store_piece(out + row * a.out_row, P::poison());
       if (!good) continue;
       const int own = a.adjoint ? named[u] : row, partner = a.adjoint ? row : named[u];
       const auto mine = a.adjoint ? of_named[u] : of_row[u];

@@ -1,6 +1,7 @@
-// The slab for rows that are made of aligned 16-byte vectors: addresses are increments, and a thread
-// has the same vector of each of its rows. Where a tile of all rows does not fit in one block's
-// shared memory, or too few tiles would leave multiprocessors idle, the blocks of a cluster share it.
+// The slab for rows that are made of aligned 16-byte vectors: addresses are increments, and a
+// thread has the same vector of each of its rows. Where a tile of all rows does not fit in one
+// block's shared memory, or too few tiles would leave multiprocessors idle, the blocks of a cluster
+// share it.
 #pragma once
 #include "cuda/kernels/cluster.cuh"
 #include "cuda/kernels/mix.cuh"

@@ -1,7 +1,7 @@
 // In place, for a batch that is too large for a slab: a block has all rows of a tile, and its teams
-// walk along partners. Each thread follows one vector (or element, see Pieces) of a row to the next,
-// and loads kSteps rows at a time, since it knows which rows come. The cut rows divide long cycles
-// into stretches that are independent once the rows at their ends are saved.
+// walk along partners. Each thread follows one vector (or element, see Pieces) of a row to the
+// next, and loads kSteps rows at a time, since it knows which rows come. The cut rows divide long
+// cycles into stretches that are independent once the rows at their ends are saved.
 #pragma once
 #include "cuda/kernels/mix_gather.cuh"
 
@@ -58,8 +58,8 @@ template <class T, bool kVectors> struct Stretches {
   }
 };
 
-// Shared memory: the links, the cut rows' pieces of the tile, and a piece for each thread: the head of
-// its walk from another row.
+// Shared memory: the links; a piece for each thread, the head of its walk from a row that is no cut
+// row; the cut rows' pieces of the tile.
 template <class T, bool kVectors>
 __device__ __forceinline__ void mix_stretches_block(const MixArgs<T> &a) {
   using P = Pieces<T, kVectors>;
@@ -67,24 +67,26 @@ __device__ __forceinline__ void mix_stretches_block(const MixArgs<T> &a) {
   const Links links = link_all(a.pairing, a.table, memory);
   const Team team(a.lanes);
   auto *heads = reinterpret_cast<typename P::Piece *>(memory);
-  Stretches<T, kVectors> s{
-      a, Weights<T>(a), links, team, heads + team.lane, nullptr};
-  const int cuts = a.cut.count(a.batch), lane = static_cast<int>(threadIdx.x % 32);
-  auto *head = heads + cuts * a.lanes + threadIdx.x;
+  Stretches<T, kVectors> s{a, Weights<T>(a), links, team, heads + blockDim.x + team.lane, nullptr};
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  auto *head = heads + threadIdx.x;
   const int teams = 32 / a.lanes, team_of_warp = lane / a.lanes; // a team is a part of a warp
   for (int64_t tile = blockIdx.x; tile < P::tiles(a.columns, a.lanes); tile += a.blocks) {
     Offsets o{0, 0};
     const bool active = P::place(a.columns, a.lanes, tile, team.lane, o);
     s.x = a.out + o.out;
     if (s.weights.still()) {
+#pragma unroll 1
       for (int row = team.first; active && row < a.batch; row += team.step)
         if (links(row) < 0) P::store_piece(s.at(row), P::poison());
       continue;
     }
-    for (int k = team.first; active && k < cuts; k += team.step)
+#pragma unroll 1
+    for (int k = team.first; active && k < a.cut.count(a.batch); k += team.step)
       s.heads[k * a.lanes] = P::load_piece(s.at(k * a.cut.step()));
     __syncthreads(); // a walk reads heads that others save, and overwrites their rows
-    for (int k = team.first; active && k < cuts; k += team.step)
+#pragma unroll 1
+    for (int k = team.first; active && k < a.cut.count(a.batch); k += team.step)
       s.walk(k * a.cut.step(), s.heads + k * a.lanes);
     // The lanes of a warp look for starts among 32 rows, and its teams share what they find.
     for (int base = static_cast<int>(threadIdx.x) - lane; base < a.batch; base += blockDim.x) {

@@ -29,7 +29,9 @@ struct Claims {
   static __host__ __device__ constexpr int words(int batch) { // keeps 16-byte alignment
     return static_cast<int>((static_cast<unsigned>(batch) + 127) / 128 * 4);
   }
-  static __host__ __device__ constexpr int64_t bytes(int batch) { return int64_t{8} * words(batch); }
+  static __host__ __device__ constexpr int64_t bytes(int batch) {
+    return int64_t{8} * words(batch);
+  }
   __device__ __forceinline__ Claims(unsigned *memory, int batch_)
       : once(memory), twice(memory + words(batch_)), batch(batch_) {}
 
@@ -109,7 +111,8 @@ __device__ __forceinline__ void link_forward(const Pairing &p, const Claims &cla
   __syncthreads(); // next is complete
 }
 
-// The same for rows first, first + 1, ... of the forward, or of the adjoint, where perm is inverted.
+// The same for rows first, first + 1, ... of the forward, or of the adjoint, where perm is
+// inverted.
 __device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims, int first,
                                           int rows, bool adjoint, int *next) {
   if (!adjoint && rows == p.batch) return link_forward(p, claims, next);
@@ -117,8 +120,7 @@ __device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims
   const Share t = block_share();
   if (!adjoint) {
 #pragma unroll 1
-    for (int i = t.rank; i < rows; i += t.size)
-      next[i] = claims.partner(load(p.perm + first + i));
+    for (int i = t.rank; i < rows; i += t.size) next[i] = claims.partner(load(p.perm + first + i));
   } else {
 #pragma unroll 1
     for (int i = t.rank; i < rows; i += t.size) // others are written below

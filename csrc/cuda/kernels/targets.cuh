@@ -11,7 +11,8 @@ namespace mmix {
 
 enum Kind { kHalf, kBFloat16, kFloat, kDouble, kLabels };
 
-// A number in the type of the launch's arithmetic: a conversion in the kernel would keep a register.
+// A number in the type of the launch's arithmetic: a conversion in the kernel would keep a
+// register.
 union Number {
   double wide;
   float narrow;

@@ -14,8 +14,7 @@ template <> __device__ __forceinline__ float2 widen_pair<__half>(unsigned word) 
   return __half22float2(reinterpret_cast<const __half2 &>(word));
 }
 template <class T> __device__ __forceinline__ unsigned narrow_pair(float low, float high);
-template <>
-__device__ __forceinline__ unsigned narrow_pair<__nv_bfloat16>(float low, float high) {
+template <> __device__ __forceinline__ unsigned narrow_pair<__nv_bfloat16>(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return reinterpret_cast<const unsigned &>(pair);
 }
