@@ -6,7 +6,10 @@
 #pragma weak aoti_torch_get_current_cuda_stream
 #include "cuda/kernels/dtypes.cuh"
 #include "scalar_types.h"
+#include <algorithm>
 #include <cuda_runtime.h>
+#include <map>
+#include <mutex>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -25,6 +28,9 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, voi
 #ifndef MMIX_DEVICE_POINTER // the emulator records what a kernel may access
 #define MMIX_DEVICE_POINTER(p, bytes, writable) (p)
 #endif
+#ifndef MMIX_DEVICE_NUMBER // the emulator is one device after another
+#define MMIX_DEVICE_NUMBER(index) (index)
+#endif
 
 namespace mmix {
 
@@ -33,6 +39,49 @@ using torch::stable::Tensor;
 inline void check_cuda(cudaError_t error, const char *doing) {
   STD_TORCH_CHECK(error == cudaSuccess, doing, ": ", cudaGetErrorString(error));
 }
+
+// What the compiler made of a kernel, for one device.
+struct Kernel {
+  int registers; // of a thread
+  int code;      // the architecture of the PTX it comes from, 90 for sm_90
+};
+
+// What plans depend on. Asked once for each device.
+struct Device {
+  int multiprocessors;
+  int shared;                     // bytes that a block may have, after opting in
+  int shared_of_sm;               // bytes of a multiprocessor
+  int reserved;                   // bytes of shared memory that the device takes for each block
+  int registers, threads, blocks; // of a multiprocessor
+  bool clusters;
+
+  // The most threads of a multiprocessor that have these registers.
+  int threads_for(const Kernel &k) const {
+    const int of_warp = (k.registers + 7) / 8 * 8 * 32; // allocated by 256
+    return std::min(threads, registers / of_warp * 32);
+  }
+  // The blocks of a kernel that a multiprocessor runs at the same time; at least 1.
+  int resident(const Kernel &k, unsigned threads_of_block, int64_t shared_of_block) const {
+    const int64_t by_threads = threads_for(k) / ((threads_of_block + 31) / 32 * 32);
+    const int64_t by_shared =
+        shared_of_sm / (shared_of_block + reserved + (shared_of_block + reserved == 0));
+    return static_cast<int>(std::clamp<int64_t>(std::min(by_threads, by_shared), 1, blocks));
+  }
+};
+
+// A value for each key, made once; for any number of host threads.
+template <class Key, class Value> class Once {
+public:
+  template <class Make> const Value &of(const Key &key, const Make &make) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = values_.find(key);
+    return found != values_.end() ? found->second : values_.emplace(key, make()).first->second;
+  }
+
+private:
+  std::mutex mutex_;
+  std::map<Key, Value> values_; // its values stay where they are
+};
 
 // Makes the tensor's device the current one during its lifetime. Holds torch's current stream
 // there.
@@ -52,9 +101,42 @@ public:
     check_cuda(cudaDeviceGetAttribute(&value, what, device_), "cudaDeviceGetAttribute");
     return value;
   }
-  int multiprocessors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+  const Device &device() const {
+    static Once<int, Device> known;
+    return known.of(MMIX_DEVICE_NUMBER(device_), [this] {
+      return Device{attribute(cudaDevAttrMultiProcessorCount),
+                    attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                    attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+                    attribute(cudaDevAttrReservedSharedMemoryPerBlock),
+                    attribute(cudaDevAttrMaxRegistersPerMultiprocessor),
+                    attribute(cudaDevAttrMaxThreadsPerMultiProcessor),
+                    attribute(cudaDevAttrMaxBlocksPerMultiprocessor),
+                    attribute(cudaDevAttrClusterLaunch) != 0};
+    });
+  }
+  int multiprocessors() const { return device().multiprocessors; }
   // The most dynamic shared memory a block may have, after opting in.
-  int shared_bytes() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+  int shared_bytes() const { return device().shared; }
+
+  // Lets the kernel have all shared memory of a block. No later call takes that back, so that host
+  // threads cannot lower it under each other.
+  template <class... P> const Kernel &kernel(void (*kernel)(P...)) const {
+    static Once<std::pair<int, const void *>, Kernel> known;
+    const void *key = reinterpret_cast<const void *>(kernel);
+    return known.of({MMIX_DEVICE_NUMBER(device_), key}, [&] {
+      cudaFuncAttributes made;
+      check_cuda(cudaFuncGetAttributes(&made, kernel), "cudaFuncGetAttributes");
+      check_cuda(cudaFuncSetAttribute(key, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      device().shared - static_cast<int>(made.sharedSizeBytes)),
+                 "cudaFuncSetAttribute");
+      return Kernel{made.numRegs, made.ptxVersion};
+    });
+  }
+  // Whether the kernel can run in clusters. Code that the driver compiled from the PTX of an older
+  // architecture has no cluster barrier.
+  template <class... P> bool clusters(void (*kernel_)(P...)) const {
+    return device().clusters && kernel(kernel_).code >= 90;
+  }
 
   template <class... P, class... A>
   void launch(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared, A... args) const {
@@ -62,14 +144,9 @@ public:
   }
   // Groups every `cluster` neighbouring blocks into a cluster.
   template <class... P, class... A>
-  void launch_clusters(unsigned cluster, void (*kernel)(P...), dim3 grid, unsigned block,
+  void launch_clusters(unsigned cluster, void (*kernel_)(P...), dim3 grid, unsigned block,
                        size_t shared, A... args) const {
-    constexpr size_t kWithoutAsking = 48 * 1024;
-    if (shared > kWithoutAsking)
-      check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(shared)),
-                 "cudaFuncSetAttribute");
+    kernel(kernel_); // the first launch sets its limit of shared memory
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
     config.blockDim = dim3(block);
@@ -81,7 +158,7 @@ public:
     together.val.clusterDim.y = together.val.clusterDim.z = 1;
     config.attrs = &together;
     config.numAttrs = cluster > 1 ? 1 : 0;
-    check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...), "kernel launch");
+    check_cuda(cudaLaunchKernelEx(&config, kernel_, static_cast<P>(args)...), "kernel launch");
   }
 
 private:

@@ -1,7 +1,5 @@
 // mix, mix_, mix_targets, mix_batch_ and cutmix_ on CUDA tensors. Nothing here reads a value on the
 // host.
-#include "cuda/kernels/cutmix.cuh"
-#include "cuda/launch.h"
 #include "cuda/mix_plan.h"
 #include "row_layout.h"
 #include "shapes.h"
@@ -11,8 +9,6 @@
 
 namespace mmix {
 namespace {
-
-Device device_of(const OnDevice &on) { return {on.multiprocessors(), on.shared_bytes()}; }
 
 LamRef lam_ref(const Tensor &lam) {
   const bool wide = lam.scalar_type() == ScalarType::Double;
@@ -48,20 +44,18 @@ int checked_batch(int64_t batch) {
   return static_cast<int>(batch);
 }
 
-// The tables of a batch that is too large for shared memory: 8 bytes for each row.
-struct Tables {
-  Tensor next, start;
-  Tables(const OnDevice &on, const Tensor &like, const int64_t *perm, int batch, bool adjoint,
-         Cut cut)
-      : next(torch::stable::new_empty(like, {batch}, ScalarType::Int)),
-        start(torch::stable::new_empty(like, {batch}, ScalarType::Int)) {
-    torch::stable::fill_(start, kUnclaimed);
+// perm for a kernel; for a batch that is too large for shared memory with its claims, 2 bits a row.
+struct Pairs {
+  Pairing args;
+  std::optional<Tensor> bits; // freed in stream order by torch's allocator
+  Pairs(const OnDevice &on, const Tensor &perm, int batch, bool claims_in_block)
+      : args{input<int64_t>(perm), batch, nullptr} {
+    if (claims_in_block) return;
+    bits = torch::stable::new_empty(perm, {2 * Claims::words(batch)}, ScalarType::Int);
+    torch::stable::fill_(*bits, 0);
+    args.claims = output<unsigned>(*bits);
     constexpr unsigned kThreads = 256;
-    const dim3 grid((batch + kThreads - 1) / kThreads);
-    int *links = output<int>(next), *users = output<int>(start);
-    on.launch(claim_rows_kernel, grid, kThreads, 0, perm, batch, users, links);
-    on.launch(link_rows_kernel, grid, kThreads, 0, batch, users, links, adjoint);
-    on.launch(mark_starts_kernel, grid, kThreads, 0, perm, batch, links, users, adjoint, cut);
+    on.launch(claim_rows_kernel, dim3((batch + kThreads - 1) / kThreads), kThreads, 0, args);
   }
 };
 
@@ -75,8 +69,13 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
                      double eps, int64_t ignore_index, ScalarType dtype) {
   Tensor out = torch::stable::new_empty(target, soft_target_shape(target, classes), dtype);
   const bool wide = arithmetic_of(target.scalar_type(), dtype) == ScalarType::Double;
-  const auto narrow_to = [wide](double v) {
-    return wide ? v : static_cast<double>(static_cast<float>(v));
+  const auto number = [wide](double v) {
+    Number n{};
+    if (wide)
+      n.wide = v;
+    else
+      n.narrow = static_cast<float>(v);
+    return n;
   };
   TargetArgs a{};
   a.labels = are_labels(target);
@@ -87,12 +86,11 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
   a.batch = checked_batch(target.size(0));
   a.classes = classes;
   a.inner = positions(out);
-  a.perm = input<int64_t>(perm);
   a.lam = lam_ref(lam);
   const Smoothing smoothing(eps, classes);
-  a.keep = narrow_to(smoothing.keep);
-  a.base = narrow_to(smoothing.base);
-  a.hot = narrow_to(smoothing.hot);
+  a.keep = number(smoothing.keep);
+  a.base = number(smoothing.base);
+  a.hot = number(smoothing.hot);
   a.ignore_index = ignore_index;
   return {a, out, wide};
 }
@@ -119,7 +117,6 @@ template <class T>
 bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tensor &perm,
              const Tensor &lam, int64_t dim, bool adjoint, const Columns &columns,
              const Extra &extra) {
-  const Device device = device_of(on);
   MixArgs<T> a{};
   a.out = output<T>(out);
   a.x = input<T>(x);
@@ -127,41 +124,72 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   a.x_row = x.stride(dim);
   a.out_row = out.stride(dim);
   a.columns = columns;
-  a.perm = input<int64_t>(perm);
   a.adjoint = adjoint;
   a.lam = lam_ref(lam);
-  const MixShape<T> shape{a.batch, columns, alignment_of(a)};
-  const MixPlan plan = extra.box ? plan_strided(shape, device) : plan_mix(shape, device);
-  a.width = plan.width;
-  a.pitch = plan.pitch;
-  a.lanes = plan.lanes;
-  a.blocks = plan.blocks;
-  a.cut = plan.cut;
-  std::optional<Tables> tables; // freed in stream order by torch's allocator
-  if (!plan.tables_in_block) {
-    tables.emplace(on, perm, a.perm, a.batch, adjoint, plan.cut);
-    a.next = input<int>(tables->next);
-    a.start = input<int>(tables->start);
-  }
-  const auto launch = [&](auto *kernel, unsigned blocks, auto... arguments) {
-    on.launch(kernel, dim3(blocks), plan.threads, plan.shared, arguments...);
+  Device device = on.device();
+  device.clusters = on.clusters(mix_slab_cluster<T, false>);
+  const MixShape<T> shape{a.batch, columns, alignment_of(a), a.x == a.out};
+
+  // fill completes the plan for the kernel.
+  const auto launch = [&](MixPlan plan, auto *kernel, const auto &fill, auto... more) {
+    fill(plan, shape, device, on.kernel(kernel));
+    const Pairs pairs(on, perm, a.batch, plan.claims);
+    a.pairing = pairs.args;
+    a.width = plan.width;
+    a.pitch = plan.pitch;
+    a.lanes = plan.lanes;
+    a.cluster = plan.cluster;
+    a.blocks = plan.blocks;
+    a.cut = plan.cut;
+    a.table = plan.table;
+    a.tiles = tile_count(columns, plan.width);
+    unsigned blocks = plan.blocks;
+    const auto also = [&]<class M>(M &m) { // what else the launch writes
+      if constexpr (std::is_same_v<M, TargetArgs>) {
+        if (m.out == nullptr) return;
+        m.pairing = pairs.args;
+        const auto wanted = static_cast<int>(plan_targets(m, plan.threads, device));
+        blocks += round_up(wanted, plan.cluster);
+      }
+    };
+    (also(more), ...);
+    on.launch_clusters(plan.cluster, kernel, dim3(blocks), plan.threads, plan.shared, a, more...);
   };
-  if constexpr (sizeof(T) < 8) {
-    const Targets *targets = extra.targets;
-    if (plan.way == Way::kSlab && targets && !targets->wide) {
-      launch(mix_slab<T, true>, a.blocks + plan_targets(targets->args, plan.threads, device), a,
-             targets->args);
-      return true;
-    }
+  if (extra.box) {
+    launch(MixPlan{}, cutmix<T>, fill_cutmix<T>, box_args(x, *extra.box));
+    return false;
   }
-  if (extra.box)
-    launch(cutmix<T>, a.blocks, a, box_args(x, *extra.box));
-  else if (plan.way == Way::kSlab)
-    launch(mix_slab<T, false>, a.blocks, a, TargetArgs{});
-  else if (plan.way == Way::kWalk)
-    launch(mix_walk<T>, a.blocks, a);
-  else
-    launch(mix_strided<T>, a.blocks, a);
+  const MixPlan plan = plan_mix(shape, device);
+  // kernels() gives the kernel that writes the targets too, or the one that does not.
+  const auto with_targets = [&](const auto &kernels, const auto &fill) {
+    if constexpr (sizeof(T) < 8) {
+      if (extra.targets && !extra.targets->wide) {
+        launch(plan, kernels(std::true_type{}), fill, extra.targets->args);
+        return true;
+      }
+    }
+    launch(plan, kernels(std::false_type{}), fill, TargetArgs{});
+    return false;
+  };
+  switch (plan.way) {
+  case Way::kSlab:
+    return with_targets([](auto k) { return mix_slab<T, k.value>; }, fill_slab<T>);
+  case Way::kAlignedSlab:
+    return with_targets([](auto k) { return mix_slab_aligned<T, k.value>; }, fill_slab<T>);
+  case Way::kClusterSlab:
+    return with_targets([](auto k) { return mix_slab_cluster<T, k.value>; }, fill_slab<T>);
+  case Way::kWalk:
+    return with_targets([](auto k) { return mix_walk<T, k.value>; }, fill_walk<T>);
+  case Way::kStretches:
+    if (shape.aligned())
+      return with_targets([](auto k) { return mix_stretches<T, k.value>; }, fill_stretches<T>);
+    return with_targets([](auto k) { return mix_strided<T, k.value>; }, fill_stretches<T>);
+  case Way::kGather:
+    if (shape.aligned())
+      launch(plan, mix_gather<T, true>, fill_gather<T>);
+    else
+      launch(plan, mix_gather<T, false>, fill_gather<T>);
+  }
   return false;
 }
 
@@ -170,9 +198,11 @@ bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tens
   const auto columns = columns_of(x, out, dim);
   bool together = false;
   if (!columns) { // more than kMaxDims dimensions that do not merge
+    // CutMix writes a part of each row, so in place; it has no adjoint.
     Tensor dense = torch::stable::contiguous(x), target = out;
-    together = mix_into(dense, dense, perm, lam, dim, adjoint, extra, on);
-    torch::stable::copy_(target, dense);
+    Tensor mixed = extra.box ? dense : torch::stable::empty_like(dense);
+    together = mix_into(dense, mixed, perm, lam, dim, adjoint, extra, on);
+    torch::stable::copy_(target, mixed);
     return together;
   }
   with_dtype(x.scalar_type(), [&]<class T>() {
@@ -202,16 +232,12 @@ void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
   TargetArgs &a = targets.args;
   if (targets.out.numel() == 0) return;
   constexpr unsigned kThreads = 256;
-  const Device device = device_of(on);
-  int64_t shared = 2 * table_bytes(a.batch);
-  std::optional<Tables> tables;
-  if (shared > device.shared) {
-    shared = 0;
-    tables.emplace(on, perm, a.perm, a.batch, false, Cut{0});
-    a.next = input<int>(tables->next);
-  }
+  const int64_t claims = Claims::bytes(a.batch);
+  const bool in_block = claims <= on.device().shared;
+  const Pairs pairs(on, perm, a.batch, in_block);
+  a.pairing = pairs.args;
   on.launch(targets.wide ? mix_targets<double> : mix_targets<float>,
-            dim3(plan_targets(a, kThreads, device)), kThreads, shared, a);
+            dim3(plan_targets(a, kThreads, on.device())), kThreads, in_block ? claims : 0, a);
 }
 
 Tensor mix_targets_op(Tensor target, Tensor perm, Tensor lam, int64_t classes, double eps,

@@ -44,6 +44,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   pybind11::class_<emu::Traffic>(m, "Traffic")
       .def_readonly("loaded_sectors", &emu::Traffic::loaded_sectors)
       .def_readonly("stored_sectors", &emu::Traffic::stored_sectors)
+      .def_readonly("distinct_sectors", &emu::Traffic::distinct_sectors)
       .def_readonly("loads", &emu::Traffic::loads)
       .def_readonly("stores", &emu::Traffic::stores);
   m.def("set_seed", [](uint64_t seed) { emu::seed = seed; });
@@ -53,6 +54,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         emu::device_sms = sms;
         emu::device_shared = shared;
         emu::device_clusters = clusters;
+        ++emu::device_number; // what is known of the device before is forgotten
       },
       pybind11::arg("sms") = 132, pybind11::arg("shared") = 227 * 1024,
       pybind11::arg("clusters") = 1);
@@ -62,7 +64,21 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("barriers", [] { return emu::barrier_sites; });
   m.def("kernels", [] { return emu::executed; });
-  m.def("launches", [] { return std::exchange(emu::launched, {}); });
+  pybind11::class_<emu::Launch>(m, "Launch")
+      .def_readonly("name", &emu::Launch::name)
+      .def_readonly("symbol", &emu::Launch::symbol)
+      .def_readonly("cluster", &emu::Launch::cluster)
+      .def_readonly("shared", &emu::Launch::shared)
+      .def_property_readonly("blocks", [](const emu::Launch &l) { return l.grid.x; })
+      .def_property_readonly("threads", [](const emu::Launch &l) { return l.block.x; })
+      .def_property_readonly("parameters",
+                             [](const emu::Launch &l) { return pybind11::bytes(l.parameters); });
+  m.def("launched", [] { return std::exchange(emu::launched, {}); });
+  m.def("launches", [] {
+    std::vector<std::string> names;
+    for (const auto &l : std::exchange(emu::launched, {})) names.push_back(l.name);
+    return names;
+  });
   m.def("count_traffic", &emu::count_traffic);
   m.def("traffic", &emu::traffic);
 }

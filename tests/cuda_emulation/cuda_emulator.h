@@ -60,6 +60,7 @@
 #define MMIX_CLUSTER_BARRIER() emu::sync_cluster(__FILE__, __LINE__)
 #define MMIX_CLUSTER_SHARED(T, p, rank) static_cast<T *>(emu::cluster_shared((p), (rank)))
 #define MMIX_DEVICE_POINTER(p, bytes, writable) emu::device_pointer((p), (bytes), (writable))
+#define MMIX_DEVICE_NUMBER(index) emu::device_number
 
 namespace emu {
 
@@ -160,8 +161,12 @@ typedef struct CUstream_st *cudaStream_t;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrMaxThreadsPerMultiProcessor = 39,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
+  cudaDevAttrMaxRegistersPerMultiprocessor = 82,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrMaxBlocksPerMultiprocessor = 106,
+  cudaDevAttrReservedSharedMemoryPerBlock = 111,
   cudaDevAttrClusterLaunch = 120
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -175,7 +180,8 @@ struct cudaLaunchAttribute {
   } val;
 };
 struct cudaFuncAttributes {
-  int ptxVersion;
+  int ptxVersion, numRegs;
+  size_t sharedSizeBytes;
 };
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -188,23 +194,54 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char *cudaGetErrorString(cudaError_t e) { return e ? "invalid value" : "no error"; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emu::device_sms
-           : attribute == cudaDevAttrClusterLaunch     ? emu::device_clusters
-                                                       : emu::device_shared;
-  return cudaSuccess;
+  const bool turing = emu::device_shared <= 64 * 1024; // T4; the others as an H100
+  switch (attribute) {
+  case cudaDevAttrMultiProcessorCount:
+    return *value = emu::device_sms, cudaSuccess;
+  case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+    return *value = emu::device_shared, cudaSuccess;
+  case cudaDevAttrReservedSharedMemoryPerBlock:
+    return *value = turing ? 0 : 1024, cudaSuccess;
+  case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+    return *value = emu::device_shared + (turing ? 0 : 1024), cudaSuccess;
+  case cudaDevAttrMaxRegistersPerMultiprocessor:
+    return *value = 65536, cudaSuccess;
+  case cudaDevAttrMaxThreadsPerMultiProcessor:
+    return *value = turing ? 1024 : 2048, cudaSuccess;
+  case cudaDevAttrMaxBlocksPerMultiprocessor:
+    return *value = turing ? 16 : 32, cudaSuccess;
+  case cudaDevAttrClusterLaunch:
+    return *value = emu::device_clusters, cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
 }
+// Kernels have as many registers as a block of 1024 threads may have.
 template <class K> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, K *) {
-  return attributes->ptxVersion = 90, cudaSuccess;
+  return *attributes = {90, 64, 0}, cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int bytes) {
   emu::allow_shared(kernel, bytes);
   return cudaSuccess;
 }
+// The parameters of a kernel, laid out as a GPU gets them.
+template <class... P> std::string parameter_block(const P &...p) {
+  std::string block;
+  const auto append = [&](const auto &v) {
+    block.resize((block.size() + alignof(decltype(v)) - 1) / alignof(decltype(v)) *
+                 alignof(decltype(v)));
+    block.append(reinterpret_cast<const char *>(&v), sizeof(v));
+  };
+  (append(p), ...);
+  return block;
+}
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(P...), A &&...args) {
-  emu::launch(reinterpret_cast<const void *>(kernel), {c->gridDim.x, c->gridDim.y, c->gridDim.z},
-              {c->blockDim.x, c->blockDim.y, c->blockDim.z},
-              c->numAttrs ? c->attrs[0].val.clusterDim.x : 1, c->dynamicSmemBytes,
+  emu::launch({reinterpret_cast<const void *>(kernel),
+               {c->gridDim.x, c->gridDim.y, c->gridDim.z},
+               {c->blockDim.x, c->blockDim.y, c->blockDim.z},
+               c->numAttrs ? c->attrs[0].val.clusterDim.x : 1,
+               c->dynamicSmemBytes,
+               parameter_block<P...>(args...)},
               [&] { kernel(args...); });
   return cudaSuccess;
 }

@@ -43,20 +43,27 @@ int vote_block(int vote, const char *file, int line, int how); // 0 or, 1 and, 2
 [[noreturn]] void fail(const std::string &message);            // ends the launch
 
 // launch.cpp
-void launch(const void *kernel, Index grid, Index block, unsigned cluster, size_t shared,
-            const std::function<void()> &body);
+struct Launch {
+  const void *kernel;
+  Index grid, block;
+  unsigned cluster; // blocks
+  size_t shared;    // bytes
+  std::string parameters;
+  std::string name, symbol; // of the kernel, demangled and as the linker knows it
+};
+void launch(Launch launch, const std::function<void()> &body);
 void allow_shared(const void *kernel, int bytes);
 void *dynamic_shared();
 void *cluster_shared(void *mine, unsigned rank); // the same place in another block's memory
 void begin_block();                              // shared memory becomes NaN
 bool skips_barrier(const char *file, int line);
 uint64_t random_number();
-extern int device_sms, device_shared, device_clusters;
+extern int device_sms, device_shared, device_clusters, device_number;
 extern uint64_t seed;
 extern std::string disabled_file, running;
 extern int disabled_line;
-extern std::set<std::string> executed;    // kernels since the library was loaded
-extern std::vector<std::string> launched; // launches since Python asked last
+extern std::set<std::string> executed; // kernels since the library was loaded
+extern std::vector<Launch> launched;   // since Python asked last
 extern std::set<std::pair<std::string, int>> barrier_sites;
 
 // memory.cpp

@@ -15,11 +15,12 @@ namespace emu {
 
 MMIX_EMU_LOCAL unsigned t_linear = 0;
 int device_sms = 132, device_shared = 227 * 1024, device_clusters = 1; // an H100
+int device_number = 0;
 uint64_t seed = 0;
 std::string disabled_file, running;
 int disabled_line = 0;
 std::set<std::string> executed;
-std::vector<std::string> launched;
+std::vector<Launch> launched;
 std::set<std::pair<std::string, int>> barrier_sites;
 
 static constexpr size_t kMostShared = 8 * 256 * 1024; // of a cluster
@@ -57,22 +58,23 @@ void begin_block() {
   if (shared_bytes) std::memset(shared_of(0), 0xff, cluster_blocks * shared_bytes);
 }
 
-static std::string name_of(const void *kernel) {
+static void find_names(Launch &l) {
   Dl_info info;
-  if (!dladdr(const_cast<void *>(kernel), &info) || !info.dli_sname)
-    return "a kernel without a name";
+  l.name = "a kernel without a name";
+  if (!dladdr(const_cast<void *>(l.kernel), &info) || !info.dli_sname) return;
+  l.symbol = info.dli_sname;
   int status = 0;
   char *text = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
-  const std::string name = status == 0 ? text : info.dli_sname;
+  l.name = status == 0 ? text : info.dli_sname;
   std::free(text);
-  return name;
 }
 
-void launch(const void *kernel, Index grid, Index block, unsigned cluster, size_t shared,
-            const std::function<void()> &body) {
+void launch(Launch l, const std::function<void()> &body) {
   static std::mutex one_launch;
   const std::lock_guard<std::mutex> lock(one_launch);
-  running = name_of(kernel);
+  find_names(l);
+  running = l.name;
+  const auto &[kernel, grid, block, cluster, shared, parameters, name, symbol] = l;
   const auto refuse = [&](bool bad, const char *why) {
     if (bad) throw std::runtime_error("emulator: " + running + ": " + why);
   };
@@ -95,7 +97,7 @@ void launch(const void *kernel, Index grid, Index block, unsigned cluster, size_
   shared_bytes = (shared + 15) / 16 * 16;
   cluster_blocks = cluster;
   executed.insert(running);
-  launched.push_back(running);
+  launched.push_back(l);
   blockDim = block;
   gridDim = grid;
   begin_launch_memory();

@@ -5,6 +5,7 @@
 #include <bit>
 #include <tuple>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace emu {
@@ -35,6 +36,7 @@ bool counting = false;
 std::vector<Touch> touches;
 std::unordered_map<uint64_t, unsigned> ordinals;
 std::map<uintptr_t, Traffic> counted;
+std::unordered_set<uintptr_t> moved[2]; // sectors that were loaded, and stored
 
 Buffer *find(uintptr_t at) {
   for (auto &b : buffers)
@@ -82,6 +84,8 @@ void count(const Buffer &b, uintptr_t at, size_t bytes, Access access, const voi
   Traffic &t = counted[b.begin];
   auto &widths = access == Access::kRead ? t.loads : t.stores;
   ++widths[std::min<size_t>(std::bit_width(bytes) - 1, widths.size() - 1)];
+  for (uintptr_t sector = at / 32; sector <= (at + bytes - 1) / 32; ++sector)
+    t.distinct_sectors += moved[access != Access::kRead].insert(sector).second;
 }
 
 } // namespace
@@ -144,6 +148,7 @@ void end_block_memory() {
 void count_traffic(bool on) {
   counting = on;
   counted.clear();
+  for (auto &sectors : moved) sectors.clear();
 }
 
 std::map<uintptr_t, Traffic> traffic() { return counted; }

@@ -17,9 +17,16 @@ WAYS = {
     "slab_many_tiles": ((1, 227 * 1024), (8, 10_001), lambda t: t),
     "slab_runs": ((2, 227 * 1024), (5, 9, 33), lambda t: t.permute(1, 0, 2)),
     "walk": ((1, 46 * 1024), (100, 1333), lambda t: t),
-    "walk_global": ((2, 38 * 1024), (640, 149), lambda t: t),
+    "walk_global": ((2, 36000), (640, 149), lambda t: t),
     "strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
-    "strided_global": ((2, 1024), (200, 6), lambda t: t[:, ::2]),
+    "strided_perm": ((2, 8000), (1600, 10), lambda t: t[:, ::2]),
+    "strided_global": ((2, 6000), (20_000, 6), lambda t: t[:, ::2]),
+    "slab_aligned": ((2, 227 * 1024), (37, 304), lambda t: t),
+    "slab_aligned_tiles": ((1, 227 * 1024), (40, 2064), lambda t: t),
+    "slab_aligned_runs": ((2, 227 * 1024), (5, 9, 48), lambda t: t.permute(1, 0, 2)),
+    "cluster": ((16, 24 * 1024), (900, 96), lambda t: t),
+    "stretches": ((2, 24 * 1024, 0), (900, 96), lambda t: t),
+    "stretches_perm": ((2, 12_000, 0), (2000, 32), lambda t: t),
 }
 
 
@@ -59,7 +66,7 @@ def same(a, b):
     return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
 
 
-def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "adjoint")):
+def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "adjoint", "batch")):
     device, shape, view = WAYS[way]
     emulator.set_device(*device)
     try:
@@ -80,6 +87,12 @@ def check(emulator, way, dtype, perm_of, per_sample=True, modes=("out", "in", "a
             if mode == "in":
                 got = x
                 OPS.mix_(x, perm, lam, 0)
+            elif mode == "batch":  # in place, and the targets in the same launch
+                got, y = x, torch.randint(0, 5, (n,))
+                soft = OPS.mix_batch_(x, y, perm, lam, 5, 0.0, -100, torch.float32)
+                eye = torch.eye(5, dtype=lam.dtype)
+                if not same(soft, truth(eye[y], index, rows, other).float()):
+                    return False
             else:
                 got = OPS.mix(x, perm, lam, 0, mode == "adjoint")
             if not same(got, want):
@@ -132,8 +145,8 @@ def run_all(emulator, dtype, perms=(torch.randperm, noise)):
     """True if every check passes."""
     return (
         all(check(emulator, way, dtype, p) for way in WAYS for p in perms)
-        and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 512))
-        and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 256))
+        and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 16))
+        and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 16))
     )
 
 
@@ -149,6 +162,6 @@ def run_few(emulator, dtype):
     ]
     right.append(check(emulator, "slab", dtype, torch.randperm, modes=("out", "adjoint")))
     right.append(check(emulator, "walk_global", dtype, torch.randperm, modes=("adjoint",)))
-    right += [check_targets(emulator, dtype, shared) for shared in (H100[1], 512)]
+    right += [check_targets(emulator, dtype, shared) for shared in (H100[1], 16)]
     right.append(check_cutmix(emulator, dtype, noise))
     return all(right)

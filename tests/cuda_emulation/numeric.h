@@ -67,6 +67,13 @@ struct alignas(16) double2 {
   double x, y;
 };
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline void __stwb(uint4 *p, uint4 v) { *p = v; } // cache hints change no value
+inline void __stwb(float4 *p, float4 v) { *p = v; }
+inline void __pipeline_memcpy_async(void *to, const void *from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+inline void __pipeline_commit() {}
+inline void __pipeline_wait_prior(size_t) {}
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -100,6 +107,7 @@ inline float __frcp_rn(float a) { return 1.0f / a; }
 #define __logf(x) std::log(static_cast<float>(x))
 #define __log2f(x) std::log2(static_cast<float>(x))
 inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
+inline float __uint_as_float(unsigned v) { return std::bit_cast<float>(v); }
 inline int __float_as_int(float v) { return std::bit_cast<int>(v); }
 inline double __longlong_as_double(long long v) { return std::bit_cast<double>(v); }
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {

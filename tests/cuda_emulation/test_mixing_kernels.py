@@ -18,7 +18,13 @@ from tests.cuda_emulation.mixing_checks import (
 )
 from tests.support.cases import DTYPES, PERMS, expected_mix
 
-KERNEL_OF = {"slab": "mix_slab", "walk": "mix_walk", "strided": "mix_strided"}
+KERNEL_OF = {
+    "slab": "mix_slab",
+    "walk": "mix_walk",
+    "strided": "mix_strided",
+    "cluster": "mix_slab_cluster",
+    "stretches": "mix_stretches",
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +40,7 @@ def test_bits_of_every_way(emulator, way, dtype):
         emulator.set_seed(number)
         assert check(emulator, way, dtype, make_perm, per_sample=bool(number % 2))
     names = emulator.launches()
+    assert "aligned" not in way or any("mix_slab_aligned" in name for name in names)
     assert any(KERNEL_OF[way.split("_")[0]] in name for name in names)
     assert way.endswith("global") == any("claim_rows_kernel" in name for name in names)
 
@@ -200,7 +207,7 @@ def test_bad_labels_poison_what_they_count_for(emulator):
 
 
 def test_targets_whose_tables_do_not_fit(emulator):
-    for shared in (H100[1], 512):
+    for shared in (H100[1], 16):
         assert check_targets(emulator, torch.float32, shared)
 
 

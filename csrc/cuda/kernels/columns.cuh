@@ -38,6 +38,11 @@ struct TilePlace {
   int64_t x, out; // offsets of its first column
   int n;
   __device__ __forceinline__ TilePlace(const Columns &c, int width, int64_t index) {
+    if (c.runs == 1 && c.dims == 0) { // without divisions
+      x = out = index * width;
+      n = static_cast<int>(c.run - x < width ? c.run - x : width);
+      return;
+    }
     const int64_t per_run = (c.run + width - 1) / width, column = index % per_run * width;
     const Offsets o = run_offsets(c, index / per_run);
     x = o.x + column;

@@ -1,11 +1,12 @@
 // The memory accesses of all kernels, and the element types. Includes no torch header: nvcc
 // compiles the kernels for a GPU, g++ for the emulator of tests/cuda_emulation. The emulator checks
 // and counts every access that goes through load() and store(). Kernels access global memory only
-// through these, except for atomics and the PTX of store_vec() and load_async().
+// through these, except for atomics and load_async().
 #pragma once
 #include <cstdint>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 
 #ifndef MMIX_EMULATED
@@ -67,14 +68,26 @@ template <class T> __device__ __forceinline__ Vec<T> load_vec(const T *p) {
   v.raw = load(reinterpret_cast<const uint4 *>(p));
   return v;
 }
+// An intrinsic, because nvcc splits the store of a vector whose elements come from different
+// branches.
 template <class T> __device__ __forceinline__ void store_vec(T *p, Vec<T> v) {
-#ifdef MMIX_EMULATED
-  store(reinterpret_cast<uint4 *>(p), v.raw);
-#else // PTX, because nvcc splits the store of a vector whose elements come from different branches
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)),
-               "r"(v.raw.x), "r"(v.raw.y), "r"(v.raw.z), "r"(v.raw.w)
-               : "memory");
-#endif
+  __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<uint4 *>(p)), v.raw);
+}
+__device__ __forceinline__ void store_vec(float *p,
+                                          Vec<float> v) { // without a move for each element
+  __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<float4 *>(p)),
+         make_float4(v.at[0], v.at[1], v.at[2], v.at[3]));
+}
+// Starts the copy of a vector into shared memory; wait_copies() waits for all copies of the thread.
+// No register holds it on the way, and the L1 cache does not keep what is read once. Before sm_80
+// it is a load and a store.
+template <class T> __device__ __forceinline__ void copy_vec(uint4 *shared, const T *p) {
+  __pipeline_memcpy_async(shared, MMIX_GLOBAL_READ(reinterpret_cast<const uint4 *>(p)),
+                          sizeof(uint4));
+}
+__device__ __forceinline__ void wait_copies() {
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
 }
 
 // Elements between p and the 16-byte boundary below it.

@@ -1,11 +1,11 @@
-// out[i] = own[i]*x[i] + other[i]*x[next[i]] for every column of a batch, in place or not.
-// Columns are independent, so a block takes some columns of all rows. There are three ways:
+// out[i] = own[i]*x[i] + other[i]*x[partner(i)] for every column of a batch, in place or not.
+// Columns are independent, so a block takes some columns of all rows. Here are the ways for any
+// layout; those for aligned rows are in the other mix_*.cuh.
 //   slab     the block loads its part of every row into shared memory, then writes all mixed rows.
 //            For a batch that fits.
-//   walk     each warp walks along next and holds two rows. In place, a row is overwritten only
-//            after the walk has read its successor. For any batch.
-//   strided  one thread walks each column. For samples without contiguous runs.
-// slab and walk read and write each element once.
+//   walk     in place: each warp walks along partners and holds two rows. A row is overwritten only
+//            after the walk has read its partner. For any batch.
+// Both read and write each element once.
 #pragma once
 #include "cuda/kernels/columns.cuh"
 #include "cuda/kernels/pairing.cuh"
@@ -26,12 +26,15 @@ template <class T> struct MixArgs {
   int64_t x_row, out_row; // strides of the batch dimension
   Columns columns;
   int width, pitch, lanes; // of a tile: columns, elements of shared memory, threads for each row
-  const int64_t *perm;
+  Pairing pairing;
   bool adjoint;
   LamRef lam;
   unsigned blocks; // the blocks of the grid that mix; the rest write targets
   Cut cut;
-  const int *next, *start; // tables in global memory if they do not fit in shared memory, or null
+  bool table;  // walks: of all partners, in shared memory
+  int cluster; // blocks that share a slab; 1 without clusters
+
+  int64_t tiles; // of the aligned slab
 
   __device__ bool in_place() const { return x == out; }
 };
@@ -47,8 +50,10 @@ template <class T> struct Weights {
     const A own = lam(row);
     return {own, plus(A(1), -(a.adjoint ? lam(partner) : own))};
   }
-  __device__ bool covers(int) const { return true; } // every row is mixed in every column
-  // One λ of 1 for all rows, in place: only bad rows (see pairing.cuh) change.
+  // One λ for all rows that leaves both terms: of these coefficients.
+  __device__ bool plain() const { return a.lam.stride == 0 && lam0 != 0 && lam0 != 1; }
+  __device__ Coefficients<A> of_all() const { return {lam0, plus(A(1), -lam0)}; }
+  // One λ of 1 for all rows, in place: only bad rows change.
   __device__ bool still() const { return a.in_place() && a.lam.stride == 0 && lam0 == 1; }
 };
 
@@ -63,12 +68,13 @@ template <class T> struct TileView { // the place of the current tile of a block
   __device__ T *out(int row) const { return a.out + at.out + row * a.out_row; }
 };
 
-// Shared memory: next[batch], then a tile of every row. build_next uses the memory of the tiles as
-// scratch before.
+// Shared memory: the claims, next[batch], then a tile of every row.
 template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<T> &a) {
-  int *next = dynamic_shared<int>();
+  unsigned *memory = dynamic_shared<unsigned>();
+  const Claims claims = place_claims(a.pairing, memory);
+  int *next = reinterpret_cast<int *>(memory);
   T *tiles = reinterpret_cast<T *>(next + round_up(a.batch, 4));
-  build_next(a.perm, a.batch, reinterpret_cast<int *>(tiles), next, a.adjoint);
+  link_rows(a.pairing, claims, 0, a.batch, a.adjoint, next);
 
   const Weights<T> weights(a);
   const ThreadGroup group{static_cast<int>(threadIdx.x) % a.lanes, a.lanes};
@@ -107,18 +113,19 @@ template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<
 // The tiles of a warp in shared memory: the head of its walk, and two rows in turn.
 constexpr int kWalkTiles = 3;
 
-// Walks along next from row `first`, whose tile is in `head`. Ends at a bad row, at a cut row (some
-// warp has saved its tile in `heads`), or back at `first`.
-template <class T>
+// Walks along partners from row `first`, whose tile is in `head`. Ends at a bad row, at a cut row
+// (some warp has saved its tile in `heads`), or back at `first`.
+template <class T, bool kTargets>
 __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &weights,
-                                     const int *next, int first, T *head, T *heads, T *turns,
+                                     const Links &links, int first, T *head, T *heads, T *turns,
                                      ThreadGroup group) {
   const MixArgs<T> &a = view.a;
   const auto ends = [&](int row) { return row < 0 || row == first || a.cut(row); };
   Tile<T> own = view.tile(first, head), other = own;
-  int row = first, partner = load(next + row);
-  // Loads the row after next while a row is mixed, except for float64, which lacks the registers.
-  constexpr bool kAhead = sizeof(T) < 8;
+  int row = first, partner = links(row);
+  // Loads the row after next while a row is mixed. float64, and targets in the same launch, leave
+  // too few registers.
+  constexpr bool kAhead = sizeof(T) < 8 && !kTargets;
   Vec<T> v;
   bool some = kAhead && !ends(partner) && view.tile(partner, turns).fetch(group, v);
   for (int turn = 0;; turn ^= 1) {
@@ -136,7 +143,7 @@ __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &
       if (some) other.keep(group, v);
       other.copy_edges(group);
     }
-    const int after = last ? kBad : load(next + partner);
+    const int after = last ? kBad : links(partner);
     if (kAhead && !ends(after)) some = view.tile(after, turns).fetch(group, v);
     __syncwarp(); // the row is mixed with elements that other lanes have loaded
     const auto c = weights(row, partner);
@@ -150,20 +157,12 @@ __device__ __forceinline__ void walk(const TileView<T> &view, const Weights<T> &
   }
 }
 
-// Shared memory: next[batch] and start[batch] unless they are in global memory, the heads of the
-// cut rows, and kWalkTiles tiles for each warp.
-template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<T> &a) {
-  int *tables = dynamic_shared<int>();
-  const int *next = a.next, *start = a.start;
-  T *heads = reinterpret_cast<T *>(tables);
-  if (next == nullptr) {
-    int *starts = tables + round_up(a.batch, 4);
-    heads = reinterpret_cast<T *>(starts + round_up(a.batch, 4));
-    build_next(a.perm, a.batch, starts, tables, a.adjoint);
-    mark_starts(a.perm, a.batch, tables, starts, a.adjoint, a.cut, block_share());
-    next = tables;
-    start = starts;
-  }
+// Shared memory: the links, the heads of the cut rows, and kWalkTiles tiles for each warp.
+template <class T, bool kTargets>
+__device__ __forceinline__ void mix_walk_block(const MixArgs<T> &a) {
+  unsigned *memory = dynamic_shared<unsigned>();
+  const Links links = link_all(a.pairing, a.table, memory);
+  T *heads = reinterpret_cast<T *>(memory);
   const Weights<T> weights(a);
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
@@ -173,111 +172,58 @@ template <class T> __device__ __forceinline__ void mix_walk_block(const MixArgs<
     const TileView<T> view(a, index);
     if (weights.still()) {
       for (int row = warp; row < a.batch; row += warps)
-        if (load(next + row) < 0) poison_tile(view.out(row), view.at.n, group);
+        if (links(row) < 0) poison_tile(view.out(row), view.at.n, group);
       continue;
     }
     for (int k = warp; k < cuts; k += warps)
       view.tile(k * a.cut.step(), heads + k * pitch).copy(group);
     __syncthreads(); // a walk reads heads that other warps save, and may overwrite their rows
     for (int k = warp; k < cuts; k += warps)
-      walk(view, weights, next, k * a.cut.step(), heads + k * pitch, heads, turns, group);
+      walk<T, kTargets>(view, weights, links, k * a.cut.step(), heads + k * pitch, heads, turns,
+                        group);
     for (int base = warp * 32; base < a.batch; base += warps * 32) {
       const int mine = base + group.lane;
-      unsigned found = __ballot_sync(kAll, mine < a.batch && load(start + mine) != 0);
+      unsigned found = __ballot_sync(kAll, mine < a.batch && links.starts(mine, a.cut));
       for (; found; found &= found - 1) {
         const int first = base + __ffs(static_cast<int>(found)) - 1;
-        if (load(next + first) < 0) {
+        if (links(first) < 0) {
           poison_tile(view.out(first), view.at.n, group);
           continue;
         }
         view.tile(first, own_head).copy(group);
-        walk(view, weights, next, first, own_head, heads, turns, group);
+        walk<T, kTargets>(view, weights, links, first, own_head, heads, turns, group);
       }
     }
     __syncthreads(); // the next tile's heads overwrite those that other warps may still be reading
   }
 }
 
-// Shared memory: next[batch] and start[batch] unless they are in global memory. The only cut row is
-// row 0, whose original value every walk may need. of_column(column) gives the weights of a column,
-// which say what rows are covered there. A row that is not covered is not written, and is read only
-// as a partner.
-template <class T, class OfColumn>
-__device__ __forceinline__ void mix_strided_block(const MixArgs<T> &a, const OfColumn &of_column) {
-  int *tables = dynamic_shared<int>();
-  const int *next = a.next, *start = a.start;
-  if (next == nullptr) {
-    int *starts = tables + round_up(a.batch, 4);
-    build_next(a.perm, a.batch, starts, tables, a.adjoint);
-    mark_starts(a.perm, a.batch, tables, starts, a.adjoint, a.cut, block_share());
-    __syncthreads(); // every thread reads all starts
-    next = tables;
-    start = starts;
-  }
-  for (int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-       column < a.columns.run * a.columns.runs; column += int64_t{a.blocks} * blockDim.x) {
-    const auto weights = of_column(column);
-    const Offsets o = run_offsets(a.columns, column / a.columns.run);
-    const int64_t in_run = column % a.columns.run;
-    const auto at = [&](int row) { return a.x + o.x + in_run + row * a.x_row; };
-    const T zeroth = load(at(0));
-    for (int first = 0; first < a.batch; ++first) {
-      if (first != 0 && load(start + first) == 0) continue;
-      const T head = first == 0 ? zeroth : load(at(first));
-      T own = head;
-      bool known = true; // own holds the row's value
-      for (int row = first;;) {
-        const int partner = load(next + row);
-        const bool last = partner < 0 || partner == first || partner == 0;
-        const bool covered = weights.covers(row);
-        T other{};
-        if (covered) {
-          T *out = a.out + o.out + in_run + row * a.out_row;
-          if (partner < 0) {
-            store(out, not_a_number<T>());
-          } else {
-            other = partner == first ? head : partner == 0 ? zeroth : load(at(partner));
-            const auto c = weights(row, partner);
-            if (!a.in_place() || !c.keep()) store(out, c(known ? own : load(at(row)), other));
-          }
-        }
-        if (last) break;
-        own = other;
-        known = covered;
-        row = partner;
-      }
-    }
-  }
-}
-
-// Build the tables of a batch that is too large for shared memory. user must be filled with
-// kUnclaimed.
-__global__ void claim_rows_kernel(const int64_t *perm, int batch, int *user, int *next) {
-  claim_rows(perm, batch, user, next, grid_share());
-}
-__global__ void link_rows_kernel(int batch, const int *user, int *next, bool adjoint) {
-  link_rows(batch, user, next, adjoint, grid_share());
-}
-__global__ void mark_starts_kernel(const int64_t *perm, int batch, const int *next,
-                                   int *user_then_start, bool adjoint, Cut cut) {
-  mark_starts(perm, batch, next, user_then_start, adjoint, cut, grid_share());
-}
-
 // With kTargets the last blocks of the grid write the mixed targets, in float32 arithmetic. So a
 // whole batch takes one launch.
+template <bool kTargets, class T, class Mix>
+__device__ __forceinline__ void mix_or_targets(const MixArgs<T> &a, const TargetArgs &t,
+                                               const Mix &mix) {
+  static_assert(!kTargets || sizeof(T) < 8, "with float64 too there are not enough registers");
+  if constexpr (kTargets) {
+    if (blockIdx.x >= a.blocks)
+      return targets_block<float>(t, blockIdx.x - a.blocks, gridDim.x - a.blocks);
+  }
+  mix(a);
+}
+
 template <class T, bool kTargets>
 __global__ void __launch_bounds__(kSlabThreads) mix_slab(const MixArgs<T> a, const TargetArgs t) {
-  static_assert(!kTargets || sizeof(T) < 8, "with float64 too there are not enough registers");
-  if (!kTargets || blockIdx.x < a.blocks) return mix_slab_block(a);
-  if constexpr (kTargets) targets_block<float>(t, blockIdx.x - a.blocks, gridDim.x - a.blocks);
+  mix_or_targets<kTargets>(a, t, mix_slab_block<T>);
 }
-template <class T>
-__global__ void __launch_bounds__(kWalkWarps * 32, 2) mix_walk(const MixArgs<T> a) {
-  mix_walk_block(a);
+template <class T, bool kTargets>
+__global__ void __launch_bounds__(kWalkWarps * 32, 2)
+    mix_walk(const MixArgs<T> a, const TargetArgs t) {
+  mix_or_targets<kTargets>(a, t, mix_walk_block<T, kTargets>);
 }
-template <class T> __global__ void __launch_bounds__(256, 4) mix_strided(const MixArgs<T> a) {
-  const Weights<T> weights(a);
-  mix_strided_block(a, [&](int64_t) { return weights; });
+
+// Marks the claims of a batch that is too large for shared memory.
+__global__ void claim_rows_kernel(const Pairing p) {
+  Claims(p.claims, p.batch).mark(p.perm, grid_share(), nullptr);
 }
 
 } // namespace mmix

@@ -1,7 +1,6 @@
-// The permutation as the kernels use it: next[i] is the row that row i is mixed with, or kBad. It
-// is built on the device, from perm for the forward and from its inverse for the adjoint. A row is
-// bad, and becomes NaN, if its entry is out of range or if another row has the same entry. The
-// other rows form disjoint cycles and paths, so no walk along next can hang.
+// The permutation as the kernels use it: the partner of row i is the row that it is mixed with. A
+// row is bad, and becomes NaN, if its entry of perm is out of range or if another row has the same
+// entry. The other rows form disjoint cycles and paths, so no walk along partners can hang.
 #pragma once
 #include "cuda/kernels/memory.cuh"
 
@@ -9,70 +8,170 @@ namespace mmix {
 
 __host__ __device__ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-constexpr int kUnclaimed = -1, kContested = -2, kBad = -1;
+constexpr int kBad = -1;
 
-// The rows of one thread of `size` threads: rank, rank + size, ...
+// The rows of one thread of `size` threads: rank, rank + size, ... A batch has at most 2^30 rows.
 struct Share {
-  int64_t rank, size;
+  int rank, size;
 };
-__device__ __forceinline__ Share block_share() { return {threadIdx.x, blockDim.x}; }
+__device__ __forceinline__ Share block_share() {
+  return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
+}
 __device__ __forceinline__ Share grid_share() {
-  return {int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x};
+  return {static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x),
+          static_cast<int>(gridDim.x * blockDim.x)};
 }
 
-// Sets user[j] to the row whose perm entry is j, to kContested if there are several, and leaves it
-// kUnclaimed if there is none. The result does not depend on the order of the threads. Sets next[i]
-// to perm[i], or to kBad if that is out of range.
-__device__ __forceinline__ void claim_rows(const int64_t *perm, int batch, int *user, int *next,
-                                           Share t) {
-  for (int64_t i = t.rank; i < batch; i += t.size) {
-    const int64_t j = load(perm + i);
-    const bool in_range = j >= 0 && j < batch;
-    store(next + i, in_range ? static_cast<int>(j) : kBad);
-    if (in_range && atomicCAS(user + j, kUnclaimed, static_cast<int>(i)) != kUnclaimed)
-      atomicExch(user + j, kContested);
+// For each row two bits: whether an entry of perm names it, and whether several do.
+struct Claims {
+  unsigned *once, *twice;
+  int batch;
+  static __host__ __device__ constexpr int words(int batch) { // keeps 16-byte alignment
+    return static_cast<int>((static_cast<unsigned>(batch) + 127) / 128 * 4);
   }
-}
-
-// Sets next[i] to perm[i] or, in the adjoint, to the row whose perm entry is i; to kBad if no row
-// or several rows have that entry.
-__device__ __forceinline__ void link_rows(int batch, const int *user, int *next, bool adjoint,
-                                          Share t) {
-  for (int64_t i = t.rank; i < batch; i += t.size) {
-    const int j = load(next + i), behind = load(user + i);
-    const bool ahead = j >= 0 && load(user + j) == i;
-    store(next + i, adjoint ? max(behind, kBad) : ahead ? j : kBad);
+  static __host__ __device__ constexpr int64_t bytes(int batch) {
+    return int64_t{8} * words(batch);
   }
+  __device__ __forceinline__ Claims(unsigned *memory, int batch_)
+      : once(memory), twice(memory + words(batch_)), batch(batch_) {}
+
+  static __device__ __forceinline__ bool has(const unsigned *bits, int row) {
+    const auto at = static_cast<unsigned>(row); // divisions by shifts
+    return load(bits + at / 32) >> (at % 32) & 1;
+  }
+  // An entry of perm as a row, or kBad.
+  __device__ __forceinline__ int in_range(int64_t entry) const {
+    return static_cast<uint64_t>(entry) < static_cast<uint64_t>(batch) ? static_cast<int>(entry)
+                                                                       : kBad;
+  }
+  __device__ __forceinline__ bool contested(int row) const { return has(twice, row); }
+  // Whether row is the partner of exactly one row.
+  __device__ __forceinline__ bool named(int row) const { return has(once, row) && !contested(row); }
+  // The partner that an entry of perm gives, or kBad.
+  __device__ __forceinline__ int partner(int64_t entry) const {
+    const int row = in_range(entry);
+    return row >= 0 && !contested(row) ? row : kBad;
+  }
+  // All bits must be 0 before. The result does not depend on the order of the threads. Unless it is
+  // null, entries becomes perm, with kBad for what is out of range.
+  __device__ __forceinline__ void mark(const int64_t *perm, Share t, int *entries) const {
+#pragma unroll 1
+    for (int i = t.rank; i < batch; i += t.size) {
+      const int j = in_range(load(perm + i));
+      if (entries) entries[i] = j;
+      if (j < 0) continue;
+      const auto at = static_cast<unsigned>(j);
+      const unsigned bit = 1u << (at % 32);
+      if (atomicOr(once + at / 32, bit) & bit) atomicOr(twice + at / 32, bit);
+    }
+  }
+};
+
+// perm as a kernel gets it. The claims are in global memory, marked by a launch before, if the
+// bits of that many rows do not fit in shared memory.
+struct Pairing {
+  const int64_t *perm;
+  int batch;
+  unsigned *claims; // or null
+};
+
+// Where the claims are: in global memory, or at the start of `memory`, which moves on.
+__device__ __forceinline__ Claims place_claims(const Pairing &p, unsigned *&memory) {
+  if (p.claims != nullptr) return {p.claims, p.batch};
+  const Claims claims(memory, p.batch);
+  memory += 2 * Claims::words(p.batch);
+  return claims;
+}
+// All threads of a block must call it before any of them asks.
+__device__ __forceinline__ void mark_claims(const Pairing &p, const Claims &claims,
+                                            int *entries = nullptr) {
+  if (p.claims != nullptr) return; // an earlier launch has marked them
+  const int words = 2 * Claims::words(p.batch);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < words; i += blockDim.x) claims.once[i] = 0;
+  __syncthreads(); // no bit is set before all are 0
+  claims.mark(p.perm, block_share(), entries);
+  __syncthreads(); // every thread asks for rows that others have marked
+}
+__device__ __forceinline__ Claims claim_rows(const Pairing &p, unsigned *&memory) {
+  const Claims claims = place_claims(p, memory);
+  mark_claims(p, claims);
+  return claims;
 }
 
-// Walks begin at cut rows, so that warps share long cycles, and at the rows marked here: the first
-// row of a path, and the smallest row of a cycle that has no cut row.
+// Marks the claims, and sets next[i] to the partner of row i.
+__device__ __forceinline__ void link_forward(const Pairing &p, const Claims &claims, int *next) {
+  mark_claims(p, claims, next);
+  const Share t = block_share();
+#pragma unroll 1
+  for (int i = t.rank; i < p.batch; i += t.size) { // what this thread has read of perm
+    const int j = p.claims == nullptr ? next[i] : claims.in_range(load(p.perm + i));
+    next[i] = j >= 0 && !claims.contested(j) ? j : kBad;
+  }
+  __syncthreads(); // next is complete
+}
+
+// The same for rows first, first + 1, ... of the forward, or of the adjoint, where perm is
+// inverted.
+__device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims, int first,
+                                          int rows, bool adjoint, int *next) {
+  if (!adjoint && rows == p.batch) return link_forward(p, claims, next);
+  mark_claims(p, claims);
+  const Share t = block_share();
+  if (!adjoint) {
+#pragma unroll 1
+    for (int i = t.rank; i < rows; i += t.size) next[i] = claims.partner(load(p.perm + first + i));
+  } else {
+#pragma unroll 1
+    for (int i = t.rank; i < rows; i += t.size) // others are written below
+      if (!claims.named(first + i)) next[i] = kBad;
+#pragma unroll 1
+    for (int i = t.rank; i < p.batch; i += t.size) {
+      const int own = claims.partner(load(p.perm + i)) - first;
+      if (own >= 0 && own < rows) next[own] = i;
+    }
+  }
+  __syncthreads(); // next is complete
+}
+
+// Walks begin at cut rows, so that many of them share a long cycle, and at the rows that start()
+// gives: the first row of a path, and the smallest row of a cycle that has no cut row.
 struct Cut { // cut rows: the multiples of mask + 1, a power of two
   int mask;
   __device__ bool operator()(int row) const { return (row & mask) == 0; }
   __host__ __device__ int step() const { return mask + 1; }
   __host__ __device__ int count(int batch) const { return batch / step() + ((batch & mask) != 0); }
 };
-__device__ __forceinline__ void mark_starts(const int64_t *perm, int batch, const int *next,
-                                            int *user_then_start, bool adjoint, Cut cut, Share t) {
-  for (int64_t i = t.rank; i < batch; i += t.size) {
-    bool start = false;
-    if (!cut(static_cast<int>(i))) {
-      // Whether a row leads to i. In the forward that is user[i], in the adjoint perm[i].
-      bool led = load(user_then_start + i) >= 0;
-      if (adjoint) {
-        const int64_t j = load(perm + i);
-        led = j >= 0 && j < batch && load(next + j) == i;
-      }
-      start = !led;
-      if (led) {
-        int row = load(next + i);
-        while (row > i && !cut(row)) row = load(next + row);
-        start = row == i;
-      }
-    }
-    store(user_then_start + i, start ? 1 : 0);
+
+// The partners of the forward, as walks follow them: from a table, or from perm where that does not
+// fit in shared memory.
+struct Links {
+  const int64_t *perm;
+  Claims claims;
+  const int *table; // or null
+  __device__ __forceinline__ int operator()(int row) const {
+    return table ? table[row] : claims.partner(load(perm + row));
   }
+  __device__ __forceinline__ bool starts(int row, Cut cut) const {
+    if (cut(row)) return false;
+    if (!claims.named(row)) return true;
+    int next = (*this)(row);
+    while (next > row && !cut(next)) next = (*this)(next);
+    return next == row;
+  }
+};
+
+// Takes the links from the start of `memory`, and moves that on.
+__device__ __forceinline__ Links link_all(const Pairing &p, bool table, unsigned *&memory) {
+  const Claims claims = place_claims(p, memory);
+  int *next = table ? reinterpret_cast<int *>(memory) : nullptr;
+  if (table) {
+    link_forward(p, claims, next);
+    memory += round_up(p.batch, 4);
+  } else {
+    mark_claims(p, claims);
+  }
+  return {p.perm, claims, next};
 }
 
 // λ of each row, float32 or float64, 0-dim (stride 0) or one for each row.
@@ -85,17 +184,5 @@ struct LamRef {
                 : static_cast<A>(load(static_cast<const float *>(data) + row * stride));
   }
 };
-
-// Builds next of a block in shared memory. `user` is scratch that may be reused after the call.
-__device__ __forceinline__ void build_next(const int64_t *perm, int batch, int *user, int *next,
-                                           bool adjoint) {
-  const Share t = block_share();
-  for (int64_t i = t.rank; i < batch; i += t.size) user[i] = kUnclaimed;
-  __syncthreads(); // user must be filled before rows are claimed
-  claim_rows(perm, batch, user, next, t);
-  __syncthreads(); // link_rows reads claims of other threads
-  link_rows(batch, user, next, adjoint, t);
-  __syncthreads(); // user is free, next is complete
-}
 
 } // namespace mmix

@@ -6,8 +6,20 @@
 #include "cuda/kernels/dtypes.cuh"
 #include "cuda/kernels/pairing.cuh"
 #include "cuda/kernels/tile.cuh"
+#include <type_traits>
 
 namespace mmix {
+
+// A number in the type of the launch's arithmetic: a conversion in the kernel would keep a
+// register.
+union Number {
+  double wide;
+  float narrow;
+  template <class A> __device__ __forceinline__ A as() const {
+    if constexpr (sizeof(A) == 8) return wide;
+    return narrow;
+  }
+};
 
 struct TargetArgs {
   const void *target; // labels (B, inner) or probabilities (B, C, inner)
@@ -16,11 +28,10 @@ struct TargetArgs {
   DType type, out_type; // of probabilities, and of out
   int batch;
   int64_t classes, inner;
-  const int64_t *perm;
+  Pairing pairing;
   LamRef lam;
-  double keep, base, hot; // label smoothing: q = keep*t + base, or hot at the label
+  Number keep, base, hot; // label smoothing: q = keep*t + base, or hot at the label
   int64_t ignore_index;
-  const int *next; // in global memory if it does not fit in shared memory, or null
 };
 
 // The unit of work: a warp writes this many elements of a line at a time.
@@ -29,10 +40,12 @@ constexpr int kTargetPiece = 2048;
 // The (C, inner) targets of a row as lines of contiguous elements. If inner is 1, all classes are
 // one line. Else the positions of each class are a line.
 struct Lines {
-  int64_t length, per_row, pieces; // pieces of a line
+  int64_t length;
+  int per_row, pieces; // pieces of a line
   __host__ __device__ explicit Lines(const TargetArgs &a)
-      : length(a.inner == 1 ? a.classes : a.inner), per_row(a.inner == 1 ? 1 : a.classes),
-        pieces((length + kTargetPiece - 1) / kTargetPiece) {}
+      : length(a.inner == 1 ? a.classes : a.inner),
+        per_row(a.inner == 1 ? 1 : static_cast<int>(a.classes)),
+        pieces(static_cast<int>((length + kTargetPiece - 1) / kTargetPiece)) {}
 };
 
 template <class A> __device__ __forceinline__ A read(const void *p, DType type, int64_t i) {
@@ -52,9 +65,9 @@ template <class A> struct SoftLabels {
   int first;            // the class of element 0
   bool along;           // the line runs along classes
   int y;
-  __device__ SoftLabels(const TargetArgs &a_, int64_t row, int64_t line, int64_t from)
+  __device__ SoftLabels(const TargetArgs &a_, int64_t row, int line, int64_t from)
       : a(a_), label(static_cast<const int64_t *>(a_.target) + row * a_.inner),
-        first(static_cast<int>(a_.inner == 1 ? from : line)), along(a_.inner == 1) {
+        first(a_.inner == 1 ? static_cast<int>(from) : line), along(a_.inner == 1) {
     if (along)
       y = read_label(0);
     else
@@ -68,24 +81,24 @@ template <class A> struct SoftLabels {
   }
   __device__ A operator()(int k) const { // NaN for a label out of range
     const int mine = along ? y : read_label(k);
-    if (mine == first + (along ? k : 0)) return static_cast<A>(a.hot);
-    if (mine >= 0) return static_cast<A>(a.base);
+    if (mine == first + (along ? k : 0)) return a.hot.template as<A>();
+    if (mine >= 0) return a.base.template as<A>();
     return mine == kIgnored ? A(0) : widen(not_a_number<A>());
   }
 };
 template <class A> struct SoftProbabilities {
   const TargetArgs &a;
   int64_t at;
-  __device__ SoftProbabilities(const TargetArgs &a_, int64_t row, int64_t line, int64_t from)
+  __device__ SoftProbabilities(const TargetArgs &a_, int64_t row, int line, int64_t from)
       : a(a_), at((row * a_.classes + line) * a_.inner + from) {}
   __device__ A operator()(int k) const {
-    return plus(times(static_cast<A>(a.keep), read<A>(a.target, a.type, at + k)),
-                static_cast<A>(a.base));
+    return plus(times(a.keep.template as<A>(), read<A>(a.target, a.type, at + k)),
+                a.base.template as<A>());
   }
 };
 
 template <class Out, class A, template <class> class Soft>
-__device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int partner, int64_t line,
+__device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int partner, int line,
                                             int64_t from, int n, ThreadGroup t) {
   Out *out = static_cast<Out *>(a.out) + (row * a.classes + line) * a.inner + from;
   if (partner < 0) return poison_tile(out, n, t);
@@ -102,13 +115,18 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
     return;
   }
   const Split<Out> s(out, n);
+  // Elements of an access: 16 bytes, or 8, since eight elements would spill registers.
+  constexpr int kFour = sizeof(Out) == 8 ? 2 : 4;
+  union {
+    Out at[kFour];
+    std::conditional_t<sizeof(Out) == 2, uint2, uint4> raw;
+  } four;
 #pragma unroll 1 // registers matter more here than loads in flight
-  for (int k = t.lane; k < s.vectors; k += t.lanes) {
-    const int at = s.head + k * Vec<Out>::kCount;
-    Vec<Out> v;
+  for (int k = t.lane; k < s.vectors * (Vec<Out>::kCount / kFour); k += t.lanes) {
+    const int at = s.head + k * kFour;
 #pragma unroll
-    for (int i = 0; i < Vec<Out>::kCount; ++i) v.at[i] = element(at + i);
-    store_vec(out + at, v);
+    for (int i = 0; i < kFour; ++i) four.at[i] = element(at + i);
+    store(reinterpret_cast<decltype(four.raw) *>(out + at), four.raw);
   }
 #pragma unroll 1
   for (int e = t.lane; e < s.edges(); e += t.lanes) store(out + s.edge(e), element(s.edge(e)));
@@ -121,26 +139,24 @@ __device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
   });
 }
 
-// Shared memory: next[batch] and scratch of the same size, unless next is in global memory.
+// Shared memory: the claims, unless they are in global memory.
 template <class A>
 __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned block,
                                               unsigned blocks) {
-  const int *next = a.next;
-  if (next == nullptr) {
-    int *tables = dynamic_shared<int>();
-    build_next(a.perm, a.batch, tables + a.batch, tables, false);
-    next = tables;
-  }
+  unsigned *memory = dynamic_shared<unsigned>();
+  const Claims claims = claim_rows(a.pairing, memory);
   const Lines lines(a);
   const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
-  const int64_t per_row = lines.per_row * lines.pieces;
+  const int64_t per_row = int64_t{lines.per_row} * lines.pieces;
   const int64_t warps = int64_t{blocks} * (blockDim.x / 32);
 #pragma unroll 1
   for (int64_t unit = int64_t{block} * (blockDim.x / 32) + threadIdx.x / 32;
        unit < a.batch * per_row; unit += warps) {
-    const int row = static_cast<int>(unit / per_row), partner = load(next + row);
-    const int64_t line = unit % per_row / lines.pieces;
-    const int64_t from = unit % lines.pieces * kTargetPiece;
+    const int row = static_cast<int>(unit / per_row);
+    const int partner = claims.partner(load(a.pairing.perm + row));
+    const int64_t in_row = unit % per_row;
+    const int line = static_cast<int>(in_row / lines.pieces);
+    const int64_t from = in_row % lines.pieces * kTargetPiece;
     const int n = static_cast<int>(min(lines.length - from, static_cast<int64_t>(kTargetPiece)));
     if (a.labels)
       write_as<A, SoftLabels>(a, row, partner, line, from, n, group);

@@ -1,0 +1,2 @@
+// cp.async as a plain copy, at once.
+#include "../cuda_emulator.h"
