@@ -15,7 +15,7 @@ from ..arithmetic import as_lam, compute_dtype
 from ..ops import kernel
 from ..validation import overlaps
 from .loss import LossCall, cross_entropy
-from .mix import mix, mix_batch_inplace, mix_inplace
+from .mix import MixBatchFn, mix, mix_inplace
 
 Lam = float | Tensor
 
@@ -73,12 +73,21 @@ class Kernels:
         ignore_index: int,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling():  # MixBatchFn is for eager calls only
+            soft = self.mix_targets(
+                target,
+                perm,
+                lam,
+                num_classes=num_classes,
+                label_smoothing=label_smoothing,
+                ignore_index=ignore_index,
+                dtype=dtype,
+            )
+            return self.mix_(x, perm, lam), soft
         # The kernel rounds λ to the compute dtypes of x and of the targets, which may differ.
         weight = as_lam(lam, compute_dtype(x.dtype, target.dtype, dtype), x.device)
-        options = num_classes, label_smoothing, ignore_index, dtype
-        return mix_batch_inplace(
-            x, perm.contiguous(), weight, (target.contiguous(), *options), self.namespace
-        )
+        targets = target.contiguous(), num_classes, label_smoothing, ignore_index, dtype
+        return MixBatchFn.apply(x, perm.contiguous(), weight, targets, self.namespace)
 
     def mixed_cross_entropy(
         self,

@@ -153,12 +153,11 @@ class CrossEntropyGradFn(Function):
 
 def _reference_gradient(grad: Tensor, logits: Tensor, tensors: Any, call: LossCall) -> Tensor:
     """The gradient in plain PyTorch: differentiable any number of times, under any transform."""
-    (gradient,) = torch.func.vjp(lambda z: plainly(z, tensors, call.options), logits)[1](grad)
+    (gradient,) = torch.func.vjp(lambda z: _plainly(z, tensors, call.options), logits)[1](grad)
     return gradient
 
 
-def plainly(logits: Tensor, tensors: Any, options: tuple[Any, ...]) -> Tensor:
-    """The loss in plain PyTorch. lam may also be a Python number."""
+def _plainly(logits: Tensor, tensors: Any, options: tuple[Any, ...]) -> Tensor:
     target, perm, target_b, lam, weight = tensors
     ignore_index, reduction, label_smoothing, z_loss, softcap = options
     return reference.mixed_cross_entropy(

@@ -176,14 +176,3 @@ class MixBatchFn(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         return MixInplaceFn.backward(ctx, grad)
-
-
-def mix_batch_inplace(
-    x: Tensor, perm: Tensor, lam: Tensor, targets: tuple[Any, ...], namespace: str
-) -> tuple[Tensor, Tensor]:
-    """``targets``: the target and the options of mix_targets. Never called under torch.func."""
-    if torch.compiler.is_compiling():
-        target, *options = targets
-        soft = kernel(namespace, "mix_targets")(target, perm, lam, *options)
-        return mix_inplace(x, perm, lam, 0, namespace), soft
-    return MixBatchFn.apply(x, perm, lam, targets, namespace)

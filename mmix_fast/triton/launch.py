@@ -236,6 +236,11 @@ def cutmix(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> list[Launch] | 
     return [Launch(cutmix_kernel, programs, args, warps, True)]
 
 
+def smoothing(eps: float, classes: int) -> dict[str, float]:
+    """The smoothed target of a class is keep*t + base, as in csrc/smoothing.h."""
+    return {"keep": 1.0 - eps, "base": eps / classes}
+
+
 def soft_tile(
     target: Tensor, out: Tensor, eps: float, ignore_index: int
 ) -> tuple[int, dict[str, Any], int]:
@@ -245,13 +250,13 @@ def soft_tile(
     width = min(pow2(sample), COUNT_BLOCK)
     rows = fits(1, pow2(batch), 2 * COUNT_BLOCK // width)
     row_tiles = cdiv(batch, rows)
+    smooth = smoothing(eps, classes)
     args = {
         "target_ptr": target, "soft_ptr": out, "C": classes, "soft_inner": sample // classes,
         "sample": sample, "soft_row_tiles": row_tiles, "ignore_index": ignore_index,
-        "keep": 1.0 - eps, "hot": 1.0 - eps + eps / classes, "base": eps / classes,
-        "LABELS": target.dtype == torch.int64,
+        "hot": smooth["keep"] + smooth["base"], "LABELS": target.dtype == torch.int64,
         "WIDE": compute_dtype(target.dtype, out.dtype) == torch.float64, "SOFT_BLOCK_ROWS": rows,
-        "SOFT_BLOCK_COLS": width,
+        "SOFT_BLOCK_COLS": width, **smooth,
     }  # fmt: skip
     return row_tiles * cdiv(sample, width), args, 4
 

@@ -128,8 +128,9 @@ def loss(
         "classes": classes, "inner": inner, "total_rows": rows, "row_tiles": row_tiles,
         "loss_ptr": losses, "stats_ptr": stats, "grad_ptr": grad,
         "grad_stride": int(reduction == "none"), "weight_ptr": weight, "sums_ptr": sums,
-        "ignore_index": ignore_index, "keep": 1.0 - eps, "base": eps / classes, "z_loss": z_loss,
-        "softcap": softcap, "mean_scale": 1 / rows if mean else 1.0, "OPT": options, "TILE": tile,
+        "ignore_index": ignore_index, "z_loss": z_loss, "softcap": softcap,
+        "mean_scale": 1 / rows if mean else 1.0, "OPT": options, "TILE": tile,
+        **common.smoothing(eps, classes),
     }  # fmt: skip
     warps = common.warps_for(block_rows * block_classes * acc, BYTES_PER_THREAD)
     return [*launches, Launch(loss_kernel, outer * row_tiles, args, warps, False)]

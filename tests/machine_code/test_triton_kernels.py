@@ -32,11 +32,11 @@ QUICK = [
 ]
 
 
-def check(row):
+def check(row, case):
     assert row.spilled == 0 and row.stack == 0, row
     assert row.occupancy >= 0.125, row  # few warps, each with 64 to 128 bytes a lane in flight
     # Rows are multiples of 16 bytes. cutmix_ is exempt: a box begins and ends at any element.
-    if row.vector == 128 and not row.name.startswith("cutmix"):
+    if row.vector == 128 and not case.startswith("cutmix"):
         assert row.accesses["load 128"] and row.accesses["store 128"], row
         # The only 16-bit loads are of single logits: those of the labels.
         if "float32" not in row.name:
@@ -49,7 +49,7 @@ def check(row):
 @pytest.mark.parametrize("case", QUICK)
 def test_no_spills_and_wide_accesses(case):
     for row in aot.inspect(case, "sm_90"):
-        check(row)
+        check(row, case)
 
 
 @pytest.mark.deep
@@ -57,7 +57,7 @@ def test_no_spills_and_wide_accesses(case):
 @pytest.mark.parametrize("case", aot.CASES)
 def test_no_spills_and_wide_accesses_anywhere(case, arch):
     for row in aot.inspect(case, arch):
-        check(row)
+        check(row, case)
 
 
 def ttgir(case, arch="sm_90"):

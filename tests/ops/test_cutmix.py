@@ -84,6 +84,17 @@ def test_random_boxes(data):
     assert torch.equal(x, want)
 
 
+def test_a_lam_of_0_beside_others(backend):
+    """Its rows get the partner's bits, also -0.0 and inf, and none of their own NaN."""
+    x = torch.randn(4, 2, 3, 3)
+    x[1, 0, 0, 0], x[1, 0, 0, 1], x[0] = -0.0, float("inf"), float("nan")
+    perm, lam, want = torch.tensor([1, 0, 3, 2]), torch.tensor([0.0, 0.3, 1.0, 0.0]), x.clone()
+    want[0, ..., :2, :2], want[3, ..., :2, :2] = x[1, ..., :2, :2], x[2, ..., :2, :2]
+    m.cutmix_(x, perm, (0, 2, 0, 2), lam=lam)
+    for row in (0, 2, 3):
+        assert torch.equal(x[row].view(torch.int32), want[row].view(torch.int32))
+
+
 def test_nan_with_coefficient_0_does_not_leak(backend):
     x = torch.full((2, 1, 2, 2), float("nan"))
     x[1] = 1.0
@@ -181,7 +192,10 @@ def test_gradient_is_right_or_raises(backend):
         with pytest.raises(RuntimeError, match="it has no gradient for x"):
             m.cutmix_(x * 1, perm, box)
         return
-    assert torch.autograd.gradcheck(lambda t: m.cutmix_(t * 1, perm, box, lam=0.3)[0], x)
+    for lam in (0.3, 0.0, 1.0, torch.tensor([0.0, 0.3, 1.0])):
+        assert torch.autograd.gradcheck(
+            lambda t, lam=lam: m.cutmix_(t * 1, perm, box, lam=lam)[0], x
+        )
 
 
 def test_gradient_without_a_forced_backend():
