@@ -113,7 +113,7 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
   const auto element = [&](int k) {
     return narrow<Out>(static_cast<Acc<Out>>(mixed.forward(mine(k), theirs(k))));
   };
-  if constexpr (kLean || sizeof(A) > 2 * sizeof(Out)) {
+  if constexpr ((kLean && sizeof(Out) < 8) || sizeof(A) > 2 * sizeof(Out)) {
     // One element at a time: more would spill registers.
 #pragma unroll 1
     for (int e = t.lane; e < n; e += t.lanes) store(out + e, element(e));
