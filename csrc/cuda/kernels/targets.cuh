@@ -113,7 +113,8 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
   const auto element = [&](int k) {
     return narrow<Out>(static_cast<Acc<Out>>(mixed.forward(mine(k), theirs(k))));
   };
-  if constexpr ((kLean && sizeof(Out) < 8) || sizeof(A) > 2 * sizeof(Out)) {
+  constexpr bool kLabelled = std::is_same_v<Soft<A>, SoftLabels<A>>;
+  if constexpr ((kLean && (sizeof(Out) < 8 || kLabelled)) || sizeof(A) > 2 * sizeof(Out)) {
     // One element at a time: more would spill registers.
 #pragma unroll 1
     for (int e = t.lane; e < n; e += t.lanes) store(out + e, element(e));
@@ -131,7 +132,7 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
     const int at = s.head + k * kFour;
 #pragma unroll
     for (int i = 0; i < kFour; ++i) four.at[i] = element(at + i);
-    store(reinterpret_cast<decltype(four.raw) *>(out + at), four.raw);
+    __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<decltype(four.raw) *>(out + at)), four.raw);
   }
 #pragma unroll 1
   for (int e = t.lane; e < s.edges(); e += t.lanes) store(out + s.edge(e), element(s.edge(e)));
