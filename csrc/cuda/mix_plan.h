@@ -167,8 +167,11 @@ void fill_gather(MixPlan &plan, const MixShape<T> &s, const Device &device, cons
     return (s.batch + rows - 1) / rows * piece_tiles(plan, s);
   };
   while (plan.threads > 128 && units() < device.multiprocessors) plan.threads /= 2;
-  plan.blocks =
-      at_most(units(), device.multiprocessors * device.resident(kernel, plan.threads, plan.shared));
+  // No more blocks than read as much of perm as they read of x.
+  const int64_t row_bytes = s.columns.run * s.columns.runs * int64_t{sizeof(T)};
+  const int64_t most = std::max<int64_t>(row_bytes / 8, nearly_all(device) / kEnough);
+  const int64_t resident = device.resident(kernel, plan.threads, plan.shared);
+  plan.blocks = at_most(std::min(units(), most), device.multiprocessors * resident);
 }
 
 template <class T>

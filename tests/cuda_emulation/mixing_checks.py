@@ -25,7 +25,7 @@ WAYS = {
     "slab_aligned_tiles": ((1, 227 * 1024), (40, 2064), lambda t: t),
     "slab_aligned_runs": ((2, 227 * 1024), (5, 9, 48), lambda t: t.permute(1, 0, 2)),
     "cluster": ((16, 24 * 1024), (900, 96), lambda t: t),
-    "stretches": ((2, 24 * 1024, 0), (900, 96), lambda t: t),
+    "stretches": ((1, 24 * 1024, 0), (900, 304), lambda t: t),
     "stretches_perm": ((2, 12_000, 0), (2000, 32), lambda t: t),
 }
 

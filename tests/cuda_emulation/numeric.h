@@ -69,6 +69,7 @@ struct alignas(16) double2 {
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline void __stwb(uint4 *p, uint4 v) { *p = v; } // cache hints change no value
 inline void __stwb(float4 *p, float4 v) { *p = v; }
+inline void __stwb(uint2 *p, uint2 v) { *p = v; }
 inline void __pipeline_memcpy_async(void *to, const void *from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }

@@ -206,7 +206,7 @@ __device__ __forceinline__ void mix_or_targets(const MixArgs<T> &a, const Target
   static_assert(!kTargets || sizeof(T) < 8, "with float64 too there are not enough registers");
   if constexpr (kTargets) {
     if (blockIdx.x >= a.blocks)
-      return targets_block<float>(t, blockIdx.x - a.blocks, gridDim.x - a.blocks);
+      return targets_block<float, true>(t, blockIdx.x - a.blocks, gridDim.x - a.blocks);
   }
   mix(a);
 }

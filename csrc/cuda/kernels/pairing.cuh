@@ -8,7 +8,7 @@ namespace mmix {
 
 __host__ __device__ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-constexpr int kBad = -1;
+constexpr int kBad = -1, kNoRow = -2147483647 - 1;
 
 // The rows of one thread of `size` threads: rank, rank + size, ... A batch has at most 2^30 rows.
 struct Share {
@@ -53,12 +53,13 @@ struct Claims {
     return row >= 0 && !contested(row) ? row : kBad;
   }
   // All bits must be 0 before. The result does not depend on the order of the threads. Unless it is
-  // null, entries becomes perm, with kBad for what is out of range.
+  // null, entries[i] becomes ~perm[i], or kNoRow: negative, as if bad, until link_forward() has
+  // looked at the claims, so that no walk hangs on it.
   __device__ __forceinline__ void mark(const int64_t *perm, Share t, int *entries) const {
 #pragma unroll 1
     for (int i = t.rank; i < batch; i += t.size) {
       const int j = in_range(load(perm + i));
-      if (entries) entries[i] = j;
+      if (entries) entries[i] = j < 0 ? kNoRow : ~j;
       if (j < 0) continue;
       const auto at = static_cast<unsigned>(j);
       const unsigned bit = 1u << (at % 32);
@@ -105,14 +106,14 @@ __device__ __forceinline__ void link_forward(const Pairing &p, const Claims &cla
   const Share t = block_share();
 #pragma unroll 1
   for (int i = t.rank; i < p.batch; i += t.size) { // what this thread has read of perm
-    const int j = p.claims == nullptr ? next[i] : claims.in_range(load(p.perm + i));
-    next[i] = j >= 0 && !claims.contested(j) ? j : kBad;
+    const int j = p.claims == nullptr ? ~next[i] : claims.in_range(load(p.perm + i));
+    next[i] = j >= 0 && j < p.batch && !claims.contested(j) ? j : kBad; // ~kNoRow is no row
   }
   __syncthreads(); // next is complete
 }
 
 // The same for rows first, first + 1, ... of the forward, or of the adjoint, where perm is
-// inverted.
+// inverted. The caller needs a barrier before a thread reads what others have set.
 __device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims, int first,
                                           int rows, bool adjoint, int *next) {
   if (!adjoint && rows == p.batch) return link_forward(p, claims, next);
@@ -131,7 +132,6 @@ __device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims
       if (own >= 0 && own < rows) next[own] = i;
     }
   }
-  __syncthreads(); // next is complete
 }
 
 // Walks begin at cut rows, so that many of them share a long cycle, and at the rows that start()

@@ -97,7 +97,7 @@ template <class A> struct SoftProbabilities {
   }
 };
 
-template <class Out, class A, template <class> class Soft>
+template <bool kLean, class Out, class A, template <class> class Soft>
 __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int partner, int line,
                                             int64_t from, int n, ThreadGroup t) {
   Out *out = static_cast<Out *>(a.out) + (row * a.classes + line) * a.inner + from;
@@ -108,8 +108,9 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
   const auto element = [&](int k) {
     return narrow<Out>(static_cast<Acc<Out>>(mixed.forward(mine(k), theirs(k))));
   };
-  if constexpr (sizeof(A) > 2 * sizeof(Out)) {
-    // One element at a time: eight float64 sums would spill registers. This case is rare.
+  constexpr bool kLabelled = std::is_same_v<Soft<A>, SoftLabels<A>>;
+  if constexpr ((kLean && (sizeof(Out) < 8 || kLabelled)) || sizeof(A) > 2 * sizeof(Out)) {
+    // One element at a time: more would spill registers.
 #pragma unroll 1
     for (int e = t.lane; e < n; e += t.lanes) store(out + e, element(e));
     return;
@@ -126,47 +127,48 @@ __device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int pa
     const int at = s.head + k * kFour;
 #pragma unroll
     for (int i = 0; i < kFour; ++i) four.at[i] = element(at + i);
-    store(reinterpret_cast<decltype(four.raw) *>(out + at), four.raw);
+    __stwb(MMIX_GLOBAL_WRITE(reinterpret_cast<decltype(four.raw) *>(out + at)), four.raw);
   }
 #pragma unroll 1
   for (int e = t.lane; e < s.edges(); e += t.lanes) store(out + s.edge(e), element(s.edge(e)));
 }
 
-template <class A, template <class> class Soft, class... Where>
+template <bool kLean, class A, template <class> class Soft, class... Where>
 __device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
   visit(a.out_type, [&]<class Out>(Out *) { // float64 is only written if A is double
-    if constexpr (sizeof(Out) <= sizeof(A)) write_piece<Out, A, Soft>(a, where...);
+    if constexpr (sizeof(Out) <= sizeof(A)) write_piece<kLean, Out, A, Soft>(a, where...);
   });
 }
 
-// Shared memory: the claims, unless they are in global memory.
-template <class A>
+// Shared memory: the claims, unless they are in global memory. With kLean it takes few registers:
+// for a kernel that does something else too.
+template <class A, bool kLean>
 __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned block,
                                               unsigned blocks) {
   unsigned *memory = dynamic_shared<unsigned>();
   const Claims claims = claim_rows(a.pairing, memory);
   const Lines lines(a);
   const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
-  const int64_t per_row = int64_t{lines.per_row} * lines.pieces;
+  const int per_row = lines.per_row * lines.pieces; // of fewer than 2^31 elements
   const int64_t warps = int64_t{blocks} * (blockDim.x / 32);
 #pragma unroll 1
   for (int64_t unit = int64_t{block} * (blockDim.x / 32) + threadIdx.x / 32;
        unit < a.batch * per_row; unit += warps) {
     const int row = static_cast<int>(unit / per_row);
     const int partner = claims.partner(load(a.pairing.perm + row));
-    const int64_t in_row = unit % per_row;
-    const int line = static_cast<int>(in_row / lines.pieces);
-    const int64_t from = in_row % lines.pieces * kTargetPiece;
+    const int in_row = static_cast<int>(unit % per_row);
+    const int line = in_row / lines.pieces;
+    const int64_t from = int64_t{in_row % lines.pieces} * kTargetPiece;
     const int n = static_cast<int>(min(lines.length - from, static_cast<int64_t>(kTargetPiece)));
     if (a.labels)
-      write_as<A, SoftLabels>(a, row, partner, line, from, n, group);
+      write_as<kLean, A, SoftLabels>(a, row, partner, line, from, n, group);
     else
-      write_as<A, SoftProbabilities>(a, row, partner, line, from, n, group);
+      write_as<kLean, A, SoftProbabilities>(a, row, partner, line, from, n, group);
   }
 }
 
 template <class A> __global__ void __launch_bounds__(256, 4) mix_targets(const TargetArgs a) {
-  targets_block<A>(a, blockIdx.x, gridDim.x);
+  targets_block<A, sizeof(A) == 8>(a, blockIdx.x, gridDim.x);
 }
 
 } // namespace mmix
