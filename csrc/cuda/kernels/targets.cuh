@@ -153,7 +153,7 @@ __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned bloc
   const int64_t warps = int64_t{blocks} * (blockDim.x / 32);
 #pragma unroll 1
   for (int64_t unit = int64_t{block} * (blockDim.x / 32) + threadIdx.x / 32;
-       unit < a.batch * per_row; unit += warps) {
+       unit < int64_t{a.batch} * per_row; unit += warps) {
     const int row = static_cast<int>(unit / per_row);
     const int partner = claims.partner(load(a.pairing.perm + row));
     const int in_row = static_cast<int>(unit % per_row);
