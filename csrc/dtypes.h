@@ -9,6 +9,15 @@ enum DType { kHalf, kBFloat16, kFloat, kDouble, kDTypes };
 
 constexpr int64_t element_size(DType type) { return type == kDouble ? 8 : type == kFloat ? 4 : 2; }
 
+// The type of the arithmetic for elements T: double for double, else float.
+template <class T> struct AccOf {
+  using type = float;
+};
+template <> struct AccOf<double> {
+  using type = double;
+};
+template <class T> using Acc = typename AccOf<T>::type;
+
 #ifdef __CUDACC__
 #define MMIX_HOST_DEVICE __host__ __device__ __forceinline__
 #pragma nv_exec_check_disable // visit_dtype may get a function of the device

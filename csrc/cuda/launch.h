@@ -140,28 +140,44 @@ public:
 
   template <class... P, class... A>
   void launch(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared, A... args) const {
-    launch_clusters(1, kernel, grid, block, shared, args...);
+    launch_as(nullptr, kernel, grid, block, shared, args...);
   }
   // Groups every `cluster` neighbouring blocks into a cluster.
   template <class... P, class... A>
-  void launch_clusters(unsigned cluster, void (*kernel_)(P...), dim3 grid, unsigned block,
+  void launch_clusters(unsigned cluster, void (*kernel)(P...), dim3 grid, unsigned block,
                        size_t shared, A... args) const {
+    cudaLaunchAttribute together{};
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim.x = cluster;
+    together.val.clusterDim.y = together.val.clusterDim.z = 1;
+    launch_as(cluster > 1 ? &together : nullptr, kernel, grid, block, shared, args...);
+  }
+  // All blocks of the grid run at the same time, so that they can wait for each other: at most one
+  // for each multiprocessor.
+  template <class... P, class... A>
+  void launch_together(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared,
+                       A... args) const {
+    cudaLaunchAttribute together{};
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+    launch_as(&together, kernel, grid, block, shared, args...);
+  }
+
+private:
+  template <class... P, class... A>
+  void launch_as(cudaLaunchAttribute *attribute, void (*kernel_)(P...), dim3 grid, unsigned block,
+                 size_t shared, A... args) const {
     kernel(kernel_); // the first launch sets its limit of shared memory
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
     config.blockDim = dim3(block);
     config.dynamicSmemBytes = shared;
     config.stream = stream_;
-    cudaLaunchAttribute together{};
-    together.id = cudaLaunchAttributeClusterDimension;
-    together.val.clusterDim.x = cluster;
-    together.val.clusterDim.y = together.val.clusterDim.z = 1;
-    config.attrs = &together;
-    config.numAttrs = cluster > 1 ? 1 : 0;
+    config.attrs = attribute;
+    config.numAttrs = attribute ? 1 : 0;
     check_cuda(cudaLaunchKernelEx(&config, kernel_, static_cast<P>(args)...), "kernel launch");
   }
 
-private:
   torch::stable::accelerator::DeviceGuard guard_;
   int device_;
   cudaStream_t stream_ = nullptr;

@@ -44,18 +44,15 @@ int checked_batch(int64_t batch) {
   return static_cast<int>(batch);
 }
 
-// perm for a kernel; for a batch that is too large for shared memory with its claims, 2 bits a row.
+// perm for a kernel; for a batch with claims in global memory, room for 2 bits a row.
 struct Pairs {
   Pairing args;
   std::optional<Tensor> bits; // freed in stream order by torch's allocator
-  Pairs(const OnDevice &on, const Tensor &perm, int batch, bool claims_in_block)
+  Pairs(const Tensor &perm, int batch, bool claims_in_block)
       : args{input<int64_t>(perm), batch, nullptr} {
     if (claims_in_block) return;
     bits = torch::stable::new_empty(perm, {2 * Claims::words(batch)}, ScalarType::Int);
-    torch::stable::fill_(*bits, 0);
     args.claims = output<unsigned>(*bits);
-    constexpr unsigned kThreads = 256;
-    on.launch(claim_rows_kernel, dim3((batch + kThreads - 1) / kThreads), kThreads, 0, args);
   }
 };
 
@@ -126,69 +123,72 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   a.columns = columns;
   a.adjoint = adjoint;
   a.lam = lam_ref(lam);
-  Device device = on.device();
-  device.clusters = on.clusters(mix_slab_cluster<T, false>);
+  const Device &device = on.device();
   const MixShape<T> shape{a.batch, columns, alignment_of(a), a.x == a.out};
 
-  // fill completes the plan for the kernel.
-  const auto launch = [&](MixPlan plan, auto *kernel, const auto &fill, auto... more) {
-    fill(plan, shape, device, on.kernel(kernel));
-    const Pairs pairs(on, perm, a.batch, plan.claims);
+  const auto launch = [&](const MixPlan &plan, auto *kernel, auto more) {
+    const Pairs pairs(perm, a.batch, plan.claims);
     a.pairing = pairs.args;
     a.width = plan.width;
     a.pitch = plan.pitch;
     a.lanes = plan.lanes;
-    a.cluster = plan.cluster;
     a.blocks = plan.blocks;
-    a.cut = plan.cut;
-    a.table = plan.table;
-    a.tiles = tile_count(columns, plan.width);
+    a.tiles = plan.tiles;
+    a.round = plan.round;
     unsigned blocks = plan.blocks;
-    const auto also = [&]<class M>(M &m) { // what else the launch writes
-      if constexpr (std::is_same_v<M, TargetArgs>) {
-        if (m.out == nullptr) return;
-        m.pairing = pairs.args;
-        const auto wanted = static_cast<int>(plan_targets(m, plan.threads, device));
-        blocks += round_up(wanted, plan.cluster);
-      }
-    };
-    (also(more), ...);
-    on.launch_clusters(plan.cluster, kernel, dim3(blocks), plan.threads, plan.shared, a, more...);
+    if constexpr (std::is_same_v<decltype(more), TargetArgs>) {
+      more.pairing = pairs.args;
+      // A slab has blocks of their own for the targets; a gather writes them last.
+      if (more.out != nullptr && plan.way != Way::kGather)
+        blocks += plan_targets(more, plan.threads, device);
+    }
+    if (plan.together)
+      on.launch_together(kernel, dim3(blocks), plan.threads, plan.shared, a, more);
+    else
+      on.launch(kernel, dim3(blocks), plan.threads, plan.shared, a, more);
   };
-  if (extra.box) {
-    launch(MixPlan{}, cutmix<T>, fill_cutmix<T>, box_args(x, *extra.box));
-    return false;
-  }
-  const MixPlan plan = plan_mix(shape, device);
   // kernels() gives the kernel that writes the targets too, or the one that does not.
-  const auto with_targets = [&](const auto &kernels, const auto &fill) {
+  const auto with_targets = [&](MixPlan plan, const auto &kernels) {
+    const auto one = [&](auto *kernel, const TargetArgs &targets) {
+      if (plan.way != Way::kGather) fill_slab<T>(plan, shape, device, on.kernel(kernel));
+      launch(plan, kernel, targets);
+    };
     if constexpr (sizeof(T) < 8) {
       if (extra.targets && !extra.targets->wide) {
-        launch(plan, kernels(std::true_type{}), fill, extra.targets->args);
+        one(kernels(std::true_type{}), extra.targets->args);
         return true;
       }
     }
-    launch(plan, kernels(std::false_type{}), fill, TargetArgs{});
+    one(kernels(std::false_type{}), TargetArgs{});
     return false;
   };
+  const auto gather = [&]<bool kVectors>(std::bool_constant<kVectors>) {
+    const GatherPlan<T, kVectors> planner{shape, device};
+    if (shape.in_place && !planner.fits()) { // too many rows: mixed elsewhere, and copied back
+      Tensor into = out, mixed = extra.box ? torch::stable::clone(x) : torch::stable::empty_like(x);
+      const auto both = columns_of(x, mixed, dim).value();
+      const bool together = run_mix<T>(on, x, mixed, perm, lam, dim, adjoint, both, extra);
+      torch::stable::copy_(into, mixed);
+      return together;
+    }
+    const MixPlan plan = planner.plan();
+    if (!extra.box)
+      return with_targets(plan, [](auto k) { return mix_gather<T, kVectors, k.value>; });
+    launch(plan, cutmix<T, kVectors>, box_args(x, *extra.box));
+    return false;
+  };
+  if (extra.box) {
+    const bool vectors = shape.aligned() && box_args(x, *extra.box).in_vectors<Vec<T>::kCount>();
+    return vectors ? gather(std::true_type{}) : gather(std::false_type{});
+  }
+  const MixPlan plan = plan_mix(shape, device);
   switch (plan.way) {
   case Way::kSlab:
-    return with_targets([](auto k) { return mix_slab<T, k.value>; }, fill_slab<T>);
+    return with_targets(plan, [](auto k) { return mix_slab<T, k.value>; });
   case Way::kAlignedSlab:
-    return with_targets([](auto k) { return mix_slab_aligned<T, k.value>; }, fill_slab<T>);
-  case Way::kClusterSlab:
-    return with_targets([](auto k) { return mix_slab_cluster<T, k.value>; }, fill_slab<T>);
-  case Way::kWalk:
-    return with_targets([](auto k) { return mix_walk<T, k.value>; }, fill_walk<T>);
-  case Way::kStretches:
-    if (shape.aligned())
-      return with_targets([](auto k) { return mix_stretches<T, k.value>; }, fill_stretches<T>);
-    return with_targets([](auto k) { return mix_strided<T, k.value>; }, fill_stretches<T>);
+    return with_targets(plan, [](auto k) { return mix_slab_aligned<T, k.value>; });
   case Way::kGather:
-    if (shape.aligned())
-      launch(plan, mix_gather<T, true>, fill_gather<T>);
-    else
-      launch(plan, mix_gather<T, false>, fill_gather<T>);
+    return shape.aligned() ? gather(std::true_type{}) : gather(std::false_type{});
   }
   return false;
 }
@@ -234,8 +234,12 @@ void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
   constexpr unsigned kThreads = 256;
   const int64_t claims = Claims::bytes(a.batch);
   const bool in_block = claims <= on.device().shared;
-  const Pairs pairs(on, perm, a.batch, in_block);
+  Pairs pairs(perm, a.batch, in_block);
   a.pairing = pairs.args;
+  if (pairs.bits) {
+    torch::stable::fill_(*pairs.bits, 0);
+    on.launch(claim_rows_kernel, dim3((a.batch + kThreads - 1) / kThreads), kThreads, 0, a.pairing);
+  }
   on.launch(targets.wide ? mix_targets<double> : mix_targets<float>,
             dim3(plan_targets(a, kThreads, on.device())), kThreads, in_block ? claims : 0, a);
 }
@@ -252,7 +256,7 @@ Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t clas
                   int64_t ignore_index, ScalarType dtype) {
   const OnDevice on(x);
   Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
-  // One launch if x takes the slab kernel and there is no float64.
+  // One launch, unless there is float64.
   const bool any = targets.out.numel() > 0;
   const bool together = x.numel() > 0 && mix_into(x, x, perm, lam, 0, false,
                                                   {.targets = any ? &targets : nullptr}, on);

@@ -30,8 +30,8 @@
 //   barrier or warp operation. A barrier that not all threads reach is an error naming the line.
 //   OS threads (-DMMIX_EMULATE_THREADS -fsanitize=thread): each CUDA thread is one, so that
 //   ThreadSanitizer sees a missing barrier. No traffic, no race check between blocks.
-//   In both, blocks run one after another, except the blocks of a cluster (cluster_barrier() and
-//   cluster_shared() of memory.cuh), which run together.
+//   In both, blocks run one after another, except the blocks of a cluster (cluster.cuh) or of a
+//   cooperative launch (grid.cuh), which run together.
 //
 // Add an intrinsic: a function or macro here, or in numeric.h if it is arithmetic.
 #pragma once
@@ -58,6 +58,7 @@
 #define MMIX_GLOBAL_WRITE(p) emu::global((p), emu::Access::kWrite)
 #define MMIX_DYNAMIC_SHARED(T) reinterpret_cast<T *>(emu::dynamic_shared())
 #define MMIX_CLUSTER_BARRIER() emu::sync_cluster(__FILE__, __LINE__)
+#define MMIX_GRID_BARRIER() emu::sync_cluster(__FILE__, __LINE__)
 #define MMIX_CLUSTER_SHARED(T, p, rank) static_cast<T *>(emu::cluster_shared((p), (rank)))
 #define MMIX_DEVICE_POINTER(p, bytes, writable) emu::device_pointer((p), (bytes), (writable))
 #define MMIX_DEVICE_NUMBER(index) emu::device_number
@@ -170,13 +171,17 @@ enum cudaDeviceAttr {
   cudaDevAttrClusterLaunch = 120
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeClusterDimension = 4
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
     struct {
       unsigned x, y, z;
     } clusterDim;
+    int cooperative;
   } val;
 };
 struct cudaFuncAttributes {
@@ -223,6 +228,14 @@ inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, i
   emu::allow_shared(kernel, bytes);
   return cudaSuccess;
 }
+namespace emu {
+// Blocks that run at the same time: those of a cluster, or of a cooperative launch.
+inline unsigned blocks_at_once(const cudaLaunchConfig_t &c) {
+  if (c.numAttrs == 0) return 1;
+  if (c.attrs[0].id == cudaLaunchAttributeCooperative) return c.gridDim.x;
+  return c.attrs[0].val.clusterDim.x;
+}
+} // namespace emu
 // The parameters of a kernel, laid out as a GPU gets them.
 template <class... P> std::string parameter_block(const P &...p) {
   std::string block;
@@ -239,7 +252,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(P...)
   emu::launch({reinterpret_cast<const void *>(kernel),
                {c->gridDim.x, c->gridDim.y, c->gridDim.z},
                {c->blockDim.x, c->blockDim.y, c->blockDim.z},
-               c->numAttrs ? c->attrs[0].val.clusterDim.x : 1,
+               emu::blocks_at_once(*c),
                c->dynamicSmemBytes,
                parameter_block<P...>(args...)},
               [&] { kernel(args...); });

@@ -74,6 +74,7 @@ void begin_operation(); // forgets the buffers of the previous operation
 void register_buffer(uintptr_t begin, size_t bytes, bool writable);
 void check_access(uintptr_t at, size_t bytes, Access access, const void *site);
 void begin_launch_memory();
+void forget_races();     // all accesses until now come before all from now on
 void end_block_memory(); // folds the block's accesses into the traffic of each buffer
 extern unsigned block_number;
 

@@ -202,6 +202,7 @@ void sync_cluster(const char *file, int line) {
   if (++at_cluster_barrier == threads) {
     at_cluster_barrier = 0;
     lent.assign(lent.size(), false);
+    if (threads == in_block * gridDim.x) forget_races(); // the barrier orders all blocks
     for (unsigned t = 0; t < threads; ++t) release(fibers[t].get());
   }
   leave();

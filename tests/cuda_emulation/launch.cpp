@@ -23,7 +23,7 @@ std::set<std::string> executed;
 std::vector<Launch> launched;
 std::set<std::pair<std::string, int>> barrier_sites;
 
-static constexpr size_t kMostShared = 8 * 256 * 1024; // of a cluster
+static constexpr size_t kMostShared = 256 * 256 * 1024; // of blocks that run at the same time
 static std::map<const void *, int> allowed_shared;
 static unsigned char *shared_end = nullptr; // a page that faults begins here
 static size_t shared_bytes = 0;             // of a block
@@ -82,7 +82,10 @@ void launch(Launch l, const std::function<void()> &body) {
   refuse(threads == 0 || threads > 1024 || block.z > 64, "a block must have 1 to 1024 threads");
   refuse(!grid.x || !grid.y || !grid.z, "an empty grid");
   refuse(grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535, "the grid is too large");
-  refuse(cluster == 0 || cluster > 8 || grid.x % cluster, "the grid is not made of clusters");
+  const bool all = cluster == grid.x; // a cooperative launch
+  refuse(cluster == 0 || (cluster > 8 && !all) || grid.x % cluster,
+         "the grid is not made of clusters");
+  refuse(all && cluster > 8 && grid.x > unsigned(device_sms), "not all blocks run at the same time");
   refuse(cluster > 1 && threads % 32, "a block of a cluster must be made of whole warps");
   const auto allowed = allowed_shared.find(kernel);
   const size_t limit = allowed == allowed_shared.end() ? 48 * 1024 : allowed->second;

@@ -78,7 +78,7 @@ void check_race(Buffer &b, uintptr_t at, size_t bytes, Access access) {
 }
 
 void count(const Buffer &b, uintptr_t at, size_t bytes, Access access, const void *site) {
-  const uint64_t key = reinterpret_cast<uint64_t>(site) << 13 | t_linear;
+  const uint64_t key = reinterpret_cast<uint64_t>(site) << 17 | t_linear;
   touches.push_back({t_linear / 32, site, ordinals[key]++, b.begin, access != Access::kRead,
                      at / 32, (at + bytes - 1) / 32});
   Traffic &t = counted[b.begin];
@@ -101,8 +101,12 @@ void register_buffer(uintptr_t begin, size_t bytes, bool writable) {
   buffers.push_back({begin, begin + bytes, writable, {}, {}});
 }
 
-void begin_launch_memory() {
+void forget_races() {
   for (auto &b : buffers) b.writer.clear(), b.reader.clear();
+}
+
+void begin_launch_memory() {
+  forget_races();
   touches.clear();
   ordinals.clear();
 }

@@ -35,19 +35,21 @@ __host__ __device__ inline int64_t tile_count(const Columns &c, int width) {
   return (c.run + width - 1) / width * c.runs;
 }
 struct TilePlace {
-  int64_t x, out; // offsets of its first column
+  int64_t column, x, out; // its first column, and the offsets of that
   int n;
   __device__ __forceinline__ TilePlace(const Columns &c, int width, int64_t index) {
     if (c.runs == 1 && c.dims == 0) { // without divisions
-      x = out = index * width;
+      column = x = out = index * width;
       n = static_cast<int>(c.run - x < width ? c.run - x : width);
       return;
     }
-    const int64_t per_run = (c.run + width - 1) / width, column = index % per_run * width;
-    const Offsets o = run_offsets(c, index / per_run);
-    x = o.x + column;
-    out = o.out + column;
-    n = static_cast<int>(c.run - column < width ? c.run - column : width);
+    const int64_t per_run = (c.run + width - 1) / width, run = index / per_run;
+    const int64_t in_run = index % per_run * width;
+    const Offsets o = run_offsets(c, run);
+    column = run * c.run + in_run;
+    x = o.x + in_run;
+    out = o.out + in_run;
+    n = static_cast<int>(c.run - in_run < width ? c.run - in_run : width);
   }
 };
 

@@ -3,6 +3,7 @@
 // and counts every access that goes through load() and store(). Kernels access global memory only
 // through these, except for atomics and load_async().
 #pragma once
+#include "dtypes.h"
 #include <cstdint>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -29,15 +30,6 @@ template <class T> __device__ __forceinline__ T *dynamic_shared() { return MMIX_
 
 template <class T> __device__ __forceinline__ T load(const T *p) { return *MMIX_GLOBAL_READ(p); }
 template <class T> __device__ __forceinline__ void store(T *p, T v) { *MMIX_GLOBAL_WRITE(p) = v; }
-
-// The type of the arithmetic: double for double, else float.
-template <class T> struct AccOf {
-  using type = float;
-};
-template <> struct AccOf<double> {
-  using type = double;
-};
-template <class T> using Acc = typename AccOf<T>::type;
 
 __device__ __forceinline__ float widen(__half v) { return __half2float(v); }
 __device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }

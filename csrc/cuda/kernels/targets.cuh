@@ -140,13 +140,10 @@ __device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
   });
 }
 
-// Shared memory: the claims, unless they are in global memory. With kLean it takes few registers:
-// for a kernel that does something else too.
+// With kLean it takes few registers: for a kernel that does something else too.
 template <class A, bool kLean>
-__device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned block,
-                                              unsigned blocks) {
-  unsigned *memory = dynamic_shared<unsigned>();
-  const Claims claims = claim_rows(a.pairing, memory);
+__device__ __forceinline__ void targets_block(const TargetArgs &a, const Claims &claims,
+                                              unsigned block, unsigned blocks) {
   const Lines lines(a);
   const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
   const int per_row = lines.per_row * lines.pieces; // of fewer than 2^31 elements
@@ -168,7 +165,9 @@ __device__ __forceinline__ void targets_block(const TargetArgs &a, unsigned bloc
 }
 
 template <class A> __global__ void __launch_bounds__(256, 4) mix_targets(const TargetArgs a) {
-  targets_block<A, sizeof(A) == 8>(a, blockIdx.x, gridDim.x);
+  unsigned *memory = dynamic_shared<unsigned>();
+  const Claims claims = claim_rows(a.pairing, memory); // in shared memory, if there is room
+  targets_block<A, sizeof(A) == 8>(a, claims, blockIdx.x, gridDim.x);
 }
 
 } // namespace mmix

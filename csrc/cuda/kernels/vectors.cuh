@@ -59,7 +59,7 @@ __device__ __forceinline__ Vec<T> mix_any(Vec<T> a, Vec<T> b, Coefficients<Acc<T
   return y;
 }
 
-template <class T> __device__ __forceinline__ Vec<T> poisoned_vector() {
+template <class T> __device__ __forceinline__ Vec<T> vector_of_nan() {
   Vec<T> v;
 #pragma unroll
   for (int i = 0; i < Vec<T>::kCount; ++i) v.at[i] = not_a_number<T>();
