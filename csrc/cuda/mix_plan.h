@@ -129,7 +129,7 @@ template <class T, bool kVectors> struct GatherPlan {
   const MixShape<T> &s;
   const Device &device;
   bool claims_in_block() const {
-    return s.batch <= kClaimsInBlock && s.claims() + kPiece * kSlabThreads <= device.shared;
+    return s.batch <= kClaimsInBlock && s.claims() + kPiece * kGatherThreads <= device.shared;
   }
   int64_t room() const { return device.shared - (claims_in_block() ? s.claims() : 0); }
   // The rows of one tile of this many lanes that the grid keeps in shared memory.
@@ -137,7 +137,7 @@ template <class T, bool kVectors> struct GatherPlan {
     return room() / (threads * kPiece) * (threads / lanes) * device.multiprocessors;
   }
   // Whether the grid can keep a piece of every row: else it cannot mix in place.
-  bool fits() const { return rows_kept(kSlabThreads, 1) >= s.batch; }
+  bool fits() const { return rows_kept(kGatherThreads, 1) >= s.batch; }
 
   MixPlan plan() const {
     MixPlan plan{Way::kGather};
@@ -154,10 +154,10 @@ template <class T, bool kVectors> struct GatherPlan {
     // A grid that waits for itself has one block on each multiprocessor.
     plan.threads = std::clamp(
         std::bit_ceil(at_most(units(int64_t{kPiecesOfThread} * device.multiprocessors), 1 << 20)),
-        128u, unsigned(kSlabThreads));
+        128u, unsigned(kGatherThreads));
     while (s.in_place && plan.lanes > 1 && rows_kept(plan.threads, plan.lanes) < s.batch)
       plan.lanes /= 2;
-    while (s.in_place && plan.threads < kSlabThreads &&
+    while (s.in_place && plan.threads < kGatherThreads &&
            rows_kept(plan.threads, plan.lanes) < s.batch)
       plan.threads *= 2;
     plan.tiles = P::tiles(s.columns, plan.lanes);

@@ -40,7 +40,7 @@ template <int kCount> struct Boxes {
 };
 
 template <class T, bool kVectors>
-__global__ void __launch_bounds__(kSlabThreads, 1) cutmix(const MixArgs<T> a, const BoxArgs b) {
+__global__ void __launch_bounds__(kGatherThreads, 1) cutmix(const MixArgs<T> a, const BoxArgs b) {
   gather_block<T, kVectors>(a, Boxes<Pieces<T, kVectors>::kCount>(b));
 }
 

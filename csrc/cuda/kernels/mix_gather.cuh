@@ -9,12 +9,13 @@
 
 namespace mmix {
 
-constexpr int kRowsAtOnce = 2; // loads in flight for each thread, and as many partners
+constexpr int kGatherThreads = 512; // at most: 128 registers for each, for many loads in flight
 
 // What a thread moves at a time, and where the lanes of a tile have it.
 template <class T, bool kVectors> struct Pieces {
   using Piece = Vec<T>;
   static constexpr int kCount = Vec<T>::kCount;
+  static constexpr int kAtOnce = 4; // rows, and as many partners, in flight for each thread
   static __device__ __forceinline__ Piece load_piece(const T *p) { return load_vec(p); }
   static __device__ __forceinline__ void store_piece(T *p, Piece v) { store_vec(p, v); }
   static __device__ __forceinline__ Piece mixed(Piece a, Piece b, Coefficients<Acc<T>> c) {
@@ -43,6 +44,7 @@ template <class T, bool kVectors> struct Pieces {
 template <class T> struct Pieces<T, false> {
   using Piece = T;
   static constexpr int kCount = 1;
+  static constexpr int kAtOnce = sizeof(T) == 8 ? 4 : 8;
   static __device__ __forceinline__ T load_piece(const T *p) { return load(p); }
   static __device__ __forceinline__ void store_piece(T *p, T v) { store(p, v); }
   static __device__ __forceinline__ T mixed(T a, T b, Coefficients<Acc<T>> c) { return c(a, b); }
@@ -143,17 +145,16 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
     claims.clear(grid_share());
     MMIX_GRID_BARRIER(); // no bit is set before all are 0
     claims.mark(perm, grid_share(), nullptr);
-    if (!in_place || still) MMIX_GRID_BARRIER(); // rows are asked for that others have marked
+    if (!in_place) MMIX_GRID_BARRIER(); // rows are asked for that others have marked
   }
   bool marked = !shared_claims;
   for (int64_t round = 0; round * a.round < a.tiles; ++round) {
     Rows rows(a, cover, round);
-    if (still) rows.left = 0; // nothing is mixed, so nothing is read
     auto *slot = kept;
     do {
-      Loaded<T, kVectors> loaded[kRowsAtOnce];
+      Loaded<T, kVectors> loaded[P::kAtOnce];
 #pragma unroll
-      for (int u = 0; u < kRowsAtOnce; ++u) {
+      for (int u = 0; u < P::kAtOnce; ++u) {
         Loaded<T, kVectors> &l = loaded[u];
         l.mask = rows.any() ? rows.mask() : 0;
         l.row = rows.row;
@@ -163,8 +164,9 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
       }
       if (!marked) mark_claims(a.pairing, claims); // while the first rows are on their way
       marked = true;
+      if (still) break; // nothing is mixed: the loads were started before λ was known
 #pragma unroll
-      for (int u = 0; u < kRowsAtOnce; ++u, slot += blockDim.x) {
+      for (int u = 0; u < P::kAtOnce; ++u, slot += blockDim.x) {
         const Loaded<T, kVectors> &l = loaded[u];
         if (!l.mask) continue;
         const auto inside = [&](Piece v) {
@@ -187,7 +189,7 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
       }
     } while (rows.any());
     if (!in_place) continue;
-    if (!still) MMIX_GRID_BARRIER(); // every row of the round is read; the claims are complete
+    MMIX_GRID_BARRIER(); // every row of the round is read; the claims are complete
     slot = kept;
     for (Rows writes(a, cover, round); writes.any(); writes.next(), slot += blockDim.x) {
       const unsigned mask = writes.mask();
@@ -207,7 +209,7 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
 
 // With kTargets all blocks then write the mixed targets, in float32 arithmetic.
 template <class T, bool kVectors, bool kTargets>
-__global__ void __launch_bounds__(kSlabThreads, 1)
+__global__ void __launch_bounds__(kGatherThreads, 1)
     mix_gather(const MixArgs<T> a, const TargetArgs t) {
   const Claims claims = gather_block<T, kVectors>(a, Everything{});
   if constexpr (kTargets) targets_block<float, true>(t, claims, blockIdx.x, gridDim.x);

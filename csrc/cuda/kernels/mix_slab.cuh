@@ -82,12 +82,12 @@ template <class T> __device__ __forceinline__ void mix_aligned_slab_block(const 
   const AlignedSlab<T> slab{a, Team(a.lanes), next,
                             reinterpret_cast<uint4 *>(next + round_up(a.batch, 4))};
   const Weights<T> weights(a);
-  const bool still = weights.still();
   bool linked = false;
   for (int64_t index = blockIdx.x; index < a.tiles; index += a.blocks) {
     const TilePlace at(a.columns, a.width, index);
-    if (!still) slab.load_tile(at);
-    if (!linked) { // while the first tile is on its way
+    // The first tile, and perm, do not wait for λ.
+    if (!linked || !weights.still()) slab.load_tile(at);
+    if (!linked) {
       link_rows(a.pairing, claims, a.adjoint, next);
       linked = true;
     }
