@@ -13,7 +13,7 @@ namespace emu {
 namespace {
 
 enum Wait { kReady, kBlock, kCluster, kWarp, kExchange, kBallot, kDone };
-constexpr size_t kStack = 128 * 1024, kGuard = 4096;
+constexpr size_t kStack = 128 * 1024, kGuard = 4096, kGuarded = 8192;
 
 struct Fiber {
   ucontext_t start;
@@ -74,7 +74,8 @@ void create(Fiber &f) {
   if (!f.stack) {
     f.stack = static_cast<char *>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    mprotect(f.stack, kGuard, PROT_NONE);
+    // A process may have few mappings: the many fibers of a cooperative launch share theirs.
+    if (fibers.size() <= kGuarded) mprotect(f.stack, kGuard, PROT_NONE);
   }
   getcontext(&f.start);
   f.start.uc_stack.ss_sp = f.stack;

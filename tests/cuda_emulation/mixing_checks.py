@@ -16,17 +16,22 @@ WAYS = {
     "slab_odd": ((2, 227 * 1024), (37, 301), lambda t: t),
     "slab_many_tiles": ((1, 227 * 1024), (8, 10_001), lambda t: t),
     "slab_runs": ((2, 227 * 1024), (5, 9, 33), lambda t: t.permute(1, 0, 2)),
-    "walk": ((1, 46 * 1024), (100, 1333), lambda t: t),
-    "walk_global": ((2, 36000), (640, 149), lambda t: t),
-    "strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
-    "strided_perm": ((2, 8000), (1600, 10), lambda t: t[:, ::2]),
-    "strided_global": ((2, 6000), (20_000, 6), lambda t: t[:, ::2]),
     "slab_aligned": ((2, 227 * 1024), (37, 304), lambda t: t),
     "slab_aligned_tiles": ((1, 227 * 1024), (40, 2064), lambda t: t),
     "slab_aligned_runs": ((2, 227 * 1024), (5, 9, 48), lambda t: t.permute(1, 0, 2)),
-    "cluster": ((16, 24 * 1024), (900, 96), lambda t: t),
-    "stretches": ((1, 24 * 1024, 0), (900, 304), lambda t: t),
-    "stretches_perm": ((2, 12_000, 0), (2000, 32), lambda t: t),
+    # Rounds of the grid: one, several, and with fewer lanes for a row.
+    "gather": ((8, 64 * 1024), (1200, 80), lambda t: t),
+    "gather_rounds": ((4, 40 * 1024), (900, 304), lambda t: t),
+    "gather_narrow": ((2, 20 * 1024), (1300, 72), lambda t: t),
+    "gather_runs": ((2, 24 * 1024), (3, 700, 48), lambda t: t.permute(1, 0, 2)),
+    "gather_odd": ((1, 46 * 1024), (100, 1333), lambda t: t),
+    "gather_strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
+    # Claims in global memory.
+    "gather_global": ((3, 99 * 1024), (17_000, 8), lambda t: t),
+    "gather_odd_global": ((2, 163 * 1024), (17_000, 3), lambda t: t),
+    # The grid cannot keep a piece of every row.
+    "gather_copied": ((2, 9000), (12_000, 4), lambda t: t[:, ::2]),
+    "gather_copied_global": ((1, 6000), (17_000, 6), lambda t: t[:, ::2]),
 }
 
 
@@ -122,13 +127,15 @@ def check_targets(emulator, dtype, shared=H100[1], batch=70, classes=11):
         emulator.set_device(*H100)
 
 
-def check_cutmix(emulator, dtype, perm_of, shared=H100[1]):
+def check_cutmix(emulator, dtype, perm_of, shared=H100[1], shape=(40, 2, 5, 6), last=False):
     """A random box for each row: some are empty, some cover the whole image."""
     emulator.set_device(2, shared)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     try:
-        n, height, width = 40, 5, 6
-        x, lam, perm = torch.randn(n, 2, height, width).to(dtype), torch.rand(n).to(acc), perm_of(n)
+        n, _, height, width = shape
+        x, lam, perm = torch.randn(shape).to(dtype), torch.rand(n).to(acc), perm_of(n)
+        if last:
+            x = x.contiguous(memory_format=torch.channels_last)
         top, bottom = torch.randint(0, height + 1, (n, 2)).sort().values.unbind(1)
         left, right = torch.randint(0, width + 1, (n, 2)).sort().values.unbind(1)
         y, column = torch.arange(height)[:, None], torch.arange(width)
@@ -141,12 +148,22 @@ def check_cutmix(emulator, dtype, perm_of, shared=H100[1]):
         emulator.set_device(*H100)
 
 
+# shared bytes, shape, channels_last: vectors along x, and along the channels.
+CUTMIX = (
+    (H100[1], (9, 2, 5, 16), False),
+    (H100[1], (9, 16, 5, 3), True),
+    (16, (9, 2, 5, 16), False),
+    (H100[1], (17_000, 1, 2, 8), False),
+)
+
+
 def run_all(emulator, dtype, perms=(torch.randperm, noise)):
     """True if every check passes."""
     return (
         all(check(emulator, way, dtype, p) for way in WAYS for p in perms)
         and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 16))
         and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 16))
+        and all(check_cutmix(emulator, dtype, p, *options) for p in perms for options in CUTMIX)
     )
 
 
@@ -161,7 +178,8 @@ def run_few(emulator, dtype):
         for p in (torch.randperm, noise)
     ]
     right.append(check(emulator, "slab", dtype, torch.randperm, modes=("out", "adjoint")))
-    right.append(check(emulator, "walk_global", dtype, torch.randperm, modes=("adjoint",)))
+    right.append(check(emulator, "gather_global", dtype, torch.randperm, modes=("adjoint",)))
     right += [check_targets(emulator, dtype, shared) for shared in (H100[1], 16)]
+    right += [check_cutmix(emulator, dtype, noise, *options) for options in CUTMIX[:2]]
     right.append(check_cutmix(emulator, dtype, noise))
     return all(right)

@@ -37,7 +37,7 @@ def test_every_kernel_runs_in_every_dtype():
 
 
 def barriers():
-    pattern = re.compile(r"__sync(threads|warp)|MMIX_CLUSTER_BARRIER\(\)")
+    pattern = re.compile(r"__sync(threads|warp)|MMIX_(CLUSTER|GRID)_BARRIER\(\)")
     for path in sorted(KERNELS.glob("*.cuh")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.split("//")[0]

@@ -18,15 +18,6 @@ from tests.cuda_emulation.mixing_checks import (
 )
 from tests.support.cases import DTYPES, PERMS, expected_mix
 
-KERNEL_OF = {
-    "slab": "mix_slab",
-    "walk": "mix_walk",
-    "strided": "mix_strided",
-    "cluster": "mix_slab_cluster",
-    "stretches": "mix_stretches",
-}
-
-
 @pytest.fixture(scope="module")
 def emulator():
     return emulation.load()
@@ -35,14 +26,25 @@ def emulator():
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bits_of_every_way(emulator, way, dtype):
-    emulator.launches()
+    emulator.launched()
     for number, make_perm in enumerate(PERMS.values()):
         emulator.set_seed(number)
         assert check(emulator, way, dtype, make_perm, per_sample=bool(number % 2))
-    names = emulator.launches()
-    assert "aligned" not in way or any("mix_slab_aligned" in name for name in names)
-    assert any(KERNEL_OF[way.split("_")[0]] in name for name in names)
-    assert way.endswith("global") == any("claim_rows_kernel" in name for name in names)
+    mixing = [r for r in emulator.launched() if "mix_targets" not in r.name]
+    kernel = "mix_gather" if "gather" in way else "mix_slab"
+    assert all(kernel in r.name for r in mixing)
+    assert "aligned" not in way or any("mix_slab_aligned" in r.name for r in mixing)
+    # In place, all blocks of a gather run together; out of place, if claims are in global memory.
+    together = {r.cluster == r.blocks > 1 for r in mixing}
+    if device_of(way)[0] > 1 and "gather" in way:
+        only_out_of_place = "copied" in way
+        assert together == (
+            {True} if way.endswith("global") else {False} if only_out_of_place else {True, False}
+        )
+
+
+def device_of(way):
+    return WAYS[way][0]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -80,23 +82,36 @@ def test_bad_perm_poisons_its_rows_alone(emulator, way, bad):
     assert check(emulator, way, torch.float32, BAD_PERMS[bad])
 
 
-@pytest.mark.parametrize("way", ["slab", "walk", "strided"])
-def test_lam_of_one_in_place_touches_nothing_but_bad_rows(emulator, way):
+@pytest.mark.parametrize("way", ["slab_odd", "slab_aligned", "gather", "gather_global"])
+def test_lam_of_one_in_place_writes_nothing_but_bad_rows(emulator, way):
     device, shape, view = WAYS[way]
     emulator.set_device(*device)
     x = view(torch.randn(shape))
     perm = torch.randperm(x.shape[0])
     before = x.clone()
-    if way != "strided":
-        emulator.count_traffic(True)
+    emulator.count_traffic(True)
     OPS.mix_(x, perm, torch.tensor(1.0), 0)
-    assert x.data_ptr() not in emulator.traffic()
+    traffic = emulator.traffic()
     emulator.count_traffic(False)
+    assert x.data_ptr() not in traffic or traffic[x.data_ptr()].stored_sectors == 0
     assert torch.equal(x, before)
     perm[3] = -1
     OPS.mix_(x, perm, torch.tensor(1.0), 0)
     assert x[3].isnan().all() and x.isnan().sum() == x[3].numel()
     emulator.set_device(*H100)
+
+
+@pytest.mark.parametrize("batch", [64, 2000])
+def test_lam_of_one_in_place_reads_little(emulator, batch):
+    """Only what the first loads of each thread fetch, which do not wait for lam."""
+    emulator.set_device(2, H100[1])
+    x = torch.randn(batch, 2**20 // batch)
+    emulator.count_traffic(True)
+    OPS.mix_(x, torch.randperm(batch), torch.tensor(1.0), 0)
+    loaded = 32 * emulator.traffic()[x.data_ptr()].loaded_sectors
+    emulator.count_traffic(False)
+    emulator.set_device(*H100)
+    assert 0 < loaded <= 0.4 * x.nbytes
 
 
 def test_zero_coefficients_of_single_rows(emulator):
@@ -116,12 +131,9 @@ def test_zero_coefficients_of_single_rows(emulator):
     emulator.set_device(*H100)
 
 
-@pytest.mark.parametrize("batch, shared", [(2, 227), (1280, 38)])  # kernels: slab, walk
-def test_the_adjoint_in_place_of_more_dimensions_than_a_kernel_takes(emulator, batch, shared):
-    """The op makes a dense copy of g and runs the adjoint in place on it, as nothing else does.
-
-    There a row with a coefficient of 0 still changes.
-    """
+@pytest.mark.parametrize("batch, shared", [(2, 227), (1280, 38)])  # kernels: slab, gather
+def test_the_adjoint_of_more_dimensions_than_a_kernel_takes(emulator, batch, shared):
+    """The op makes a dense copy of g first."""
     g = torch.randn([batch] + [3] * 9)[(slice(None), *[slice(0, 2)] * 9)].permute(
         0, *range(9, 0, -1)
     )
