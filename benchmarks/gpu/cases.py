@@ -20,8 +20,9 @@ F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 Shape = tuple[int, ...]
 # The least share of a copy's bandwidth, for a row that moves at least LARGE bytes.
 MIX_SHARE, LOSS_SHARE, LARGE = 0.80, 0.85, 64e6
+PLAIN_PASS = "mul_"  # reads and writes x, and no partner
 # Kept of the problems' baselines; the others are measured on the CPU.
-MIX_RIVALS = ("eager", "timm in place", "compiled", "mul_")
+MIX_RIVALS = ("eager", "timm in place", "compiled", PLAIN_PASS)
 LOSS_RIVALS = ("two terms", "soft targets", "compiled", "Liger-Kernel", "quack")
 TINY = (8, 12, 6, 6)  # no dimension is larger in a dry run
 
@@ -63,7 +64,7 @@ def mixing(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     problem = mix.forward(shape, dtype, device, compiled if compiling else plain, ours, layout)
     rivals = set(MIX_RIVALS) - (set() if compiling else {"compiled"})
-    name = op + " channels_last" if channels_last else op
+    name = op + " NHWC" if channels_last else op
     return kept(problem, name, problem.moved, tuple(rivals))
 
 

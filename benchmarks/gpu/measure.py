@@ -24,6 +24,7 @@ from .cases import Case, cases
 
 RIVALS = "rivals"
 BACKENDS = ("cuda", "triton")
+PARTS = (*BACKENDS, RIVALS)
 STANDING_IN = {"cuda": "cpp", "triton": "reference"}  # in a dry run
 ROUNDS, LEAST_S = 11, 2e-3  # of each measurement; a round takes at least so long
 MAX_COPIES = 512  # of an input; the smallest problems then stay in the cache

@@ -1,0 +1,128 @@
+"""The steps of `make gpu`. Each is a command, so that a crash ends that step alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+
+from . import machine
+from .measure import BACKENDS, PARTS
+
+TOTAL_S = 590.0  # of all steps together
+WORKERS = 4  # of pytest: each holds a CUDA context, and compiles Triton kernels on one core
+SANITIZED = "tests/gpu/test_every_op.py"  # small inputs: every access is checked
+TESTS = ("tests/gpu", "tests/ops")
+
+
+def nothing() -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    command: tuple[str, ...]
+    limit_s: float
+    env: dict[str, str] = field(default_factory=dict)
+    # Why the step is not needed or not possible, "" if it is to run. Asked when its turn comes.
+    skipped: Callable[[], str] = nothing
+    dry: bool = False  # a dry run runs it too, else it shows the command
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    said: str  # "passed", "skipped: ...", "failed: ..."
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        return self.said.startswith("failed")
+
+
+def already_built() -> str:
+    """The extension of this very commit has code for this GPU."""
+    facts, here = machine.built(), f"sm_{machine.architecture().replace('.', '')}"
+    same = facts.get("commit") == machine.commit() != ""
+    if same and here in facts.get("architectures", ()):
+        return f"built from this commit, with code for {here}"
+    return ""
+
+
+def no_sanitizer() -> str:
+    return "" if shutil.which("compute-sanitizer") else "no compute-sanitizer on PATH"
+
+
+def pytest(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=short", "-rs", *words)
+
+
+def sanitizer(tool: str) -> Step:
+    """Without the caching allocator, so that an access behind a tensor leaves its allocation."""
+    program = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9")
+    env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "MMIX_FAST_REQUIRE_GPU": "1"}
+    return Step(tool, (*program, *pytest("-x", SANITIZED)), 60, env, no_sanitizer)
+
+
+def steps(folder: Path, dry: bool) -> list[Step]:
+    build = {
+        "MMIX_FAST_CUDA": "1",
+        "TORCH_CUDA_ARCH_LIST": machine.architecture(),
+        "MAX_JOBS": str(os.cpu_count()),
+    }
+    parallel = ("-n", str(WORKERS), "--dist", "loadgroup") if find_spec("xdist") else ()
+    measure = (sys.executable, "-m", "benchmarks.gpu.measure")
+    return [
+        Step(
+            "build",
+            (sys.executable, "setup.py", "build_ext", "--inplace"),
+            240,
+            build,
+            already_built,
+        ),
+        Step("tests", pytest(*parallel, *TESTS), 240, {"MMIX_FAST_REQUIRE_GPU": "1"}),
+        sanitizer("memcheck"),
+        sanitizer("racecheck"),
+        *(
+            Step(
+                f"measure {who}",
+                (*measure, who, str(folder), *(["--dry"] if dry else [])),
+                120 if who in BACKENDS else 150,
+                dry=True,
+            )
+            for who in PARTS
+        ),
+    ]
+
+
+def run(step: Step, dry: bool, seconds: float) -> Result:
+    """Runs a step for at most so many seconds; what it prints goes to the terminal."""
+    begin = perf_counter()
+    shown = " ".join([*(f"{k}={v}" for k, v in step.env.items()), *step.command])
+    print(f"\n== {step.name}: {shown}", flush=True)
+    if dry and not step.dry:
+        return Result(step.name, "skipped: a dry run", 0.0)
+    reason = step.skipped()
+    if reason:
+        print(f"skipped: {reason}", flush=True)
+        return Result(step.name, f"skipped: {reason}", 0.0)
+    limit = min(step.limit_s, seconds)
+    # A group of its own, so that all that it started ends with it.
+    process = subprocess.Popen(
+        step.command, cwd=machine.ROOT, env={**os.environ, **step.env}, start_new_session=True
+    )
+    try:
+        code = process.wait(max(1.0, limit))
+        said = f"failed: exit code {code}" if code else "passed"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+        said = f"failed: took longer than {limit:.0f} s"
+    return Result(step.name, said, perf_counter() - begin)
