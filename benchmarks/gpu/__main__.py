@@ -53,7 +53,7 @@ def main(words: list[str] | None = None) -> int:
         parts = Path(temporary)
         results = [
             run(step, given.dry, TOTAL_S - (perf_counter() - begin))
-            for step in steps(parts, given.dry)
+            for step in steps(parts)
             if given.only is None or step.name in given.only
         ]
         copy, rows = report.joined(parts)

@@ -106,14 +106,13 @@ def brief(found: dict) -> str:
     return found.get("skipped") or found["error"]
 
 
-def main(who: str, folder: str, *options: str) -> None:
-    dry = options == ("--dry",)
+def main(who: str, folder: Path, dry: bool = False) -> None:
     clock = StubClock() if dry else CudaClock("cuda")
     rate = clock.copy_rate()
     print(f"{clock.name()}: a copy moves {rate:.4g} GB/s", flush=True)
     part = {"copy_gb_per_s": rate, "rows": list(rows(who, clock, dry))}
-    write_json(Path(folder) / f"{who}.json", part)
+    write_json(folder / f"{who}.json", part)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], Path(sys.argv[2]))

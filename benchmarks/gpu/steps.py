@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
-from . import machine
-from .measure import BACKENDS, PARTS
+from . import machine, measure
 
 TOTAL_S = 590.0  # of all steps together
 WORKERS = 4  # of pytest: each holds a CUDA context, and compiles Triton kernels on one core
@@ -33,13 +33,13 @@ class Step:
     env: dict[str, str] = field(default_factory=dict)
     # Why the step is not needed or not possible, "" if it is to run. Asked when its turn comes.
     skipped: Callable[[], str] = nothing
-    dry: bool = False  # a dry run runs it too, else it shows the command
+    dry: Callable[[], None] | None = None  # what a dry run does in place of the command
 
 
 @dataclass(frozen=True)
 class Result:
     name: str
-    said: str  # "passed", "skipped: ...", "failed: ..."
+    said: str  # "passed", "dry run", "skipped: ...", "failed: ..."
     seconds: float
 
     @property
@@ -71,14 +71,13 @@ def sanitizer(tool: str) -> Step:
     return Step(tool, (*program, *pytest("-x", SANITIZED)), 60, env, no_sanitizer)
 
 
-def steps(folder: Path, dry: bool) -> list[Step]:
+def steps(folder: Path) -> list[Step]:
     build = {
         "MMIX_FAST_CUDA": "1",
         "TORCH_CUDA_ARCH_LIST": machine.architecture(),
         "MAX_JOBS": str(os.cpu_count()),
     }
     parallel = ("-n", str(WORKERS), "--dist", "loadgroup") if find_spec("xdist") else ()
-    measure = (sys.executable, "-m", "benchmarks.gpu.measure")
     return [
         Step(
             "build",
@@ -90,16 +89,15 @@ def steps(folder: Path, dry: bool) -> list[Step]:
         Step("tests", pytest(*parallel, *TESTS), 240, {"MMIX_FAST_REQUIRE_GPU": "1"}),
         sanitizer("memcheck"),
         sanitizer("racecheck"),
-        *(
-            Step(
-                f"measure {who}",
-                (*measure, who, str(folder), *(["--dry"] if dry else [])),
-                120 if who in BACKENDS else 150,
-                dry=True,
-            )
-            for who in PARTS
-        ),
+        *(measuring(who, folder) for who in measure.PARTS),
     ]
+
+
+def measuring(who: str, folder: Path) -> Step:
+    command = (sys.executable, "-m", "benchmarks.gpu.measure", who, str(folder))
+    limit = 120 if who in measure.BACKENDS else 150
+    dry = partial(measure.main, who, folder, dry=True)
+    return Step(f"measure {who}", command, limit, dry=dry)
 
 
 def run(step: Step, dry: bool, seconds: float) -> Result:
@@ -107,8 +105,10 @@ def run(step: Step, dry: bool, seconds: float) -> Result:
     begin = perf_counter()
     shown = " ".join([*(f"{k}={v}" for k, v in step.env.items()), *step.command])
     print(f"\n== {step.name}: {shown}", flush=True)
-    if dry and not step.dry:
-        return Result(step.name, "skipped: a dry run", 0.0)
+    if dry:
+        if step.dry:
+            step.dry()
+        return Result(step.name, "dry run", perf_counter() - begin)
     reason = step.skipped()
     if reason:
         print(f"skipped: {reason}", flush=True)
