@@ -14,7 +14,8 @@ from tests.cuda_emulation import emulation
 from tests.support import gpu
 
 # Backends of CPU tensors. Modules with `RUNS_ON_GPU = True` also take those of a GPU, which then is
-# the default device. Triton's interpreter has a process of its own: tests/backends/test_triton.py.
+# the default device, except in tests marked `on_cpu`. Triton's interpreter has a process of its
+# own: tests/backends/test_triton.py.
 if os.environ.get("TRITON_INTERPRET") == "1":
     ON_CPU, ON_GPU = ["triton"], []
 else:
@@ -30,7 +31,8 @@ def backend(request, monkeypatch):
         emulation.load().set_seed(0)
         monkeypatch.setattr(dispatch, "BACKENDS", (*dispatch.BACKENDS, emulation.BACKEND))
     on_gpu = request.param in ON_GPU
-    if on_gpu and not getattr(request.module, "RUNS_ON_GPU", False):
+    only_cpu = request.node.get_closest_marker("on_cpu") is not None
+    if on_gpu and (only_cpu or not getattr(request.module, "RUNS_ON_GPU", False)):
         pytest.skip("its tensors are on the CPU")
     gpu.need(request.param)
     device = torch.device(gpu.DEVICE) if on_gpu else contextlib.nullcontext()
@@ -39,7 +41,8 @@ def backend(request, monkeypatch):
 
 
 def pytest_configure(config):
-    """A mark of pytest-xdist, which a GPU image may lack: its tests share one worker."""
+    config.addinivalue_line("markers", "on_cpu: its tensors are on the CPU")
+    # Of pytest-xdist, which a GPU image may lack.
     config.addinivalue_line("markers", "xdist_group(name): run on the same worker as its like")
 
 

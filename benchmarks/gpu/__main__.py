@@ -16,7 +16,8 @@ from ..datafile import RESULTS, write, write_json
 from . import machine, report
 from .steps import TOTAL_S, Result, run, steps
 
-OPTIONAL = ("liger_kernel", "quack", "xdist")  # packages that are used where they are there
+# Packages that are used where they are there.
+OPTIONAL = ("triton", "pytest", "xdist", "hypothesis", "liger_kernel", "quack")
 
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
@@ -47,6 +48,8 @@ def main(words: list[str] | None = None) -> int:
     if not given.dry and not torch.cuda.is_available():
         print("make gpu: torch finds no CUDA device; `make gpu DRY=1` walks through it without one")
         return 2
+    if given.dry:
+        torch.set_num_threads(1)  # its tensors are tiny: threads would only wait for one another
     begin = perf_counter()
     name = (StubClock() if given.dry else CudaClock("cuda")).name()
     with tempfile.TemporaryDirectory() as temporary:

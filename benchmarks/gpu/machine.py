@@ -29,8 +29,8 @@ def said(*command: str) -> str:
 
 def commit() -> str:
     """Of a checkout without changes; else ""."""
-    clean = said("git", "rev-parse", "HEAD") and not said("git", "status", "--porcelain")
-    return said("git", "rev-parse", "HEAD") if clean else ""
+    changes = said("git", "status", "--porcelain", "--untracked-files=no")
+    return "" if changes else said("git", "rev-parse", "HEAD")
 
 
 def version(package: str) -> str:

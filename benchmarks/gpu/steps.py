@@ -17,8 +17,11 @@ from . import machine, measure
 
 TOTAL_S = 590.0  # of all steps together
 WORKERS = 4  # of pytest: each holds a CUDA context, and compiles Triton kernels on one core
-SANITIZED = "tests/gpu/test_every_op.py"  # small inputs: every access is checked
-TESTS = ("tests/gpu", "tests/ops")
+USABLE = {"MMIX_FAST_REQUIRE_GPU": "1"}  # tests/support/gpu.py
+SANITIZER = "compute-sanitizer"
+# Small inputs, and of one dtype: checking each access makes them a hundred times slower.
+SANITIZED = ("tests/gpu/test_every_op.py", "-k", "float32 or batch")
+TESTS = ("tests/gpu", "tests/ops")  # the latter need hypothesis
 
 
 def nothing() -> str:
@@ -56,19 +59,27 @@ def already_built() -> str:
     return ""
 
 
+def no_pytest() -> str:
+    return "" if find_spec("pytest") else "no package pytest"
+
+
 def no_sanitizer() -> str:
-    return "" if shutil.which("compute-sanitizer") else "no compute-sanitizer on PATH"
+    return no_pytest() or ("" if shutil.which(SANITIZER) else f"no {SANITIZER} on PATH")
 
 
 def pytest(*words: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--tb=short", "-rs", *words)
 
 
-def sanitizer(tool: str) -> Step:
-    """Without the caching allocator, so that an access behind a tensor leaves its allocation."""
-    program = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9")
-    env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "MMIX_FAST_REQUIRE_GPU": "1"}
-    return Step(tool, (*program, *pytest("-x", SANITIZED)), 60, env, no_sanitizer)
+def testing() -> Step:
+    parallel = ("-n", str(WORKERS), "--dist", "loadgroup") if find_spec("xdist") else ()
+    where = TESTS if find_spec("hypothesis") else TESTS[:1]
+    return Step("tests", pytest(*parallel, "--durations=10", *where), 240, USABLE, no_pytest)
+
+
+def sanitizer(tool: str, **env: str) -> Step:
+    program = (SANITIZER, "--tool", tool, "--error-exitcode", "9")
+    return Step(tool, (*program, *pytest("-x", *SANITIZED)), 60, USABLE | env, no_sanitizer)
 
 
 def steps(folder: Path) -> list[Step]:
@@ -77,17 +88,12 @@ def steps(folder: Path) -> list[Step]:
         "TORCH_CUDA_ARCH_LIST": machine.architecture(),
         "MAX_JOBS": str(os.cpu_count()),
     }
-    parallel = ("-n", str(WORKERS), "--dist", "loadgroup") if find_spec("xdist") else ()
+    build_ext = (sys.executable, "setup.py", "build_ext", "--inplace")
     return [
-        Step(
-            "build",
-            (sys.executable, "setup.py", "build_ext", "--inplace"),
-            240,
-            build,
-            already_built,
-        ),
-        Step("tests", pytest(*parallel, *TESTS), 240, {"MMIX_FAST_REQUIRE_GPU": "1"}),
-        sanitizer("memcheck"),
+        Step("build", build_ext, 240, build, already_built),
+        testing(),
+        # Without the caching allocator, an access behind a tensor leaves its allocation.
+        sanitizer("memcheck", PYTORCH_NO_CUDA_MEMORY_CACHING="1"),
         sanitizer("racecheck"),
         *(measuring(who, folder) for who in measure.PARTS),
     ]
