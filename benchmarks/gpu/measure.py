@@ -108,10 +108,11 @@ def brief(found: dict) -> str:
 
 def main(who: str, folder: Path, dry: bool = False) -> None:
     clock = StubClock() if dry else CudaClock("cuda")
-    rate = clock.copy_rate()
-    print(f"{clock.name()}: a copy moves {rate:.4g} GB/s", flush=True)
-    part = {"copy_gb_per_s": rate, "rows": list(rows(who, clock, dry))}
-    write_json(folder / f"{who}.json", part)
+    part: dict = {"copy_gb_per_s": clock.copy_rate(), "rows": []}
+    print(f"{clock.name()}: a copy moves {part['copy_gb_per_s']:.4g} GB/s", flush=True)
+    for row in rows(who, clock, dry):
+        part["rows"].append(row)
+        write_json(folder / f"{who}.json", part)  # each time: the next row may end the process
 
 
 if __name__ == "__main__":

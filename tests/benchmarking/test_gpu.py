@@ -155,5 +155,11 @@ def test_without_a_gpu_it_says_what_to_do(capsys, monkeypatch):
     assert "make gpu DRY=1" in capsys.readouterr().out
 
 
+def test_make_starts_it():
+    command = ["make", "-n", "gpu", "DRY=1", "PYTHON=some_python"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "some_python -m benchmarks.gpu --dry"
+
+
 def test_a_gpu_names_its_folder():
     assert machine.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
