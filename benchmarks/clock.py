@@ -20,7 +20,7 @@ from .problem import Op
 CACHE = 32 << 20  # bytes, if the system does not say: a common size of an L3 cache
 OVER_CACHE = 4  # buffers used in turn are no longer cached if they exceed the last cache so often
 CEILING_ROUNDS = 9
-GPU_COPY = 256 << 20  # bytes: a copy of fewer ends before the memory is busy throughout
+GPU_COPY = 1 << 30  # bytes: of a smaller buffer, the next copy finds a part in the cache
 # A graph holds so many calls that the gap between two graphs, a few us, does not count: GRAPH_CALLS
 # or, if they work through more than GRAPH_BYTES of inputs, fewer.
 GRAPH_CALLS, GRAPH_BYTES = 64, 4 << 30

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import datafile
-from benchmarks.clock import StubClock
+from benchmarks.clock import GRAPH_CALLS, CudaClock, StubClock
 from benchmarks.gpu import machine, measure, report, steps
 from benchmarks.gpu.__main__ import main, summary
 from benchmarks.gpu.cases import LARGE, LOSS_SHARE, MIX_SHARE, Case, cases
@@ -44,6 +47,45 @@ def test_a_dry_run_from_end_to_end(tmp_path):
     assert not any("error" in times for row in data["rows"] for times in row["by"].values())
     page = (tmp_path / "results/gpu.md").read_text()
     assert "| mix_ | f32 | 8x12 |" in page and str(ROOT) not in page
+
+
+class Graph:
+    """Stands for torch.cuda.CUDAGraph."""
+
+    replays = 0
+
+    def replay(self):
+        Graph.replays += 1
+
+
+@pytest.mark.parametrize(("inputs", "calls"), [(3, GRAPH_CALLS), (100, 100)])
+def test_a_graph_calls_on_all_inputs_in_turn(monkeypatch, inputs, calls):
+    """With a fake torch.cuda: how often the op is called, what is kept, and what a call takes."""
+    for name in ("Stream", "stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    clock, seen, made, held = CudaClock("cuda"), [], [], []
+
+    def seconds(replay, graphs):  # a graph takes 2 ms
+        for graph in graphs:
+            replay(graph)
+        return 2e-3 * len(graphs)
+
+    def op(x):
+        held.append(sum(one() is not None for one in made))
+        seen.append(x.item())
+        out = torch.zeros(1)
+        made.append(weakref.ref(out))
+        return out
+
+    monkeypatch.setattr(clock, "seconds", seconds)
+    Graph.replays = 0
+    got = clock.graph_seconds(op, [torch.tensor(k) for k in range(inputs)], 5, 0.01)
+    assert got == pytest.approx([2e-3 / calls] * 5)
+    assert Graph.replays == 2 + 5 * 5
+    assert seen == [0, 1] + [k % inputs for k in range(calls)]
+    assert max(held) == min(inputs, calls - 1)  # so many results are not written over
 
 
 def row(us, moved=1e8, share=MIX_SHARE, **more):

@@ -59,7 +59,7 @@ def test_the_loss_and_its_gradient(shape):
     wanted = eager_loss(few, y[some], y[perm][some], 0.3, reduction="sum")
     (expected,) = torch.autograd.grad(wanted, few)
     zeros = (batch - len(some)) * torch.tensor(classes).log()
-    torch.testing.assert_close(loss, wanted.detach() + zeros, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss, wanted.detach() + zeros, rtol=1e-3, atol=0)
     torch.testing.assert_close(gradient[some].float(), expected, rtol=8e-3, atol=1e-6)
     labels = gradient.gather(1, y[:, None])[:, 0].float()
     assert (labels < -0.25).all()  # also of the rows between: a label has a gradient of its own
