@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.mmix_fast_installed
 NATIVE  := $(sort $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh'))
 CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/dev/null))
 
-.PHONY: help install demo test test-deep lint format bench bench-check bench-update wheel clean-room clean
+.PHONY: help install demo test test-deep lint format bench bench-check bench-update gpu wheel clean-room clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make bench      every measurement, the README's tables and the pictures (6 minutes)"
 	@echo "make bench-check   what got slower since the stored run (benchmarks/results/check.json)"
 	@echo "make bench-update  stores a new run for bench-check"
+	@echo "make gpu        on a machine with a GPU: builds for it, tests, measures (10 minutes; DRY=1: no GPU)"
 	@echo "make wheel      dist/: sdist, CPU wheel and, with nvcc (no GPU), CUDA wheel; MMIX_FAST_CUDA=0: no CUDA wheel"
 	@echo "make clean-room audit what make wheel made, install it in a fresh environment, try it there"
 	@echo "make install    .venv with everything, extension built (all the above do it first)"
@@ -98,6 +99,10 @@ bench-check: $(STAMP)
 
 bench-update: $(STAMP)
 	$(BIN)/python -m benchmarks check --update
+
+# A GPU image has torch and no network: no .venv, and nothing is installed. PYTHON=... names another.
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(if $(DRY),--dry)
 
 # Wheels are built from the sdist, so that it is seen to hold what it must. The version tells of a toolkit.
 # pip would keep a wheel under the path of its sdist, and give it again for another sdist there.

@@ -12,7 +12,7 @@ from . import options, paper
 from .commands import COMMANDS, MEASURING
 from .datafile import BadFile
 from .problem import THREADS
-from .runner import WrongResult
+from .verify import WrongResult
 
 
 class Parser(argparse.ArgumentParser):

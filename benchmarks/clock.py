@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 
 import torch
-from pytest_benchmark.timers import compute_timer_precision, default_timer
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,6 +20,10 @@ from .problem import Op
 CACHE = 32 << 20  # bytes, if the system does not say: a common size of an L3 cache
 OVER_CACHE = 4  # buffers used in turn are no longer cached if they exceed the last cache so often
 CEILING_ROUNDS = 9
+GPU_COPY = 1 << 30  # bytes: of a smaller buffer, the next copy finds a part in the cache
+# A graph holds so many calls that the gap between two graphs, a few us, does not count: GRAPH_CALLS
+# or, if they work through more than GRAPH_BYTES of inputs, fewer.
+GRAPH_CALLS, GRAPH_BYTES = 64, 4 << 30
 
 
 def cpu_seconds_of_others() -> float | None:
@@ -35,7 +42,12 @@ class Clock:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
-        self.precision = compute_timer_precision(default_timer)
+
+    @cached_property
+    def precision(self) -> float:
+        from pytest_benchmark.timers import compute_timer_precision  # here: GPU images may lack it
+
+        return compute_timer_precision(perf_counter)
 
     def name(self) -> str:
         return f"CPU, {torch.get_num_threads()} threads"
@@ -48,10 +60,10 @@ class Clock:
 
     def seconds(self, op: Op, inputs: Sequence[Tensor]) -> float:
         """The time of one call on each input, together."""
-        begin = default_timer()
+        begin = perf_counter()
         for x in inputs:
             op(x)
-        return default_timer() - begin
+        return perf_counter() - begin
 
     def peak_bytes(self, work: Callable[[], object]) -> int:
         """The most memory that tensors made by ``work`` hold at once, from the profiler."""
@@ -90,6 +102,38 @@ class CudaClock(Clock):
         end.synchronize()
         return begin.elapsed_time(end) / 1000
 
+    def graph_seconds(
+        self, op: Op, inputs: Sequence[Tensor], rounds: int, least_s: float
+    ) -> list[float]:
+        """Seconds of a call, by round, without the host: one CUDA graph calls op on inputs in turn.
+
+        A round replays the graph until ``least_s`` have passed. Where the inputs exceed the cache,
+        it is cold: the results of as many calls are kept, so that they are not written to one
+        buffer, which the cache would hold.
+        """
+        side = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(side):  # a first call may allocate and compile; a capture must not
+            for x in inputs[:2]:
+                op(x)
+        torch.cuda.synchronize(self.device)
+        many = min(GRAPH_CALLS, GRAPH_BYTES // max(1, inputs[0].nbytes))
+        calls = max(len(inputs), many)
+        graph, kept = torch.cuda.CUDAGraph(), deque(maxlen=len(inputs))
+        with torch.cuda.graph(graph):
+            for x in islice(cycle(inputs), calls):
+                kept.append(op(x))
+        replay = torch.cuda.CUDAGraph.replay
+        self.seconds(replay, [graph])  # the first replay also uploads the graph
+        count = max(1, round(least_s / self.seconds(replay, [graph])))
+        return [self.seconds(replay, [graph] * count) / (count * calls) for _ in range(rounds)]
+
+    def copy_rate(self) -> float:
+        size = max(GPU_COPY, OVER_CACHE * self.cache_bytes())
+        source = torch.ones(size, dtype=torch.uint8, device=self.device)
+        into = torch.ones_like(source)
+        times = self.graph_seconds(into.copy_, [source], CEILING_ROUNDS, 0.01)
+        return 2 * size / median(times) / 1e9
+
     def peak_bytes(self, work: Callable[[], object]) -> int:
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
@@ -97,6 +141,31 @@ class CudaClock(Clock):
         work()
         torch.cuda.synchronize(self.device)
         return torch.cuda.max_memory_allocated(self.device) - before
+
+
+class StubClock(Clock):
+    """Stands for a GPU's clock on a machine without one (`make gpu DRY=1`): every op runs once, on
+    the CPU, and every call takes the same time."""
+
+    CALL_S, COPY_GB_PER_S = 1e-6, 1000.0
+
+    def name(self) -> str:
+        return "stub device"
+
+    def cache_bytes(self) -> int:
+        return 0
+
+    def seconds(self, op: Op, inputs: Sequence[Tensor]) -> float:
+        super().seconds(op, inputs[:1])
+        return self.CALL_S * len(inputs)
+
+    def graph_seconds(
+        self, op: Op, inputs: Sequence[Tensor], rounds: int, least_s: float
+    ) -> list[float]:
+        return [self.seconds(op, inputs[:1])] * rounds
+
+    def copy_rate(self) -> float:
+        return self.COPY_GB_PER_S
 
 
 def clock_of(device: str) -> Clock:

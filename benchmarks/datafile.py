@@ -8,10 +8,7 @@ import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
-import pytest_benchmark
 import torch
-from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
-from pytest_benchmark.utils import get_commit_info
 
 import mmix_fast
 
@@ -35,7 +32,11 @@ def path_of(name: str, device: str = "cpu") -> Path:
     return RESULTS / f"{name}{suffix}.json"
 
 
+# pytest-benchmark is imported where it is used: a GPU image may lack it, and `make gpu` needs only
+# the functions that write files.
 def machine_info(clock: Clock, backend: str | None) -> dict:
+    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+
     info_all = pytest_benchmark_generate_machine_info()
     info = {key: info_all[key] for key in MACHINE}
     info["cpu"] = {key: info_all["cpu"][key] for key in CPU if key in info_all["cpu"]}
@@ -53,6 +54,9 @@ def machine_info(clock: Clock, backend: str | None) -> dict:
 
 def content(run: dict, clock: Clock, backend: str | None, quick: bool) -> dict:
     """The data file of a run (what runner.run returns)."""
+    from pytest_benchmark import __version__ as version
+    from pytest_benchmark.utils import get_commit_info
+
     commit = get_commit_info("mmix_fast")
     return {
         "schema": SCHEMA,
@@ -60,7 +64,7 @@ def content(run: dict, clock: Clock, backend: str | None, quick: bool) -> dict:
         | {"copy_gb_per_s": run["ceiling"], "busy_cpus": run["busy"], "quick": quick},
         "commit_info": {key: commit[key] for key in COMMIT},
         "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "version": pytest_benchmark.__version__,
+        "version": version,
         "benchmarks": run["benchmarks"],
     }
 

@@ -1,4 +1,4 @@
-"""Checks each implementation of a problem, then times them in turns, so that noise hits all."""
+"""Times the implementations of a problem in turns, so that noise hits all of them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .clock import OVER_CACHE, Clock, cpu_seconds_of_others
 from .problem import OURS, Maker, Problem
+from .verify import verify
 
 # A round repeats a short call until it takes ROUND_S: 1 ms is far more than an interrupt, and than
 # 100 times the timer's precision, which is what pytest-benchmark asks for.
@@ -36,34 +37,6 @@ class Effort:
 
 
 FULL, QUICK = Effort(7, 1.0), Effort(5, 0.25)
-
-
-class WrongResult(AssertionError):
-    """An implementation does not give the expected result."""
-
-
-def verify(problem: Problem) -> dict[str, float]:
-    """Checks every implementation's result. Returns the seconds that compiling took, by name."""
-    compiling = {}
-    for name, implementation in problem.implementations.items():
-        begin = perf_counter()
-        got = implementation.op(problem.fresh())
-        first = perf_counter() - begin
-        if implementation.expected is not None:
-            near = {"rtol": implementation.rtol, "atol": implementation.atol, "check_dtype": False}
-            try:
-                torch.testing.assert_close(got, implementation.expected, **near)
-            except AssertionError as error:
-                line = " ".join(str(error).split())
-                raise WrongResult(
-                    f"{name} of {problem.title} must give the formula's result: {line}"
-                ) from error
-        if implementation.compiled:
-            x = problem.fresh()
-            begin = perf_counter()
-            implementation.op(x)
-            compiling[name] = first - (perf_counter() - begin)
-    return compiling
 
 
 class Inputs:

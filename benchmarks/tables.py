@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
-from rich.table import Table
-
 from .rows import Row, rows, table_cells
 
 BUSY = 0.1  # CPUs used by other processes, from which on our threads wait and times scatter
@@ -37,6 +34,9 @@ def busy(machine: dict) -> str:
 
 
 def show(data: dict) -> None:
+    from rich.console import Console  # here: `make gpu` needs Markdown only, and may lack rich
+    from rich.table import Table
+
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     machine = data["machine_info"]
     console.print(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache, partial
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -38,26 +38,27 @@ SHAPES = {
 QUICK_SHAPES = ((512, 21841), (256, 1000))
 
 
+def liger(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    from liger_kernel.transformers.functional import liger_cross_entropy as loss
+
+    # Its forward overwrites the logits with the gradient, so each term needs a copy.
+    return lam * loss(z.clone(), y) + (1 - lam) * loss(z.clone(), y[perm])
+
+
+def quack(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    from quack.cross_entropy import cross_entropy as loss
+
+    return lam * loss(z, y) + (1 - lam) * loss(z, y[perm])
+
+
+# name -> (its package, the two-term loss with its kernel). Imported when called: a package that is
+# there and cannot be imported must not keep the others from being measured.
+LIBRARIES = {"Liger-Kernel": ("liger_kernel", liger), "quack": ("quack", quack)}
+
+
 def others() -> dict[str, Loss]:
-    """The two-term loss with the kernel of each GPU library that is installed."""
-    found = {}
-    if importlib.util.find_spec("liger_kernel"):
-        from liger_kernel.transformers.functional import liger_cross_entropy
-
-        def liger(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-            # Its forward overwrites the logits with the gradient, so each term needs a copy.
-            one, other = liger_cross_entropy(z.clone(), y), liger_cross_entropy(z.clone(), y[perm])
-            return lam * one + (1 - lam) * other
-
-        found["Liger-Kernel"] = liger
-    if importlib.util.find_spec("quack"):
-        from quack.cross_entropy import cross_entropy
-
-        def quack(z: Tensor, y: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
-            return lam * cross_entropy(z, y) + (1 - lam) * cross_entropy(z, y[perm])
-
-        found["quack"] = quack
-    return found
+    """Of the GPU libraries that are installed."""
+    return {n: loss for n, (package, loss) in LIBRARIES.items() if find_spec(package)}
 
 
 @lru_cache(maxsize=1)

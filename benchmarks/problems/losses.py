@@ -88,12 +88,15 @@ def timm_targets(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Pro
     return loss_problem("timm's loss", z, (t.softmax(1),), SoftTargetCrossEntropy(), baselines)
 
 
-def probabilities(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
+def probabilities(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, compiling: bool = True
+) -> Problem:
     """Targets as a teacher network gives them."""
     z, _, perm, lam = make_inputs(shape, dtype, device)
     t = torch.randn_like(z).softmax(1)
     baselines = {"soft targets": (soft_loss, 3.0)}
-    return loss_problem("probability targets", z, (t, perm, lam), mixed_cross_entropy, baselines)
+    args = (t, perm, lam)
+    return loss_problem("probability targets", z, args, mixed_cross_entropy, baselines, compiling)
 
 
 def weighted(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -47,13 +48,21 @@ def rolled_perm(perm: Tensor) -> Tensor:
     return torch.arange(len(perm), device=perm.device).roll(1)
 
 
-def forward(shape: tuple[int, ...], dtype: torch.dtype, device: str, compiler=compiled) -> Problem:
+def forward(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+    compiler=compiled,
+    op: Callable[..., Tensor] = mmix_fast.mix_,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Problem:
     x, perm, lam = make_inputs(shape, dtype, device)
+    x = x.to(memory_format=memory_format)
     fast = compiler(eager_mix)
     expected = eager_mix(x.float(), perm, lam).to(dtype)
     rolled = eager_mix(x.float(), rolled_perm(perm), lam).to(dtype)
     implementations = {
-        OURS: Implementation(lambda x: mmix_fast.mix_(x, perm, lam), expected),
+        OURS: Implementation(lambda x: op(x, perm, lam), expected),
         "eager": Implementation(lambda x: eager_mix(x, perm, lam), expected, *MIX_TOLERANCES),
         "timm in place": Implementation(
             lambda x: timm_style_(x, perm, lam), expected, *MIX_TOLERANCES
@@ -68,7 +77,8 @@ def forward(shape: tuple[int, ...], dtype: torch.dtype, device: str, compiler=co
     }
     goals = (Goal("eager", 1 / 10), Goal("timm in place", 1 / 3), Goal("compiled", 1 / 1.5))
     asked = goals if shape in SHAPES["cpu"] else ()
-    return Problem("mix_ forward", shape, dtype, x.clone, implementations, 2 * x.nbytes, asked)
+    name = f"{op.__name__} forward"
+    return Problem(name, shape, dtype, x.clone, implementations, 2 * x.nbytes, asked)
 
 
 def train(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:

@@ -13,7 +13,8 @@ import mmix_fast
 
 from ..models import PreActResNet18, SmallCNN
 from ..problem import OURS, Goal, Implementation, Maker, Op, Problem
-from ..runner import Effort, WrongResult
+from ..runner import Effort
+from ..verify import WrongResult
 from .common import eager_mix, two_terms
 
 GOAL_RATIO = 1.03  # times the ERM step

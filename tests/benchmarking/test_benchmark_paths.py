@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks import check, datafile, report, rows, runner
+from benchmarks import check, datafile, report, rows, runner, verify
 from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Goal, Implementation, Problem, by_threads
 from benchmarks.problems import cross_entropy, cutmix, losses, mix
@@ -45,7 +45,7 @@ def test_implementations_of_the_loss_agree(kind, shape, dtype):
     compiled = {
         name for name, implementation in some.implementations.items() if implementation.compiled
     }
-    assert set(runner.verify(some)) == compiled <= {"compiled"}
+    assert set(verify.verify(some)) == compiled <= {"compiled"}
     assert {goal.baseline for goal in some.goals} == set(some.implementations) - {OURS} - compiled
     x = some.fresh()
     assert x.is_leaf and x.requires_grad and not torch.equal(some.implementations[OURS].op(x), x)
@@ -57,8 +57,8 @@ def test_a_wrong_gradient_is_caught(kind, shape, dtype):
     right = some.implementations[OURS]
     off = 1.2  # more than the tolerance of bfloat16
     wrong = replace(right, op=lambda z: off * right.op(z))
-    with pytest.raises(runner.WrongResult, match=rf"fused of {some.op} .* must give"):
-        runner.verify(replace(some, implementations={**some.implementations, OURS: wrong}))
+    with pytest.raises(verify.WrongResult, match=rf"fused of {some.op} .* must give"):
+        verify.verify(replace(some, implementations={**some.implementations, OURS: wrong}))
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_an_option_left_out_is_caught(monkeypatch, kind, left_out):
 
     monkeypatch.setattr(losses, "mixed_cross_entropy", ignoring_one)
     some = kind((6, 40), torch.float32, "cpu")
-    with pytest.raises(runner.WrongResult, match=f"fused of {some.op}"):
-        runner.verify(some)
+    with pytest.raises(verify.WrongResult, match=f"fused of {some.op}"):
+        verify.verify(some)
 
 
 def test_quick_takes_the_first_shape():
@@ -112,25 +112,25 @@ def untouched(x):
 
 def test_cutmix():
     some = cutmix.paste((4, 3, 8, 8), "cpu")
-    runner.verify(some)
+    verify.verify(some)
     repeats(some)
     assert some.goals == (Goal("original", 1 / 1.5),)
-    with pytest.raises(runner.WrongResult, match="fused of cutmix_"):
+    with pytest.raises(verify.WrongResult, match="fused of cutmix_"):
         lazy = replace(some.implementations[OURS], op=untouched)
-        runner.verify(replace(some, implementations={**some.implementations, OURS: lazy}))
+        verify.verify(replace(some, implementations={**some.implementations, OURS: lazy}))
 
 
 @packages
 def test_cutmix_of(package, monkeypatch):
     some = cutmix.batch(package, (6, 3, 8, 8), "cpu")
-    runner.verify(some)
+    verify.verify(some)
     repeats(some)
     assert some.goals == (Goal("original", 1 / 1.2),)
     ours, original, _ = cutmix.PAIRS[package]()
     monkeypatch.setitem(cutmix.PAIRS, package, lambda: (ours, original, lambda: None))
     unseeded = cutmix.batch(package, (6, 3, 8, 8), "cpu")  # now each call draws another box
-    with pytest.raises(runner.WrongResult, match=f"of CutMix of {package}"):
-        runner.verify(unseeded)
+    with pytest.raises(verify.WrongResult, match=f"of CutMix of {package}"):
+        verify.verify(unseeded)
 
 
 def test_a_package_that_is_not_there_has_no_row(monkeypatch):
@@ -184,7 +184,7 @@ def test_the_count_is_restored_after_a_wrong_result(two_cores):
         return replace(some, implementations={OURS: Implementation(untouched, torch.zeros(4, 8))})
 
     for make in by_threads([wrong], "cpu"):
-        with pytest.raises(runner.WrongResult):
+        with pytest.raises(verify.WrongResult):
             measured([make])
         assert torch.get_num_threads() == before
 

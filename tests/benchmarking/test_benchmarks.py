@@ -13,7 +13,7 @@ import torch
 
 import mmix_fast
 from benchmarks import __main__ as cli
-from benchmarks import commands, datafile, options, report, rows, runner
+from benchmarks import commands, datafile, options, report, rows, runner, verify
 from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Implementation
 from benchmarks.problems import step
@@ -81,8 +81,8 @@ def test_a_wrong_result_is_not_timed():
         OURS: Implementation(lambda x: x, x),
         "eager": Implementation(lambda x: x + 1, x, 0.1, 0.1),
     }
-    with pytest.raises(runner.WrongResult, match=r"eager of double .* must give"):
-        runner.verify(replace(some, implementations=wrong))
+    with pytest.raises(verify.WrongResult, match=r"eager of double .* must give"):
+        verify.verify(replace(some, implementations=wrong))
 
 
 def test_records(data):
@@ -184,7 +184,7 @@ def test_all_reports_what_it_replaced(monkeypatch, words, written):
 
 
 def test_the_hand_written_mixup_is_that_of_the_step():
-    with pytest.raises(runner.WrongResult, match=r"our loss at .* must equal the hand-written"):
+    with pytest.raises(verify.WrongResult, match=r"our loss at .* must equal the hand-written"):
         step.check_losses_agree(*wrong_by(1.0))
     step.check_losses_agree(*wrong_by(0.0))
 

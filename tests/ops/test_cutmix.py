@@ -12,6 +12,7 @@ from mmix_fast import dispatch
 from mmix_fast.autograd.kernels import Kernels
 from tests.support.cases import DTYPES, PERMS, any_bits, expected_mix
 
+RUNS_ON_GPU = True
 LAYOUTS = {
     "contiguous": lambda: torch.randn(6, 3, 7, 9),
     "channels_last": lambda: torch.randn(6, 3, 7, 9).contiguous(memory_format=torch.channels_last),
@@ -207,6 +208,7 @@ def test_gradient_without_a_forced_backend():
 X, PERM = torch.randn(3, 2, 4, 5), torch.tensor([1, 2, 0])
 
 
+@pytest.mark.on_cpu
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -252,6 +254,7 @@ def test_errors_and_that_nothing_is_written(backend, call, kind, message):
     assert torch.equal(X, before)
 
 
+@pytest.mark.on_cpu
 def test_compiled(backend):
     torch._dynamo.reset()
     step = torch.compile(lambda x, box: m.cutmix_(x * 1, PERM, box), fullgraph=True)
@@ -277,6 +280,7 @@ def test_compiled_paste(dtype):
         assert torch.equal(x, want) and torch.equal(out, want) and torch.equal(lam, want_lam)
 
 
+@pytest.mark.on_cpu
 def test_a_row_of_numpy_ints_is_a_box(backend):
     np = pytest.importorskip("numpy")
     want, want_lam = m.cutmix_(X.clone(), PERM, (0, 4, 2, 5))

@@ -1,0 +1,33 @@
+"""The backends of a GPU, and what happens to their tests where one cannot be used."""
+
+import json
+import os
+from importlib.util import find_spec
+
+import pytest
+
+import mmix_fast
+from mmix_fast import dispatch, info
+
+# 1: a backend that was built, but cannot be used, fails its tests instead of skipping them, so that
+# a machine with a GPU cannot pass without running any. `make gpu` sets it.
+REQUIRE = "MMIX_FAST_REQUIRE_GPU"
+DEVICE = "cuda"
+BACKENDS = [b.name for b in dispatch.BACKENDS if b.device == DEVICE]
+
+
+def was_built(backend):
+    if backend == "triton":
+        return find_spec("triton") is not None
+    return info.FACTS.exists() and json.loads(info.FACTS.read_text())["cuda"] is not None
+
+
+def need(backend):
+    """Skips the test, or fails it, if this backend cannot be used."""
+    status = mmix_fast.backends()[backend]
+    if status.usable:
+        return
+    why = "; ".join(status.reasons)
+    if os.environ.get(REQUIRE) == "1" and was_built(backend):
+        pytest.fail(f"{backend} was built, but cannot be used: {why}", pytrace=False)
+    pytest.skip(why)
