@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -141,7 +142,9 @@ def run(step: Step, dry: bool, seconds: float) -> Result:
         code = process.wait(max(1.0, limit))
         said = f"failed: exit code {code}" if code else "passed"
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.wait()
         said = f"failed: took longer than {limit:.0f} s"
+    finally:  # also where this process is interrupted
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return Result(step.name, said, perf_counter() - begin)
