@@ -113,11 +113,17 @@ def steps(folder: Path) -> list[Step]:
     ]
 
 
+def not_built(who: str) -> str:
+    if who == measure.RIVALS or machine.was_built(who):
+        return ""
+    return "no package triton" if who == "triton" else "the extension was built without CUDA"
+
+
 def measuring(who: str, folder: Path) -> Step:
     command = (sys.executable, "-m", "benchmarks.gpu.measure", who, str(folder))
     limit = 120 if who in measure.BACKENDS else 150
     dry = partial(measure.main, who, folder, dry=True)
-    return Step(f"measure {who}", command, limit, dry=dry)
+    return Step(f"measure {who}", command, limit, skipped=partial(not_built, who), dry=dry)
 
 
 def run(step: Step, dry: bool, seconds: float) -> Result:
