@@ -14,7 +14,7 @@ import mmix_fast
 
 from ..problem import OURS, Implementation, Problem, compiled
 from ..problems import cross_entropy, cutmix, losses, mix
-from ..problems.common import MIX_TOLERANCES, eager_mix
+from ..problems.common import MIX_TOLERANCES, Loss, eager_mix, make_inputs, two_terms
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 Shape = tuple[int, ...]
@@ -24,6 +24,7 @@ PLAIN_PASS = "mul_"  # reads and writes x, and no partner
 # Kept of the problems' baselines; the others are measured on the CPU.
 MIX_RIVALS = ("eager", "timm in place", "compiled", PLAIN_PASS)
 LOSS_RIVALS = ("two terms", "soft targets", "compiled", "Liger-Kernel", "quack")
+LOSS_TOLERANCES = (1e-2, 0.0)  # of a loss, which two terms round to bfloat16
 TINY = (8, 12, 6, 6)  # no dimension is larger in a dry run
 
 
@@ -105,6 +106,23 @@ def loss(
     return kept(problem, "loss in place" if inplace else "loss", moved, tuple(rivals))
 
 
+def forward(shape: Shape, dtype: torch.dtype, device: str) -> Problem:
+    """Of training: what "loss" takes longer is its backward, for an upstream gradient of 1."""
+    z, *labels = make_inputs(shape, dtype, device)
+    expected = two_terms(z.float(), *labels)
+
+    def implementation(loss: Loss) -> Implementation:
+        return Implementation(lambda z: loss(z, *labels), expected, *LOSS_TOLERANCES)
+
+    losses = {OURS: mmix_fast.mixed_cross_entropy, "two terms": two_terms}
+    implementations = {name: implementation(of) for name, of in losses.items()}
+
+    def fresh() -> Tensor:
+        return z.clone().requires_grad_()
+
+    return Problem("loss, forward", shape, dtype, fresh, implementations, z.nbytes)
+
+
 def other_loss(
     op: str,
     kind: Callable[..., Problem],
@@ -177,6 +195,8 @@ def all_cases(dry: bool, compiler: bool) -> Iterator[Case]:
         make = partial(loss, small(size[0]), size[1], compiling=compiling(size))
         yield Case(make, LOSS_SHARE)
     yield Case(partial(loss, small((8192, 32000)), BF16, inplace=True), LOSS_SHARE)
+    for shape, dtype in UPSTREAM:
+        yield Case(partial(forward, small(shape), dtype), 0.0)
     # The forward has computed the gradient for an upstream of 1: here it is scaled, so no share.
     others = [("loss, upstream", losses.accumulated, 2, size, 0.0) for size in UPSTREAM]
     others += [("soft targets", soft_targets, 3, size, LOSS_SHARE) for size in SOFT]

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from datetime import datetime, timezone
+from importlib.util import find_spec
 
 import torch
 
@@ -43,6 +44,11 @@ def version(package: str) -> str:
 def built() -> dict:
     """The facts that setup.py wrote beside the extension; {} if it was not built."""
     return json.loads(info.FACTS.read_text()) if info.FACTS.exists() else {}
+
+
+def was_built(backend: str) -> bool:
+    """Whether this backend of a GPU should be usable where there is a GPU."""
+    return find_spec("triton") is not None if backend == "triton" else bool(built().get("cuda"))
 
 
 def architecture() -> str:

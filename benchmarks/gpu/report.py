@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from ..datafile import parse
+from ..problems import losses
 from ..rows import number_text
 from ..tables import markdown_table
 from .cases import LARGE, PLAIN_PASS
@@ -25,6 +26,8 @@ Written by `make gpu`; every time is in gpu.json. torch {torch}, Triton {triton}
 - (%): the bytes that any implementation must move, over that time, as a share of a copy's rate,
   here {copy:.4g} GB/s. A row of {large:.0f} MB or more should reach the share named under "least".
 - call: a plain call from Python, one after another; where it is longer, the GPU waits for the host.
+- loss: with its gradient. loss, forward: of training, without the backward. loss, upstream: the
+  upstream gradient is {share}, not 1. in place: the gradient takes the place of the logits.
 - {plain} changes every element in place and reads no partner: the lower limit of mixing.
 """
 
@@ -145,6 +148,7 @@ def markdown(machine: dict, copy: float, rows: list[Measured], summary: list[str
                 line.append(call)
         body.append(line)
     known = {"driver": "unknown"} | machine
-    intro = INTRO.format(**known, copy=copy, large=LARGE / 1e6, plain=f"`{PLAIN_PASS}`")
+    constants = {"large": LARGE / 1e6, "plain": f"`{PLAIN_PASS}`", "share": losses.SHARE}
+    intro = INTRO.format(**known, **constants, copy=copy)
     listed = "\n".join(f"- {line}" for line in summary)
     return f"{intro}\n{markdown_table(head, body)}\n\n{listed}\n"

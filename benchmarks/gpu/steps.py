@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,11 +113,17 @@ def steps(folder: Path) -> list[Step]:
     ]
 
 
+def not_built(who: str) -> str:
+    if who == measure.RIVALS or machine.was_built(who):
+        return ""
+    return "no package triton" if who == "triton" else "the extension was built without CUDA"
+
+
 def measuring(who: str, folder: Path) -> Step:
     command = (sys.executable, "-m", "benchmarks.gpu.measure", who, str(folder))
     limit = 120 if who in measure.BACKENDS else 150
     dry = partial(measure.main, who, folder, dry=True)
-    return Step(f"measure {who}", command, limit, dry=dry)
+    return Step(f"measure {who}", command, limit, skipped=partial(not_built, who), dry=dry)
 
 
 def run(step: Step, dry: bool, seconds: float) -> Result:
@@ -141,7 +148,9 @@ def run(step: Step, dry: bool, seconds: float) -> Result:
         code = process.wait(max(1.0, limit))
         said = f"failed: exit code {code}" if code else "passed"
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.wait()
         said = f"failed: took longer than {limit:.0f} s"
+    finally:  # also where this process is interrupted
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return Result(step.name, said, perf_counter() - begin)

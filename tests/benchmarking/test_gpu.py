@@ -205,3 +205,12 @@ def test_make_starts_it():
 
 def test_a_gpu_names_its_folder():
     assert machine.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+
+
+def test_what_was_not_built_is_not_measured(monkeypatch):
+    monkeypatch.setattr(machine, "built", lambda: {"cuda": None})
+    assert steps.not_built("cuda") == "the extension was built without CUDA"
+    monkeypatch.setattr(machine, "built", lambda: {"cuda": "13.0"})
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    assert steps.not_built("cuda") == "" == steps.not_built(measure.RIVALS)
+    assert steps.not_built("triton") == "no package triton"

@@ -108,12 +108,8 @@ def test_cutmix(images, dtype):
     batch, (height, width) = len(x), x.shape[-2:]
     perm = torch.randperm(batch)
     box = (1, height - 1, 1, width)
-    low = torch.stack([torch.randint(0, n, (batch,)) for n in (height, width)], 1)
-    high = torch.stack([torch.randint(1, n, (batch,)) for n in (height, width)], 1)
-    each = torch.cat([low, high], 1)[:, [0, 2, 1, 3]]  # top, bottom, left, right
-    each = torch.stack(
-        [each[:, 0], each[:, :2].amax(1), each[:, 2], each[:, 2:].amax(1)], 1
-    )  # no bottom above its top
+    lines, sides = (torch.randint(0, n + 1, (batch, 2)).sort(1).values for n in (height, width))
+    each = torch.cat([lines, sides], 1)  # top, bottom, left, right
     for lam in (0.0, 0.3, torch.rand(batch)):
         for where in (box, torch.tensor(box), each):
 

@@ -1,25 +1,18 @@
 """The backends of a GPU, and what happens to their tests where one cannot be used."""
 
-import json
 import os
-from importlib.util import find_spec
 
 import pytest
 
 import mmix_fast
-from mmix_fast import dispatch, info
+from benchmarks.gpu.machine import was_built
+from mmix_fast import dispatch
 
 # 1: a backend that was built, but cannot be used, fails its tests instead of skipping them, so that
 # a machine with a GPU cannot pass without running any. `make gpu` sets it.
 REQUIRE = "MMIX_FAST_REQUIRE_GPU"
 DEVICE = "cuda"
 BACKENDS = [b.name for b in dispatch.BACKENDS if b.device == DEVICE]
-
-
-def was_built(backend):
-    if backend == "triton":
-        return find_spec("triton") is not None
-    return info.FACTS.exists() and json.loads(info.FACTS.read_text())["cuda"] is not None
 
 
 def need(backend):
