@@ -51,7 +51,7 @@ struct Pairs {
   Pairs(const Tensor &perm, int batch, bool claims_in_block)
       : args{input<int64_t>(perm), batch, nullptr} {
     if (claims_in_block) return;
-    bits = torch::stable::new_empty(perm, {2 * Claims::words(batch)}, ScalarType::Int);
+    bits = torch::stable::new_empty(perm, {Claims::words(batch)}, ScalarType::Int);
     args.claims = output<unsigned>(*bits);
   }
 };

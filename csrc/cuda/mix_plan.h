@@ -102,7 +102,7 @@ template <class T> MixPlan plan_slab(const MixShape<T> &s, int bytes) {
 
 // Threads and blocks of a slab. Copies wait in shared memory, so that few threads keep many bytes
 // in flight; a thread has several vectors, for what it does once.
-constexpr int kVectorsOfThread = 16;
+constexpr int kVectorsOfThread = 8;
 template <class T>
 void fill_slab(MixPlan &plan, const MixShape<T> &s, const Device &device, const Kernel &kernel) {
   const int64_t vectors = int64_t{s.batch} * plan.lanes;
@@ -120,8 +120,8 @@ void fill_slab(MixPlan &plan, const MixShape<T> &s, const Device &device, const 
 // Every block reads all of perm, if it has the claims of all rows in shared memory. With more rows
 // than this, the grid shares the work, and the claims are in global memory: that costs two barriers
 // of the grid.
-constexpr int kClaimsInBlock = 16 * 1024; // rows; 128 KB of perm
-constexpr int kPiecesOfThread = 4; // so many for each thread, before a multiprocessor gets more
+constexpr int kClaimsInBlock = 4096; // rows; 32 KB of perm
+constexpr int kPiecesOfThread = 4;   // so many for each thread, before a multiprocessor gets more
 
 template <class T, bool kVectors> struct GatherPlan {
   using P = Pieces<T, kVectors>;
@@ -136,15 +136,18 @@ template <class T, bool kVectors> struct GatherPlan {
   int64_t rows_kept(unsigned threads, int lanes) const {
     return room() / (threads * kPiece) * (threads / lanes) * device.multiprocessors;
   }
-  // Whether the grid can keep a piece of every row: else it cannot mix in place.
-  bool fits() const { return rows_kept(kGatherThreads, 1) >= s.batch; }
+  int most_lanes() const {
+    const auto columns = std::min<int64_t>(s.columns.run * s.columns.runs, 32);
+    return kVectors ? s.widest() / 16 : std::bit_ceil(static_cast<unsigned>(columns));
+  }
+  // Narrower pieces of rows than 64 bytes would take longer than a copy of x.
+  int fewest_lanes() const { return std::min(most_lanes(), int(64 / kPiece)); }
+  // Whether the grid can keep a tile of all rows: else it does not mix in place.
+  bool fits() const { return rows_kept(kGatherThreads, fewest_lanes()) >= s.batch; }
 
   MixPlan plan() const {
     MixPlan plan{Way::kGather};
-    const int64_t columns = s.columns.run * s.columns.runs;
-    plan.lanes = kVectors ? s.widest() / 16
-                          : static_cast<int>(std::bit_ceil(
-                                static_cast<unsigned>(std::min<int64_t>(columns, 32))));
+    plan.lanes = most_lanes();
     plan.claims = claims_in_block();
     plan.shared = plan.claims ? s.claims() : 0;
     plan.together = s.in_place || !plan.claims;
@@ -155,7 +158,8 @@ template <class T, bool kVectors> struct GatherPlan {
     plan.threads = std::clamp(
         std::bit_ceil(at_most(units(int64_t{kPiecesOfThread} * device.multiprocessors), 1 << 20)),
         128u, unsigned(kGatherThreads));
-    while (s.in_place && plan.lanes > 1 && rows_kept(plan.threads, plan.lanes) < s.batch)
+    while (s.in_place && plan.lanes > fewest_lanes() &&
+           rows_kept(plan.threads, plan.lanes) < s.batch)
       plan.lanes /= 2;
     while (s.in_place && plan.threads < kGatherThreads &&
            rows_kept(plan.threads, plan.lanes) < s.batch)

@@ -29,8 +29,9 @@ template <int kCount> struct Boxes {
   }
   __device__ unsigned mask(int row) const {
     const int64_t *box = b.box + row * b.stride;
-    if (y < load(box) || y >= load(box + 1)) return 0;
-    const int64_t left = load(box + 2), right = load(box + 3);
+    const int64_t top = load(box), bottom = load(box + 1), left = load(box + 2);
+    const int64_t right = load(box + 3); // all four at once: none waits for a comparison
+    if (y < top || y >= bottom) return 0;
     if (kCount == 1 || b.x_every != 1) return x >= left && x < right ? (1u << kCount) - 1 : 0;
     unsigned inside = 0;
 #pragma unroll

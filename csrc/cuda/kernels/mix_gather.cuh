@@ -72,16 +72,17 @@ struct Everything {
 };
 
 // The rows of a thread in one round: the block has a share of all rows of all tiles, tile after
-// tile, and its teams take turns.
+// tile, and its teams take turns. A thread looks at several rows of one tile at a time: row u of
+// them is row + u*step.
 template <class T, bool kVectors, class Cover> struct RoundRows {
   using P = Pieces<T, kVectors>;
   const MixArgs<T> &a;
-  Team team;
+  const Team team;
   Cover cover;
-  int64_t left, tile; // rows of the block from this one on
+  int64_t left, tile; // left: rows of the block from this one on
   int row;
   bool active; // this lane has a piece
-  Offsets at;
+  Offsets at;  // of the piece in row 0
 
   __device__ __forceinline__ RoundRows(const MixArgs<T> &a_, Cover cover_, int64_t round)
       : a(a_), team(a_.lanes), cover(cover_) {
@@ -95,10 +96,17 @@ template <class T, bool kVectors, class Cover> struct RoundRows {
     find();
   }
   __device__ __forceinline__ bool any() const { return left > 0; }
-  __device__ __forceinline__ unsigned mask() const { return active ? cover.mask(row) : 0; }
-  __device__ __forceinline__ void next() {
-    left -= team.step;
-    row += team.step;
+  __device__ __forceinline__ int at_once(int u) const { return row + u * team.step; }
+  __device__ __forceinline__ bool has(int u) const {
+    return u * team.step < left && at_once(u) < a.batch;
+  }
+  // Of the elements that are mixed.
+  __device__ __forceinline__ unsigned mask(int u) const {
+    return active && has(u) ? cover.mask(at_once(u)) : 0;
+  }
+  __device__ __forceinline__ void skip(int rows) {
+    left -= rows * team.step;
+    row += rows * team.step;
     if (row < a.batch || left <= 0) return;
     for (; row >= a.batch; row -= a.batch) ++tile;
     find();
@@ -112,95 +120,114 @@ private:
   }
 };
 
-// A piece of a row, and that of the row which its entry of perm names: its partner, or in the
-// adjoint the row of which it is the partner.
-template <class T, bool kVectors> struct Loaded {
-  using P = Pieces<T, kVectors>;
-  int row, named; // named is kBad if the entry is out of range
-  unsigned mask;  // of the elements that are mixed
-  T *out;
-  typename P::Piece of_row, of_named;
-  __device__ __forceinline__ void load_rows(const T *x, int64_t x_row, int named_) {
-    named = named_;
-    of_row = P::load_piece(x + row * x_row);
-    if (named >= 0) of_named = P::load_piece(x + named * x_row);
-  }
-};
-
-// Shared memory: the claims, unless they are in global memory; in place, a.slots pieces for each
-// thread.
-template <class T, bool kVectors, class Cover>
-__device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover &cover) {
+// Reads the pieces of several rows and of those that their entries of perm name. Out of place it
+// also writes the mixed pieces, in place they go to shared memory.
+template <class T, bool kVectors, class Cover> struct Gather {
   using P = Pieces<T, kVectors>;
   using Piece = typename P::Piece;
   using Rows = RoundRows<T, kVectors, Cover>;
-  const Weights<T> weights(a);
-  const int64_t *perm = a.pairing.perm;
-  const bool in_place = a.in_place(), still = weights.still();
+  const MixArgs<T> &a;
+  const Weights<T> weights;
+  const Claims claims;
+  // Of each row at a time. named is kBad if the entry is out of range.
+  unsigned mask[P::kAtOnce];
+  int named[P::kAtOnce];
+  Piece of_row[P::kAtOnce], of_named[P::kAtOnce];
+
+  // In passes, so that no load waits for one that it does not need.
+  __device__ __forceinline__ void read(const Rows &rows) {
+    const T *x = a.x + rows.at.x;
+    int64_t entry[P::kAtOnce];
+#pragma unroll
+    for (int u = 0; u < P::kAtOnce; ++u) mask[u] = rows.mask(u);
+#pragma unroll
+    for (int u = 0; u < P::kAtOnce; ++u) {
+      if (!mask[u]) continue;
+      entry[u] = load(a.pairing.perm + rows.at_once(u));
+      of_row[u] = P::load_piece(x + rows.at_once(u) * a.x_row);
+    }
+#pragma unroll
+    for (int u = 0; u < P::kAtOnce; ++u) {
+      if (!mask[u]) continue;
+      named[u] = claims.in_range(entry[u]);
+      if (named[u] >= 0) of_named[u] = P::load_piece(x + named[u] * a.x_row);
+    }
+  }
+  // Outside its box a row keeps its elements.
+  __device__ __forceinline__ Piece inside(int u, Piece v) const {
+    return Cover::kPartly ? P::blend(of_row[u], v, mask[u]) : v;
+  }
+  // Whether another row has the same partner is not known yet.
+  __device__ __forceinline__ Piece mixed(int u, int row) const {
+    if (named[u] < 0) return inside(u, P::nan());
+    return inside(u, P::mixed(of_row[u], of_named[u], weights(row, named[u])));
+  }
+  // Row `named` is the partner of `row`; in the adjoint it is the other way round.
+  __device__ __forceinline__ void write(int u, int row, T *out, bool regular) const {
+    const bool good = named[u] >= 0 && (regular || !claims.contested(named[u]));
+    if (a.adjoint ? !regular && !claims.named(row) : !good)
+      P::store_piece(out + row * a.out_row, inside(u, P::nan()));
+    if (!good) return;
+    const int own = a.adjoint ? named[u] : row, partner = a.adjoint ? row : named[u];
+    const Piece mine = a.adjoint ? of_named[u] : of_row[u];
+    const Piece theirs = a.adjoint ? of_row[u] : of_named[u];
+    P::store_piece(out + own * a.out_row, inside(u, P::mixed(mine, theirs, weights(own, partner))));
+  }
+};
+
+// Shared memory: the claims, unless they are in global memory; in place, as many pieces for each
+// thread as it has in a round.
+template <class T, bool kVectors, class Cover>
+__device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover &cover) {
+  using G = Gather<T, kVectors, Cover>;
+  using P = typename G::P;
   unsigned *memory = dynamic_shared<unsigned>();
   const Claims claims = place_claims(a.pairing, memory);
-  Piece *const kept = reinterpret_cast<Piece *>(memory) + threadIdx.x;
-  const bool shared_claims = a.pairing.claims == nullptr;
-  if (!shared_claims) {
+  auto *const kept = reinterpret_cast<typename G::Piece *>(memory) + threadIdx.x;
+  bool marked = a.pairing.claims != nullptr;
+  if (marked) {
     claims.clear(grid_share());
     MMIX_GRID_BARRIER(); // no bit is set before all are 0
-    claims.mark(perm, grid_share(), nullptr);
-    if (!in_place) MMIX_GRID_BARRIER(); // rows are asked for that others have marked
+    claims.mark(a.pairing.perm, grid_share(), nullptr);
+    if (!a.in_place()) MMIX_GRID_BARRIER(); // rows are asked for that others have marked
   }
-  bool marked = !shared_claims;
+  G gather{a, Weights<T>(a), claims};
+  const bool still = gather.weights.still();
   for (int64_t round = 0; round * a.round < a.tiles; ++round) {
-    Rows rows(a, cover, round);
     auto *slot = kept;
+    typename G::Rows rows(a, cover, round);
     do {
-      Loaded<T, kVectors> loaded[P::kAtOnce];
-#pragma unroll
-      for (int u = 0; u < P::kAtOnce; ++u) {
-        Loaded<T, kVectors> &l = loaded[u];
-        l.mask = rows.any() ? rows.mask() : 0;
-        l.row = rows.row;
-        l.out = a.out + rows.at.out;
-        if (l.mask) l.load_rows(a.x + rows.at.x, a.x_row, claims.in_range(load(perm + l.row)));
-        if (rows.any()) rows.next();
-      }
+      gather.read(rows);
       if (!marked) mark_claims(a.pairing, claims); // while the first rows are on their way
       marked = true;
       if (still) break; // nothing is mixed: the loads were started before λ was known
+      const bool regular = !a.in_place() && claims.regular();
+      int count = 0;
 #pragma unroll
-      for (int u = 0; u < P::kAtOnce; ++u, slot += blockDim.x) {
-        const Loaded<T, kVectors> &l = loaded[u];
-        if (!l.mask) continue;
-        const auto inside = [&](Piece v) {
-          return Cover::kPartly ? P::blend(l.of_row, v, l.mask) : v;
-        };
-        if (in_place) { // whether another row has the same partner is not known yet
-          *slot = inside(l.named < 0 ? P::nan()
-                                     : P::mixed(l.of_row, l.of_named, weights(l.row, l.named)));
-          continue;
-        }
-        const bool good = l.named >= 0 && !claims.contested(l.named);
-        if (a.adjoint ? !claims.named(l.row) : !good)
-          P::store_piece(l.out + l.row * a.out_row, inside(P::nan()));
-        if (!good) continue;
-        const int own = a.adjoint ? l.named : l.row, partner = a.adjoint ? l.row : l.named;
-        const auto mine = a.adjoint ? l.of_named : l.of_row;
-        const auto theirs = a.adjoint ? l.of_row : l.of_named;
-        P::store_piece(l.out + own * a.out_row,
-                       inside(P::mixed(mine, theirs, weights(own, partner))));
+      for (int u = 0; u < P::kAtOnce; ++u) {
+        if (!rows.has(u)) continue;
+        ++count;
+        if (gather.mask[u] && a.in_place()) *slot = gather.mixed(u, rows.at_once(u));
+        if (gather.mask[u] && !a.in_place())
+          gather.write(u, rows.at_once(u), a.out + rows.at.out, regular);
+        slot += blockDim.x;
       }
+      rows.skip(count);
     } while (rows.any());
-    if (!in_place) continue;
+    if (!a.in_place()) continue;
     MMIX_GRID_BARRIER(); // every row of the round is read; the claims are complete
+    const bool regular = claims.regular();
     slot = kept;
-    for (Rows writes(a, cover, round); writes.any(); writes.next(), slot += blockDim.x) {
-      const unsigned mask = writes.mask();
+    for (typename G::Rows w(a, cover, round); w.any(); w.skip(1), slot += blockDim.x) {
+      const unsigned mask = w.mask(0);
       if (!mask) continue;
-      const int partner = claims.partner(load(perm + writes.row));
-      T *at = a.out + writes.at.out + writes.row * a.out_row;
-      if (partner < 0)
+      T *at = a.out + w.at.out + w.row * a.out_row;
+      const auto good = [&] { return claims.partner(load(a.pairing.perm + w.row)) >= 0; };
+      if (!regular && !good())
         P::store_piece(at, Cover::kPartly
                                ? P::blend(still ? P::load_piece(at) : *slot, P::nan(), mask)
                                : P::nan());
-      else if (!still && !weights(writes.row, partner).keep())
+      else if (gather.weights.lam(w.row) != 1)
         P::store_piece(at, *slot);
     }
   }

@@ -22,18 +22,23 @@ __device__ __forceinline__ Share grid_share() {
           static_cast<int>(gridDim.x * blockDim.x)};
 }
 
-// For each row two bits: whether an entry of perm names it, and whether several do.
+// For each row two bits: whether an entry of perm names it, and whether several do. One word more
+// tells whether perm is no permutation.
 struct Claims {
   unsigned *once, *twice;
   int batch;
-  static __host__ __device__ constexpr int words(int batch) { // keeps 16-byte alignment
+  static __host__ __device__ constexpr int words_of_bits(int batch) { // keeps 16-byte alignment
     return static_cast<int>((static_cast<unsigned>(batch) + 127) / 128 * 4);
   }
+  static __host__ __device__ constexpr int words(int batch) { return 2 * words_of_bits(batch) + 4; }
   static __host__ __device__ constexpr int64_t bytes(int batch) {
-    return int64_t{8} * words(batch);
+    return int64_t{4} * words(batch);
   }
   __device__ __forceinline__ Claims(unsigned *memory, int batch_)
-      : once(memory), twice(memory + words(batch_)), batch(batch_) {}
+      : once(memory), twice(memory + words_of_bits(batch_)), batch(batch_) {}
+  __device__ __forceinline__ unsigned *irregular() const { return twice + words_of_bits(batch); }
+  // Whether every row is the partner of one row. Then nothing else needs to be asked.
+  __device__ __forceinline__ bool regular() const { return load(irregular()) == 0; }
 
   static __device__ __forceinline__ bool has(const unsigned *bits, int row) {
     const auto at = static_cast<unsigned>(row); // divisions by shifts
@@ -54,19 +59,31 @@ struct Claims {
   }
   __device__ __forceinline__ void clear(Share t) const {
 #pragma unroll 1
-    for (int i = t.rank; i < 2 * words(batch); i += t.size) store(once + i, 0u);
+    for (int i = t.rank; i < words(batch); i += t.size) store(once + i, 0u);
   }
   // All bits must be 0 before. The result does not depend on the order of the threads. Unless it is
   // null, entries[i] becomes perm[i], or kBad.
   __device__ __forceinline__ void mark(const int64_t *perm, Share t, int *entries) const {
+    constexpr int kAtOnce = 4; // loads in flight
 #pragma unroll 1
-    for (int i = t.rank; i < batch; i += t.size) {
-      const int j = in_range(load(perm + i));
-      if (entries) entries[i] = j;
-      if (j < 0) continue;
-      const auto at = static_cast<unsigned>(j);
-      const unsigned bit = 1u << (at % 32);
-      if (atomicOr(once + at / 32, bit) & bit) atomicOr(twice + at / 32, bit);
+    for (int i = t.rank; i < batch; i += kAtOnce * t.size) {
+      int named[kAtOnce];
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int row = i + u * t.size;
+        named[u] = row < batch ? in_range(load(perm + row)) : kBad;
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int row = i + u * t.size;
+        if (entries && row < batch) entries[row] = named[u];
+        if (row >= batch) continue;
+        const auto at = static_cast<unsigned>(named[u]);
+        const unsigned bit = 1u << (at % 32);
+        if (named[u] >= 0 && !(atomicOr(once + at / 32, bit) & bit)) continue;
+        if (named[u] >= 0) atomicOr(twice + at / 32, bit);
+        atomicOr(irregular(), 1u);
+      }
     }
   }
 };
@@ -83,7 +100,7 @@ struct Pairing {
 __device__ __forceinline__ Claims place_claims(const Pairing &p, unsigned *&memory) {
   if (p.claims != nullptr) return {p.claims, p.batch};
   const Claims claims(memory, p.batch);
-  memory += 2 * Claims::words(p.batch);
+  memory += Claims::words(p.batch);
   return claims;
 }
 // All threads of a block must call it before any of them asks.
