@@ -1,10 +1,11 @@
-// Mixed cross-entropy on the GPU. A call takes up to four launches. Nothing is read on the host.
-//   divisors (and scales)   what a mean divides by, from labels, weights and λ
-//   rows or tiles           statistics, losses and, if wanted, the gradient, from the logits
-//   total                   the sum of the blocks' losses
+// Mixed cross-entropy on the GPU, in one launch, or in two if a mean has many rows. Nothing is read
+// on the host.
+//   divisors        what a mean divides by, from labels, weights and λ, if there are many rows
+//   rows or tiles   these divisors if there are few rows; statistics, losses, their sum and, if
+//                   wanted, the gradient, from the logits
 #include "cuda/cross_entropy_plan.h"
-#include "cuda/kernels/cross_entropy_mean.cuh"
 #include "cuda/launch.h"
+#include "cuda/tickets.h"
 #include "loss_args.h"
 #include "row_layout.h"
 #include "shapes.h"
@@ -13,8 +14,6 @@
 
 namespace mmix {
 namespace {
-
-constexpr int64_t kRowsPerDivisorBlock = 8192;
 
 RowLayout row_layout(const Tensor &t) {
   const ClassRows rows(t);
@@ -78,63 +77,62 @@ LossProblem problem_of(const LossArgs &args) {
   return a;
 }
 
-template <class Real>
-void divisors(const OnDevice &device, LossProblem &a, double *scales, double *partial) {
-  const auto blocks = static_cast<unsigned>(
-      std::min<int64_t>((a.rows + kRowsPerDivisorBlock - 1) / kRowsPerDivisorBlock, kMeanThreads));
-  device.launch(cross_entropy_divisors<Real>, blocks, kMeanThreads, 0, a,
-                blocks == 1 ? scales : partial);
-  if (blocks > 1)
-    device.launch(cross_entropy_scales<Real>, 1, kMeanThreads, 0, a, partial,
-                  static_cast<int>(blocks), scales);
-  a.scales = scales;
-}
-
-template <class T> void rows(const OnDevice &device, const LossProblem &a, const LossPlan &plan) {
-  STD_TORCH_CHECK(plan.blocks <= INT32_MAX, "logits have too many rows");
-  const auto blocks = static_cast<unsigned>(plan.blocks);
-  if (plan.tiled) {
-    const auto kernel = plan.general ? cross_entropy_tiles<T, true> : cross_entropy_tiles<T, false>;
-    device.launch(kernel, blocks, plan.threads, plan.shared, a, plan.tiles);
-    return;
+// Device memory of a launch: `numbers`, and the counter of its blocks if it has no ticket.
+struct Workspace {
+  Workspace(const OnDevice &device, const Tensor &like, int64_t numbers)
+      : tensor(torch::stable::new_empty(like, {numbers + 1}, ScalarType::Double)),
+        at(output<double>(tensor)), last{ticket_of(device), nullptr} {
+    if (last.ticket >= 0) return;
+    torch::stable::zero_(tensor);
+    last.finished = reinterpret_cast<unsigned *>(at + numbers);
   }
-  auto kernel = cross_entropy_rows<T, false, true>;
-  if (plan.packed && !plan.general) kernel = cross_entropy_rows<T, true, false>;
+  Tensor tensor;
+  double *at;
+  LastBlock last;
+};
+
+// Sums the divisors in a launch of its own.
+template <class Real> Workspace divisors(const OnDevice &device, LossProblem &a, const Tensor &z) {
+  const auto kernel = cross_entropy_divisors<Real>;
+  const auto blocks = grid_for((a.rows + kMeanThreads - 1) / kMeanThreads, 1, device.device(),
+                               device.kernel(kernel), kMeanThreads, sizeof(LossScratch));
+  Workspace space(device, z, blocks * kMeanSums + MeanScales::kCount);
+  a.last = space.last;
+  double *scales = space.at + blocks * kMeanSums;
+  device.launch(kernel, blocks, kMeanThreads, sizeof(LossScratch), a, space.at, scales);
+  a.scales = scales;
+  return space;
+}
+
+// Plans and launches the kernels of a forward or a backward.
+template <class T> void run(const OnDevice &device, LossProblem a, const Tensor &z, bool summed) {
+  const LossForm form(a, sizeof(T));
+  const auto tiles = form.general ? cross_entropy_tiles<T, true> : cross_entropy_tiles<T, false>;
+  auto rows = cross_entropy_rows<T, false, true>;
+  if (form.packed && !form.general) rows = cross_entropy_rows<T, true, false>;
   if constexpr (sizeof(T) < 8)
-    if (plan.packed && plan.general) kernel = cross_entropy_rows<T, true, true>;
-  device.launch_clusters(plan.rows.cluster, kernel, blocks, plan.threads, plan.shared, a,
-                         plan.rows);
+    if (form.packed && form.general) rows = cross_entropy_rows<T, true, true>;
+  const bool divided = a.counts && a.rows > most_counted_rows(form); // by a launch before
+  if (divided) a.counts = false;
+  const LossPlan plan = plan_loss(a, form, sizeof(T), device.device(), device.kernel(tiles),
+                                  device.kernel(rows), device.clusters(rows));
+  std::optional<Workspace> scales, sums; // until the launch
+  if (divided) scales = divisors<Acc<T>>(device, a, z);
+  if (summed) {
+    sums.emplace(device, z, plan.blocks);
+    a.partial = sums->at;
+    a.last = sums->last;
+  }
+  if (plan.tiled)
+    device.launch(tiles, plan.blocks, plan.threads, plan.shared, a, plan.tiles);
+  else
+    device.launch_clusters(plan.rows.cluster, rows, plan.blocks, plan.threads, plan.shared, a,
+                           plan.rows);
 }
 
-bool has_clusters(const OnDevice &device) {
-  if (device.attribute(cudaDevAttrClusterLaunch) == 0) return false;
-  // Code that the driver compiled from the PTX of an older architecture has no cluster barrier.
-  cudaFuncAttributes made{};
-  check_cuda(cudaFuncGetAttributes(&made, cross_entropy_rows<float, true, false>),
-             "cudaFuncGetAttributes");
-  return made.ptxVersion >= 90;
-}
-
-// Plans and launches the kernels of a forward or a backward. loss is null in a backward.
-void run(const OnDevice &device, const LossArgs &args, LossProblem a, const Tensor *loss) {
-  const bool summed = loss && !args.is_per_row(), counted = args.is_mean() && a.labels;
-  const LossPlan plan =
-      plan_loss(a, element_size(dtype_of(args.logits.scalar_type())), device.multiprocessors(),
-                device.shared_bytes(), has_clusters(device));
-  const int64_t partials = MeanScales::kCount + kMeanThreads * kMeanSums;
-  const Tensor workspace = torch::stable::new_empty(
-      args.logits, {partials + (summed ? plan.blocks : 0)}, ScalarType::Double);
-  double *scales = output<double>(workspace);
-  if (summed) a.partial = scales + partials;
-  with_dtype(args.logits.scalar_type(), [&]<class T>() {
-    using Real = Acc<T>;
-    if (counted) divisors<Real>(device, a, scales, scales + MeanScales::kCount);
-    rows<T>(device, a, plan);
-    if (summed)
-      device.launch(cross_entropy_total<Real>, 1, kMeanThreads, 0,
-                    static_cast<const double *>(a.partial), plan.blocks, a.scales,
-                    output<Real>(*loss));
-  });
+void run(const OnDevice &device, const LossArgs &args, LossProblem &a, bool summed) {
+  a.counts = args.is_mean() && a.labels;
+  with_dtype(args.logits.scalar_type(), [&]<class T>() { run<T>(device, a, args.logits, summed); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
@@ -154,12 +152,12 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
     return {loss, stats, gradient};
   }
   a.stats = output<char>(stats);
-  if (args.is_per_row()) a.loss = output<char>(loss);
+  a.loss = output<char>(loss);
   if (with_gradient) {
     a.gradient = output<char>(gradient);
     a.gradient_at = row_layout(gradient);
   }
-  run(device, args, a, &loss);
+  run(device, args, a, !args.is_per_row());
   return {loss, stats, gradient};
 }
 
@@ -175,7 +173,7 @@ void backward_into(const Tensor &out, const Tensor &grad, const Tensor &stats, c
   a.stats = const_cast<char *>(input<char>(stats));
   a.from_stats = true;
   a.rescale = rescale;
-  run(device, args, a, nullptr);
+  run(device, args, a, false);
 }
 
 Tensor cross_entropy_backward(Tensor grad, Tensor stats, MMIX_LOSS_PARAMETERS) {

@@ -1,8 +1,10 @@
 // Plans the launch of a loss: which kernel, how many lanes for each row, how many rows for each
-// block. It uses neither torch nor a device: its input and output are numbers.
+// block, how many blocks. This is decided only here, by the layout of the tensors, the device, and
+// what the compiler made of the kernels.
 #pragma once
 #include "cuda/kernels/cross_entropy_rows.cuh"
 #include "cuda/kernels/cross_entropy_tiles.cuh"
+#include "cuda/launch.h"
 #include <algorithm>
 
 namespace mmix {
@@ -18,14 +20,20 @@ constexpr int64_t kUsualDepth = 8; // packs of 16 bytes for each lane, up to the
 constexpr int kMostBlocks = 8;     // in a cluster, on any GPU that has clusters
 
 struct LossPlan {
-  bool general; // there is a dense spread or a softcap
-  bool tiled, packed;
+  bool tiled;
   TilesPlan tiles;
   RowsPlan rows;
-  unsigned threads;
-  int64_t blocks;
+  unsigned threads, blocks;
   size_t shared; // bytes
 };
+
+// As many clusters of blocks as there is work for, or as run at the same time.
+inline unsigned grid_for(int64_t pieces, int cluster, const Device &device, const Kernel &kernel,
+                         unsigned threads, size_t shared) {
+  const int resident = device.resident(kernel, threads, static_cast<int64_t>(shared));
+  const int64_t most = int64_t{device.multiprocessors} * resident / cluster;
+  return static_cast<unsigned>(std::clamp<int64_t>(most, 1, pieces) * cluster);
+}
 
 // Whether the classes have stride 1, and each row of the gradient (if there is one) has the same
 // address modulo 16 bytes as that row of the logits.
@@ -42,6 +50,18 @@ inline bool aligned_alike(const LossProblem &a, int64_t element) {
       return false;
   return true;
 }
+
+// What the logits and the options ask of a kernel.
+struct LossForm {
+  bool general; // there is a dense spread or a softcap
+  bool packed;  // rows are read and written 16 bytes at a time
+  bool turns;   // the blocks of rows take turns, see kTakesTurns
+  LossForm(const LossProblem &a, int64_t element)
+      : general(a.dense || a.softcap != 0),
+        // General float64 rows are not packed: that kernel would spill registers.
+        packed(aligned_alike(a, element) && !(general && element == 8)),
+        turns(packed && !general && element < 8) {}
+};
 
 inline size_t tile_bytes(const LossProblem &a, const TilesPlan &t, int64_t element) {
   const auto beside = [&]<class Real>(Real) {
@@ -74,62 +94,92 @@ void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, size_t sh
     return bytes < kSector || (bytes < kLine && 4 * tile_bytes(a, t, element) <= shared);
   };
   while (near && t.lanes > 1 && too_narrow()) t.lanes /= 2, t.rows *= 2;
-  plan.blocks = (a.rows + t.rows - 1) / t.rows;
   plan.shared = tile_bytes(a, t, element);
 }
 
+// The most lanes of a row. If all multiprocessors have rows for two blocks, two blocks of so many
+// lanes run on each of them: one reads while the other one writes.
+inline int most_lanes(const Device &device, const Kernel &kernel, bool many) {
+  int lanes = kRowThreads;
+  while (many && 2 * lanes > device.threads_for(kernel)) lanes /= 2;
+  return lanes;
+}
+
 template <class Few>
-void plan_rows(LossPlan &plan, const LossProblem &a, int64_t element, int sms, int64_t shared,
-               bool clusters, const Few &few) {
+void plan_rows(LossPlan &plan, const LossProblem &a, const LossForm &form, int64_t element,
+               const Device &device, const Kernel &kernel, bool clusters, const Few &few) {
+  const int sms = device.multiprocessors;
   const int64_t packs = std::max<int64_t>(1, a.classes / (16 / element));
-  const auto piece = static_cast<int64_t>(piece_bytes(element, plan.packed, a.dense));
-  const auto overhead =
-      static_cast<int64_t>(element == 8 ? kRowsOverhead<double> : kRowsOverhead<float>);
-  int most = kRowThreads; // the most lanes for which a piece each fits in shared memory
-  while (most > 32 && overhead + most * piece > shared) most /= 2;
+  const auto piece = static_cast<int64_t>(piece_bytes(element, form.packed, a.dense));
+  const auto overhead = [&](int threads, int lanes) {
+    return static_cast<int64_t>(element == 8 ? rows_overhead<double>(threads, lanes)
+                                             : rows_overhead<float>(threads, lanes));
+  };
+  const bool many = a.rows >= 2 * sms;
+  int most = most_lanes(device, kernel, many);
+  // So that a piece of each lane fits in shared memory.
+  while (most > 32 && overhead(most, most) + most * piece > device.shared) most /= 2;
   int lanes = 32;
   while (lanes < most && lanes * kUsualDepth < packs) lanes *= 2;
   while (lanes < most && lanes < packs && a.rows * lanes < int64_t{sms} * kRowThreads) lanes *= 2;
-  plan.threads = std::max(std::min(256, most), lanes);
+  // Large blocks where each one reads all labels.
+  plan.threads = std::max(std::min(form.turns && a.counts ? kRowThreads : 256, most), lanes);
   while (plan.threads / 2 >= std::max(64u, unsigned(lanes)) && few(plan.threads / lanes))
     plan.threads /= 2;
   // Pieces are packs of 16 bytes, or single classes.
-  const int64_t pieces = plan.packed ? packs : a.classes;
-  const int64_t room = (shared - overhead) / (plan.threads * piece);
+  const int64_t pieces = form.packed ? packs : a.classes;
+  const int64_t beside = overhead(plan.threads, lanes);
+  const auto room = [&](int64_t shared) { // for the pieces of each lane
+    return (shared - beside) / (plan.threads * piece);
+  };
+  const int64_t whole = room(device.shared);
+  const int64_t half = room(device.shared_of_sm / 2 - device.reserved);
   int cluster = 1;
   const auto too_few = [&] {
     const int64_t all = int64_t{lanes} * cluster;
-    return pieces > all * room || (pieces >= all * 2 && a.rows * cluster * 2 <= sms);
+    return pieces > all * (many && half > 0 ? half : whole) ||
+           (pieces >= all * 2 && a.rows * cluster * 2 <= sms);
   };
   while (clusters && lanes == most && cluster < kMostBlocks && too_few()) cluster *= 2;
   const int64_t all = int64_t{lanes} * cluster;
-  const int64_t depth = std::max<int64_t>(1, std::min(room, (pieces + all - 1) / all));
+  const int64_t depth = std::max<int64_t>(1, std::min(whole, (pieces + all - 1) / all));
   plan.rows = {lanes, cluster, static_cast<int>(depth),
                static_cast<int>((pieces + all * depth - 1) / (all * depth))};
-  const int64_t rows = plan.threads / lanes;
-  plan.blocks = (a.rows + rows - 1) / rows * cluster;
-  plan.shared = static_cast<size_t>(overhead + plan.threads * piece * depth);
+  plan.shared = static_cast<size_t>(beside + plan.threads * piece * depth);
 }
 
-// sms: the number of multiprocessors. If there are fewer than about 2*sms blocks, blocks get fewer
-// rows, and rows get more lanes. shared: the bytes of shared memory a block may have. clusters:
-// whether the blocks of a cluster may share a row.
-inline LossPlan plan_loss(const LossProblem &a, int64_t element, int sms, int64_t shared,
+// Up to this many rows, each block sums the divisors itself. The labels then come from the L1 or L2
+// cache.
+inline int64_t most_counted_rows(const LossForm &form) { return form.turns ? 8192 : 2048; }
+
+// If there are fewer than one or two blocks for each multiprocessor, blocks get fewer rows, and
+// rows get more lanes. clusters: whether the blocks of a cluster may share a row.
+inline LossPlan plan_loss(const LossProblem &a, const LossForm &form, int64_t element,
+                          const Device &device, const Kernel &tiles, const Kernel &rows,
                           bool clusters) {
   LossPlan plan{};
   const int64_t row_bytes = a.classes * element;
-  plan.general = a.dense || a.softcap != 0;
-  // General float64 rows are not packed: that kernel would spill registers.
-  plan.packed = aligned_alike(a, element) && !(plan.general && element == 8);
-  const auto few = [&](int64_t rows_a_block) { return a.rows < 2 * sms * rows_a_block; };
-  plan_tiles(plan, a, element, static_cast<size_t>(shared), few);
+  const auto shared = static_cast<size_t>(device.shared);
+  const auto few = [&](int64_t rows_a_block) {
+    return a.rows < (a.counts ? 1 : 2) * device.multiprocessors * rows_a_block;
+  };
+  plan_tiles(plan, a, element, shared, few);
   // If neighbouring rows fill a sector, use tiles whenever a tile fits: a single row would be read
   // one sector for every class.
   const bool near = plan.tiles.logits == TileOrder::kRowsNear &&
                     static_cast<int64_t>(a.logits_at.size[0].n) * element >= kSector;
-  plan.tiled = row_bytes < kShortRow || (row_bytes <= kLongestInTile && !plan.packed) || near;
-  plan.tiled = plan.tiled && plan.shared <= static_cast<size_t>(shared);
-  if (!plan.tiled) plan_rows(plan, a, element, sms, shared, clusters, few);
+  plan.tiled = row_bytes < kShortRow || (row_bytes <= kLongestInTile && !form.packed) || near;
+  plan.tiled = plan.tiled && plan.shared <= shared;
+  if (!plan.tiled) plan_rows(plan, a, form, element, device, rows, clusters, few);
+  const int64_t rows_a_block = plan.tiled ? plan.tiles.rows : plan.threads / plan.rows.lanes;
+  const int64_t pieces = (a.rows + rows_a_block - 1) / rows_a_block;
+  const int cluster = plan.tiled ? 1 : plan.rows.cluster;
+  STD_TORCH_CHECK(pieces * cluster <= INT32_MAX, "logits have too many rows");
+  if (plan.tiled || form.turns)
+    plan.blocks =
+        grid_for(pieces, cluster, device, plan.tiled ? tiles : rows, plan.threads, plan.shared);
+  else
+    plan.blocks = static_cast<unsigned>(pieces * cluster);
   return plan;
 }
 

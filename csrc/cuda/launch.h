@@ -138,6 +138,19 @@ public:
     return device().clusters && kernel(kernel_).code >= 90;
   }
 
+  // A number of the stream that no other stream has, nor had.
+  std::pair<int, unsigned long long> stream() const {
+    unsigned long long id = 0;
+    check_cuda(cudaStreamGetId(stream_, &id), "cudaStreamGetId");
+    return {device_, id};
+  }
+  // Whether launches go into a graph.
+  bool capturing() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(stream_, &status), "cudaStreamIsCapturing");
+    return status != cudaStreamCaptureStatusNone;
+  }
+
   template <class... P, class... A>
   void launch(void (*kernel)(P...), dim3 grid, unsigned block, size_t shared, A... args) const {
     launch_as(nullptr, kernel, grid, block, shared, args...);

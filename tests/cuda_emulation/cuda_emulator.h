@@ -56,6 +56,7 @@
 // The hooks of csrc/cuda/kernels/memory.cuh and csrc/cuda/launch.h.
 #define MMIX_GLOBAL_READ(p) emu::global((p), emu::Access::kRead)
 #define MMIX_GLOBAL_WRITE(p) emu::global((p), emu::Access::kWrite)
+#define MMIX_GLOBAL_SHARED(p) emu::global((p), emu::Access::kAtomic)
 #define MMIX_DYNAMIC_SHARED(T) reinterpret_cast<T *>(emu::dynamic_shared())
 #define MMIX_CLUSTER_BARRIER() emu::sync_cluster(__FILE__, __LINE__)
 #define MMIX_GRID_BARRIER() emu::sync_cluster(__FILE__, __LINE__)
@@ -227,6 +228,14 @@ template <class K> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attribu
 inline cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int bytes) {
   emu::allow_shared(kernel, bytes);
   return cudaSuccess;
+}
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0 };
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status) {
+  return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+}
+// After a launch that failed, another stream: a failed launch leaves its counters as they are.
+inline cudaError_t cudaStreamGetId(cudaStream_t, unsigned long long *id) {
+  return *id = emu::failed_launches, cudaSuccess;
 }
 namespace emu {
 // Blocks that run at the same time: those of a cluster, or of a cooperative launch.

@@ -60,6 +60,7 @@ bool skips_barrier(const char *file, int line);
 uint64_t random_number();
 extern int device_sms, device_shared, device_clusters, device_number;
 extern uint64_t seed;
+extern unsigned long long failed_launches;
 extern std::string disabled_file, running;
 extern int disabled_line;
 extern std::set<std::string> executed; // kernels since the library was loaded

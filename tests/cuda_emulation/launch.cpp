@@ -17,6 +17,7 @@ MMIX_EMU_LOCAL unsigned t_linear = 0;
 int device_sms = 132, device_shared = 227 * 1024, device_clusters = 1; // an H100
 int device_number = 0;
 uint64_t seed = 0;
+unsigned long long failed_launches = 0;
 std::string disabled_file, running;
 int disabled_line = 0;
 std::set<std::string> executed;
@@ -104,7 +105,9 @@ void launch(Launch l, const std::function<void()> &body) {
   blockDim = block;
   gridDim = grid;
   begin_launch_memory();
-  run_blocks(grid, block, cluster, body);
+  ++failed_launches;
+  run_blocks(grid, block, cluster, body); // throws if it fails
+  --failed_launches;
 }
 
 } // namespace emu

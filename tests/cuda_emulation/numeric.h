@@ -70,6 +70,8 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 inline void __stwb(uint4 *p, uint4 v) { *p = v; } // cache hints change no value
 inline void __stwb(float4 *p, float4 v) { *p = v; }
 inline void __stwb(uint2 *p, uint2 v) { *p = v; }
+inline double __ldcg(const double *p) { return *p; }
+inline void __stcg(double *p, double v) { *p = v; }
 inline void __pipeline_memcpy_async(void *to, const void *from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }

@@ -30,15 +30,20 @@ def test_values_and_gradients_of_every_code_path(emulator, way, kind):
     assert not any(f"cross_entropy_{WAYS[way][1]}<" not in n for n in names if "s<__" in n)
 
 
-def test_a_forward_with_gradient_is_at_most_four_launches(emulator):
-    z, y, perm = torch.randn(64, 100), torch.randint(0, 100, (64,)), torch.randperm(64)
-    for reduction, kernels in (("none", 1), ("sum", 2), ("mean", 3)):
+@pytest.mark.parametrize("batch, classes", [(1, 4096), (64, 100), (8192, 10), (9000, 2)])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_a_forward_with_gradient_and_its_backward_are_one_launch_each(
+    emulator, batch, classes, reduction
+):
+    y, perm = torch.randint(0, classes, (batch,)), torch.randperm(batch)
+    z = torch.randn(batch, classes)
+    launches = 2 if reduction == "mean" and batch > 8192 else 1
+    for weight in (None, torch.rand(classes)):
         emulator.launches()
-        loss_of(z, y, perm, 0.3, reduction=reduction)
-        assert len(emulator.launches()) == kernels
-    z, y, perm = torch.randn(9000, 2), torch.randint(0, 2, (9000,)), torch.randperm(9000)
-    loss_of(z, y, perm, 0.3)
-    assert len(emulator.launches()) == 4
+        (loss, stats, gradient), args = loss_of(z, y, perm, 0.3, reduction=reduction, weight=weight)
+        assert len(emulator.launches()) == launches
+        OPS.cross_entropy_rescale_(gradient, torch.ones_like(loss), stats, z, *args)
+        assert len(emulator.launches()) == launches
 
 
 def test_the_same_bits_in_any_order_of_threads_and_blocks(emulator):

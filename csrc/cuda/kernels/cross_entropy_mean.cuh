@@ -1,5 +1,6 @@
-// The launches before and after the rows of a reduced loss: what a mean divides by, and the sum of
-// the blocks' losses. Both sum on the device, in float64 and in a fixed order.
+// What a mean divides by, and the sum of all rows' losses. Both are summed on the device, in
+// float64 and in a fixed order. Each block sums the divisors itself if there are few rows; else a
+// launch before does (cross_entropy_divisors). The last block to finish sums the losses.
 #pragma once
 #include "cuda/kernels/cross_entropy_sums.cuh"
 #include "mean_factors.h"
@@ -9,25 +10,73 @@ namespace mmix {
 constexpr int kMeanThreads = 256;
 constexpr int kMeanSums = 4; // numbers of a MeanSums, as an array in global memory
 
-template <class Real> MMIX_DEVICE void add_row(MeanSums &sums, const LossProblem &a, int64_t r) {
-  const LabelPair pair = label_pair(a, r);
+// Shared memory of every kernel of the loss.
+struct alignas(16) LossScratch {
+  double warps[kMeanSums][32];
+  double scales[MeanScales::kCount];
+  int flag; // from thread 0 to all
+};
+
+// Gives thread 0's value to all threads of the block. Every thread must call it.
+MMIX_DEVICE bool from_first(LossScratch &s, bool value) {
+  if (threadIdx.x == 0) s.flag = value;
+  __syncthreads(); // thread 0 has written
+  return s.flag != 0;
+}
+
+template <class Real>
+MMIX_DEVICE void add_row(MeanSums &sums, const LossProblem &a, int64_t r, const LabelPair &pair) {
   const Real own = lam_of<Real>(a, r), other = Real(1) - own;
-  if (pair.own_counts) {
+  if (pair.own >= 0) {
     const double w = weight_of<Real>(a, pair.own);
     sums.own += w;
     if (own != 0) sums.joint += own * w, sums.joint_z += own;
   }
-  if (pair.other_counts) {
+  if (pair.other >= 0) {
     const double w = weight_of<Real>(a, pair.other);
     sums.other += w;
     if (other != 0) sums.joint += other * w, sums.joint_z += other;
   }
 }
 
-MMIX_DEVICE MeanSums block_sum(const MeanSums &v) {
-  __shared__ double warps[4][32];
-  return {block_sum(v.own, warps[0]), block_sum(v.other, warps[1]), block_sum(v.joint, warps[2]),
-          block_sum(v.joint_z, warps[3])};
+// Sums over the rows first, first + step, ...
+template <class Real>
+MMIX_DEVICE MeanSums sum_rows(const LossProblem &a, int64_t first, int64_t step) {
+  constexpr int kAtOnce = 4; // rows whose loads are in flight
+  MeanSums sums;
+#pragma unroll 1
+  for (; first < a.rows; first += kAtOnce * step) {
+    LabelPair pairs[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int64_t r = first + k * step;
+      pairs[k] = label_pair(a, r < a.rows ? r : first);
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k)
+      if (first + k * step < a.rows) add_row<Real>(sums, a, first + k * step, pairs[k]);
+  }
+  return sums;
+}
+
+MMIX_DEVICE MeanSums block_sum(const MeanSums &v, LossScratch &s) {
+  return {block_sum(v.own, s.warps[0]), block_sum(v.other, s.warps[1]),
+          block_sum(v.joint, s.warps[2]), block_sum(v.joint_z, s.warps[3])};
+}
+
+// Whether all labels of the problem count. Every thread of the block must call it.
+MMIX_DEVICE bool all_labels_count(const LossProblem &a, LossScratch &s) {
+  bool all = true;
+  const auto check = [&](const int64_t *labels) {
+#pragma unroll 8 // loads in flight
+    for (int64_t r = threadIdx.x; r < a.rows; r += blockDim.x) {
+      const int64_t y = load(labels + r);
+      all &= y >= 0 && y < a.classes && y != a.ignore_index;
+    }
+  };
+  check(a.labels);
+  if (a.labels_b) check(a.labels_b);
+  return from_first(s, block_sum(all ? 0 : 1, s.warps[0]) == 0);
 }
 
 template <class Real>
@@ -45,52 +94,77 @@ MMIX_DEVICE void write_scales(const LossProblem &a, const MeanSums &sums, double
   store(scales + MeanScales::kAdded, means.undefined ? static_cast<double>(NAN) : 0.0);
 }
 
-// If there is one block, it writes the scales. Several blocks write their sums, for
-// cross_entropy_scales.
-template <class Real>
-__global__ void __launch_bounds__(kMeanThreads)
-    cross_entropy_divisors(const __grid_constant__ LossProblem a, double *out) {
-  if (rescale_is_noop<Real>(a)) return;
-  MeanSums sums;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; r < a.rows;
-       r += step)
-    add_row<Real>(sums, a, r);
-  sums = block_sum(sums);
-  if (threadIdx.x != 0) return;
-  if (gridDim.x == 1) return write_scales<Real>(a, sums, out);
-  double *mine = out + static_cast<int64_t>(blockIdx.x) * kMeanSums;
-  store(mine, sums.own);
-  store(mine + 1, sums.other);
-  store(mine + 2, sums.joint);
-  store(mine + 3, sums.joint_z);
-}
-
-template <class Real>
-__global__ void __launch_bounds__(kMeanThreads)
-    cross_entropy_scales(const __grid_constant__ LossProblem a, const double *in, int blocks,
-                         double *scales) {
-  MeanSums sums;
-  for (int b = threadIdx.x; b < blocks; b += blockDim.x) {
-    const double *one = in + static_cast<int64_t>(b) * kMeanSums;
-    sums.own += load(one);
-    sums.other += load(one + 1);
-    sums.joint += load(one + 2);
-    sums.joint_z += load(one + 3);
+// Fills s.scales. Every thread of the block must call it.
+template <class Real> MMIX_DEVICE void make_scales(const LossProblem &a, LossScratch &s) {
+  if (a.counts) {
+    MeanSums sums;
+    // One λ and no class weights: if all labels count, partners are not looked up.
+    if (!a.lam_per_sample && !a.terms[kWeight].data && all_labels_count(a, s)) {
+      const double rows = static_cast<double>(a.rows);
+      const Real own = lam_of<Real>(a, 0), other = Real(1) - own;
+      sums = {rows, rows, 0, rows * (double(own) + double(other))};
+    } else {
+      sums = block_sum(sum_rows<Real>(a, threadIdx.x, blockDim.x), s);
+    }
+    if (threadIdx.x == 0) write_scales<Real>(a, sums, s.scales);
+  } else if (threadIdx.x < MeanScales::kCount) {
+    const int i = threadIdx.x;
+    s.scales[i] = a.scales ? load(a.scales + i) : i == MeanScales::kAdded ? 0 : a.constant_scale;
   }
-  sums = block_sum(sums);
-  if (threadIdx.x == 0) write_scales<Real>(a, sums, scales);
+  __syncthreads(); // s.scales is complete
 }
 
-// scales: those of the mean, or null.
+// Adds up the losses of all threads of all blocks. Every thread of the block must call it.
+template <class Real>
+MMIX_DEVICE void write_total(const LossProblem &a, double loss, LossScratch &s) {
+  if (!a.partial) return;
+  loss = block_sum(loss, s.warps[0]);
+  bool last = false;
+  if (threadIdx.x == 0) {
+    store_shared(a.partial + blockIdx.x, loss);
+    last = is_last_block(a.last);
+  }
+  if (!from_first(s, last)) return;
+  double total = 0;
+#pragma unroll 4 // loads in flight
+  for (unsigned b = threadIdx.x; b < gridDim.x; b += blockDim.x)
+    total += load_shared(a.partial + b);
+  total = block_sum(total, s.warps[1]);
+  if (threadIdx.x == 0)
+    store(static_cast<Real *>(a.loss), Real(total + s.scales[MeanScales::kAdded]));
+}
+
+// Writes the scales to `out`. Each block sums some rows, the last one to finish adds up the blocks'
+// sums.
 template <class Real>
 __global__ void __launch_bounds__(kMeanThreads)
-    cross_entropy_total(const double *partial, int64_t count, const double *scales, Real *loss) {
-  __shared__ double warps[32];
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += load(partial + i);
-  sum = block_sum(sum, warps);
-  if (threadIdx.x == 0) store(loss, Real(scales ? sum + load(scales + MeanScales::kAdded) : sum));
+    cross_entropy_divisors(const __grid_constant__ LossProblem a, double *partial, double *out) {
+  if (rescale_is_noop<Real>(a)) return;
+  LossScratch &s = *dynamic_shared<LossScratch>();
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  MeanSums sums =
+      sum_rows<Real>(a, static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, step);
+  sums = block_sum(sums, s);
+  bool last = false;
+  if (threadIdx.x == 0) {
+    double *mine = partial + static_cast<int64_t>(blockIdx.x) * kMeanSums;
+    store_shared(mine, sums.own);
+    store_shared(mine + 1, sums.other);
+    store_shared(mine + 2, sums.joint);
+    store_shared(mine + 3, sums.joint_z);
+    last = is_last_block(a.last);
+  }
+  if (!from_first(s, last)) return;
+  sums = {};
+  for (unsigned b = threadIdx.x; b < gridDim.x; b += blockDim.x) {
+    const double *one = partial + static_cast<int64_t>(b) * kMeanSums;
+    sums.own += load_shared(one);
+    sums.other += load_shared(one + 1);
+    sums.joint += load_shared(one + 2);
+    sums.joint_z += load_shared(one + 3);
+  }
+  sums = block_sum(sums, s);
+  if (threadIdx.x == 0) write_scales<Real>(a, sums, out);
 }
 
 } // namespace mmix

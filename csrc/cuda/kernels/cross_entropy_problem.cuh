@@ -2,6 +2,7 @@
 // sum_c t_c*(lse - z_c) + z_coef*lse^2, with t = spread (all classes) + hot (the two labels).
 #pragma once
 #include "cuda/kernels/dtypes.cuh"
+#include "cuda/kernels/last_block.cuh"
 #include "cuda/kernels/memory.cuh"
 #include <cmath>
 #include <type_traits>
@@ -12,22 +13,6 @@
 #endif
 
 namespace mmix {
-
-// Copies 16 bytes from global to shared memory. After wait_for_loads() the calling thread may read
-// them. Other threads also need a barrier.
-template <class T> MMIX_DEVICE void load_async(T *shared, const T *global) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
-#else
-  *reinterpret_cast<Vec<T> *>(shared) = load_vec(global);
-#endif
-}
-MMIX_DEVICE void wait_for_loads() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
 
 // Division by a number known on the host, without the long code of a 64-bit division.
 struct Divisor {
@@ -100,14 +85,16 @@ struct LossProblem {
   const void *lam; // in the arithmetic's dtype, like upstream, stats and loss
   int64_t lam_stride;
   bool lam_per_sample;
-  const double *scales;           // factors of "mean", see MeanScales; null: constant_scale
+  bool counts;                    // each block sums the divisors of a mean over labels itself
+  const double *scales;           // or an earlier launch did, see MeanScales; null: constant_scale
   double constant_scale;          // 1, or 1/rows
   const void *upstream;           // upstream gradient, one, or one for each row; null: 1
   bool upstream_per_row, rescale; // rescale: rows with an upstream of 1 are already right
   void *stats;                    // (rows, 2): max(z) and log(sum(exp(z - max)))
   bool from_stats;
-  void *loss;      // one for each row; null if they are summed
-  double *partial; // one sum for each block; loss and partial are null in a backward
+  void *loss; // one for each row, or the mean or sum if partial is not null; null in a backward
+  double *partial; // one sum for each block
+  LastBlock last;
 };
 
 // The inverse divisors of the mean. kAdded is added to the loss: 0, or NaN for a mean over nothing.
@@ -116,6 +103,7 @@ struct MeanScales {
 };
 
 template <class Real> struct LossRow {
+  int64_t number; // of the row
   Real hot_own, hot_other, base, z_coef;
   Real coef[kTerms];  // of each term; 0: the term is absent and not read
   int y_own, y_other; // -1: no such label counts
@@ -131,8 +119,8 @@ template <class Real> struct LossRow {
 
 // The labels of row r. An invalid perm entry or label sets `bad`, and is never used as an address.
 struct LabelPair {
-  int64_t own, other;
-  bool own_counts, other_counts, bad;
+  int own = -1, other = -1; // -1: does not count
+  bool bad = false;
 };
 
 MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
@@ -145,17 +133,14 @@ MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
 
 MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
   LabelPair pair;
-  pair.bad = false;
   const int64_t partner = partner_row(a, r, pair.bad);
-  const auto check = [&](int64_t y, int64_t &label, bool &counts) {
-    counts = y != a.ignore_index;
-    const bool inside = y >= 0 && y < a.classes;
+  const auto check = [&](int64_t y) {
+    const bool counts = y != a.ignore_index, inside = y >= 0 && y < a.classes;
     pair.bad |= counts && !inside;
-    counts &= inside;
-    label = inside ? y : 0;
+    return counts && inside ? static_cast<int>(y) : -1;
   };
-  check(load(a.labels + r), pair.own, pair.own_counts);
-  check(load((a.labels_b ? a.labels_b : a.labels) + partner), pair.other, pair.other_counts);
+  pair.own = check(load(a.labels + r));
+  pair.other = check(load((a.labels_b ? a.labels_b : a.labels) + partner));
   return pair;
 }
 
@@ -172,13 +157,18 @@ template <class Real> MMIX_DEVICE Real upstream_of(const LossProblem &a, int64_t
                     : Real(1);
 }
 
-template <class Real> MMIX_DEVICE Real scale_of(const LossProblem &a, int which) {
-  return Real(a.scales ? load(a.scales + which) : a.constant_scale);
+// The pair of loss_row().
+MMIX_DEVICE LabelPair pair_of_row(const LossProblem &a, int64_t r) {
+  return a.labels && r < a.rows ? label_pair(a, r) : LabelPair{};
 }
 
-// The upstream gradient multiplies every coefficient, so that each entry is rounded once.
-template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r) {
+// The upstream gradient multiplies every coefficient, so that each entry is rounded once. scales:
+// MeanScales.
+template <class Real>
+MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelPair &pair,
+                                   const double *scales) {
   LossRow<Real> row{};
+  row.number = r;
   row.y_own = row.y_other = -1;
   if (r >= a.rows) return row; // the last block's spare rows
   const Real own = lam_of<Real>(a, r), other = Real(1) - own, g = upstream_of<Real>(a, r);
@@ -186,25 +176,24 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
   Real counted = 0;
   bool bad = false;
   if (a.labels) {
-    const LabelPair pair = label_pair(a, r);
     bad = pair.bad;
-    if (pair.own_counts && own != 0) {
-      const Real c = g * own * scale_of<Real>(a, MeanScales::kOwn);
-      row.y_own = int(pair.own);
+    if (pair.own >= 0 && own != 0) {
+      const Real c = g * own * Real(scales[MeanScales::kOwn]);
+      row.y_own = pair.own;
       row.hot_own = keep * c * weight_of<Real>(a, pair.own);
       row.base = base * c;
       counted = own;
     }
-    if (pair.other_counts && other != 0) {
-      const Real c = g * other * scale_of<Real>(a, MeanScales::kOther);
-      row.y_other = int(pair.other);
+    if (pair.other >= 0 && other != 0) {
+      const Real c = g * other * Real(scales[MeanScales::kOther]);
+      row.y_other = pair.other;
       row.hot_other = keep * c * weight_of<Real>(a, pair.other);
       row.base += base * c;
       counted += other;
     }
   } else {
     const int64_t partner = partner_row(a, r, bad);
-    const Real c = g * Real(a.constant_scale);
+    const Real c = g * Real(scales[MeanScales::kOwn]);
     row.coef[kTarget] = keep * own * c;
     row.coef[kTargetB] = keep * other * c;
     row.base = base * c;
@@ -215,8 +204,7 @@ template <class Real> MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, i
   row.coef[kWeight] = 1;
   row.live = bad || a.labels == nullptr || row.y_own >= 0 || row.y_other >= 0;
   row.keep = a.rescale && g == 1;
-  if (a.z_loss != 0)
-    row.z_coef = g * counted * Real(a.z_loss) * scale_of<Real>(a, MeanScales::kZLoss);
+  if (a.z_loss != 0) row.z_coef = g * counted * Real(a.z_loss) * Real(scales[MeanScales::kZLoss]);
   // A z_coef of NaN makes the loss and every entry of the gradient NaN.
   if (bad) row.z_coef = Real(NAN);
   return row;

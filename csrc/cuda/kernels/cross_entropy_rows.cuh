@@ -5,7 +5,7 @@
 // memory is read in segments. Each segment is read twice, except the last, which is still held when
 // the sums are known.
 #pragma once
-#include "cuda/kernels/cross_entropy_sums.cuh"
+#include "cuda/kernels/cross_entropy_mean.cuh"
 
 namespace mmix {
 
@@ -100,7 +100,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   MMIX_DEVICE void read(int segment) const {
     each_piece(segment, [&](int first, Piece *slot, const Spread *) {
       if constexpr (kPacked)
-        load_async(slot->at, z + first);
+        copy_vec(reinterpret_cast<uint4 *>(slot), z + first);
       else
         slot->at[0] = load(z + first * a.logits_at.class_stride);
     });
@@ -199,15 +199,30 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   }
 };
 
-// Shared memory: kRowsOverhead for the losses, LossRows and RowSums of the block, then the pieces
-// of each lane and their spread.
-template <class Real>
-constexpr size_t kRowsOverhead =
-    sizeof(double) * 32 + sizeof(LossRow<Real>) * 32 + sizeof(RowSums<Real>) * 33;
+// Shared memory: the scratch, two LossRows for each row of the block, RowSums of its warps and its
+// cluster, then the pieces of each lane and their spread.
+template <class Real> __host__ MMIX_DEVICE size_t rows_overhead(int threads, int lanes) {
+  static_assert(sizeof(LossRow<Real>) * 2 % 16 == 0 && sizeof(RowSums<Real>) % 16 == 0);
+  return sizeof(LossScratch) + sizeof(LossRow<Real>) * 2 * (threads / lanes) +
+         sizeof(RowSums<Real>) * (threads / 32 + 1);
+}
 inline size_t piece_bytes(size_t element, bool packed, bool dense) {
   const size_t classes = packed ? 16 / element : 1, real = element == 8 ? 8 : 4;
   return classes * (element + (dense ? real : 0));
 }
+
+// What one thread of a row wrote to shared memory is visible to all `lanes` threads of the row
+// after it. Every thread of the block must call it.
+MMIX_DEVICE void sync_row(int lanes) {
+  if (lanes == 32)
+    __syncwarp(); // the row's first lane has written
+  else
+    __syncthreads(); // the row's first lane has written
+}
+
+// Whether a block, or a cluster of them, takes every gridDim-th group of rows. The other kernels
+// would spill registers: they take one group each.
+template <class T, bool kGeneral> constexpr bool kTakesTurns = sizeof(T) < 8 && !kGeneral;
 
 template <class T, bool kPacked, bool kGeneral>
 __global__ void __launch_bounds__(kRowThreads, 1)
@@ -215,50 +230,65 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   using Real = Acc<T>;
   using Part = RowPart<T, kPacked, kGeneral>;
   if (rescale_is_noop<Real>(a)) return;
-  static_assert(sizeof(LossRow<Real>) * 32 % 16 == 0 && sizeof(RowSums<Real>) % 16 == 0);
-  double *losses = dynamic_shared<double>();
-  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
-  RowSums<Real> *warps = reinterpret_cast<RowSums<Real> *>(rows + 32);
   const int group = threadIdx.x / plan.lanes, groups = blockDim.x / plan.lanes;
-  const int64_t first = static_cast<int64_t>(blockIdx.x / plan.cluster) * groups, r = first + group;
-  Part part(a, plan, r, reinterpret_cast<typename Part::Piece *>(warps + 33));
-  part.read(0); // in flight while loss_row reads the labels
-  for (int i = threadIdx.x; i < groups; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
-  __syncthreads(); // rows[] is complete
-  const LossRow<Real> &row = rows[group];
-  part.read_edge_spread(row);
-
-  // First all segments for the sums, then all for the gradient, from the held one backwards. Both
-  // are one loop, so that the long code that loads a segment exists once. With a dense spread, a
-  // backward needs the sums too: the mass is a sum over the classes.
+  LossScratch &scratch = *dynamic_shared<LossScratch>();
+  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(&scratch + 1);
+  RowSums<Real> *warps = reinterpret_cast<RowSums<Real> *>(rows + 2 * groups);
+  auto *pieces = reinterpret_cast<typename Part::Piece *>(warps + blockDim.x / 32 + 1);
   const bool dense = kGeneral && a.dense;
-  int held = 0;
-  RowSums<Real> sums; // later, in the same registers: max, log2_sum and p of RowGradient
-  T *gradient = static_cast<T *>(a.gradient);
+  double *loss = scratch.warps[1] + group; // of the row's first lane; it saves registers
+  const int64_t begin = int64_t{blockIdx.x / plan.cluster} * groups;
+  constexpr bool kTurns = kTakesTurns<T, kGeneral>;
+  if (kTurns) Part(a, plan, begin + group, pieces).read(0); // in flight while labels are read
+  make_scales<Real>(a, scratch);
+  const bool leads = threadIdx.x % plan.lanes == 0;
+  if (leads) *loss = 0;
+  int turn = 0;
 #pragma unroll 1
-  for (bool summing = dense || !a.from_stats;; summing = false) {
-    if (!summing) {
-      RowResult<Real> result(sums);
-      write_block_loss(a, finish_row(a, r, part.lane == 0, row, result), losses);
-      if (!gradient) return;
-      const RowGradient<Real> of(row, result, dense ? sums.mass : row.mass(a.classes));
-      sums = {of.max, of.log2_sum, of.p, 0};
-      if (r < a.rows) gradient += a.gradient_at.offset(r);
-    }
+  for (int64_t first = begin; first < a.rows; first += gridDim.x / plan.cluster * groups) {
+    Part part(a, plan, first + group, pieces);
+    if (!kTurns || turn != 0) part.read(0);
+    // Two places take turns: other threads may still use the coefficients of the row before.
+    LossRow<Real> &row = rows[turn++ % 2 * groups + group];
+    if (leads)
+      row = loss_row<Real>(a, first + group, pair_of_row(a, first + group), scratch.scales);
+    sync_row(plan.lanes);
+    part.read_edge_spread(row);
+
+    // First all segments for the sums, then all for the gradient, from the held one backwards. Both
+    // are one loop, so that the long code that loads a segment exists once. With a dense spread, a
+    // backward needs the sums too: the mass is a sum over the classes.
+    int held = 0;
+    RowSums<Real> sums; // later, in the same registers: max, log2_sum and p of RowGradient
+    T *gradient = static_cast<T *>(a.gradient);
 #pragma unroll 1
-    for (int n = 0; n < plan.segments; ++n) {
-      if (n > 0) part.read(held = summing ? n : (held == 0 ? plan.segments : held) - 1);
-      if (n > 0 || summing) part.read_spread(held, row);
-      wait_for_loads();
-      if (summing)
-        sums = merge(sums, part.sums(held, row));
-      else if (!row.keep)
-        part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
+    for (bool summing = dense || !a.from_stats;; summing = false) {
+      if (!summing) {
+        RowResult<Real> result(sums);
+        const Real one = finish_row(a, row.number, part.lane == 0, row, result);
+        if (leads) *loss += one;
+        if (!gradient) break;
+        const RowGradient<Real> of(row, result, dense ? sums.mass : row.mass(a.classes));
+        sums = {of.max, of.log2_sum, of.p, 0};
+        if (row.number < a.rows) gradient += a.gradient_at.offset(row.number);
+      }
+#pragma unroll 1
+      for (int n = 0; n < plan.segments; ++n) {
+        if (n > 0) part.read(held = summing ? n : (held == 0 ? plan.segments : held) - 1);
+        if (n > 0 || summing) part.read_spread(held, row);
+        wait_copies();
+        if (summing)
+          sums = merge(sums, part.sums(held, row));
+        else if (!row.keep)
+          part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
+      }
+      if (!summing) break;
+      sums = merge_warps(sums, plan.lanes, warps);
+      sums = merge_blocks(sums, plan.cluster, warps + blockDim.x / 32);
     }
-    if (!summing) return;
-    sums = merge_warps(sums, plan.lanes, warps);
-    sums = merge_blocks(sums, plan.cluster, warps + 32);
+    if (!kTurns) break;
   }
+  write_total<Real>(a, leads ? *loss : 0, scratch);
 }
 
 } // namespace mmix

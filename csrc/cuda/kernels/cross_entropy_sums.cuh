@@ -137,7 +137,7 @@ MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const L
   // A row that is not live gets zeros, whatever its logits hold.
   store(stats, row.live ? RowStats<Real>{of.max, of.log_sum} : RowStats<Real>{0, 0});
   const Real loss = loss_of(row, of);
-  if (a.loss) store(static_cast<Real *>(a.loss) + r, loss);
+  if (a.loss && !a.partial) store(static_cast<Real *>(a.loss) + r, loss);
   return loss;
 }
 
@@ -150,12 +150,6 @@ MMIX_DEVICE double block_sum(double v, double *warps) {
   double sum = 0;
   for (int w = 0; threadIdx.x == 0 && w < static_cast<int>(blockDim.x / 32); ++w) sum += warps[w];
   return sum;
-}
-
-MMIX_DEVICE void write_block_loss(const LossProblem &a, double loss, double *warps) {
-  if (!a.partial) return;
-  const double sum = block_sum(loss, warps);
-  if (threadIdx.x == 0) store(a.partial + blockIdx.x, sum);
 }
 
 // The gradient was written for an upstream gradient of 1. If all rows have that, it is right.

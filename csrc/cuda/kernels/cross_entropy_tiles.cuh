@@ -3,7 +3,7 @@
 // logits in shared memory, and then the tile is written out. So memory is read and written in order
 // even if a row has 10 classes or the classes are far apart.
 #pragma once
-#include "cuda/kernels/cross_entropy_sums.cuh"
+#include "cuda/kernels/cross_entropy_mean.cuh"
 
 namespace mmix {
 
@@ -27,7 +27,7 @@ struct TilesPlan {
 };
 
 // Copies a tile between global and shared memory; row i, class c is at shared[i*pitch + c].
-// kOut: to global memory.
+// kOut: to global memory. Else wait_copies() waits for it.
 template <bool kOut, class T>
 MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, T *shared,
                            int64_t first, int rows, int classes, const TilesPlan &plan) {
@@ -35,7 +35,7 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
     if (kOut)
       store(global + at, shared[i]);
     else
-      shared[i] = load(global + at);
+      copy_one(shared + i, global + at);
   };
   const int threads = blockDim.x, tid = threadIdx.x;
   if (order == TileOrder::kFlat) {
@@ -53,7 +53,7 @@ MMIX_DEVICE void copy_tile(T *global, const RowLayout &layout, TileOrder order, 
       if (kOut)
         store_vec(global + head + k * kWidth, *vec);
       else
-        *vec = load_vec(global + head + k * kWidth);
+        copy_vec(&vec->raw, global + head + k * kWidth);
     }
     for (int i = tail + tid; i < count; i += threads) copy(i, i);
     return;
@@ -99,69 +99,80 @@ MMIX_DEVICE void read_spread(const LossProblem &a, const LossRow<Real> *rows, in
   });
 }
 
-// Shared memory: the block's losses, its LossRows, the spread if it is dense, the logits.
+// Shared memory: the scratch, the tile's LossRows, the spread if it is dense, the logits.
 template <class Real> __host__ MMIX_DEVICE size_t tile_rows_bytes(const TilesPlan &plan) {
   static_assert(sizeof(LossRow<Real>) * 2 % 16 == 0); // there are at least 2 rows
-  return sizeof(double) * 32 + plan.rows * sizeof(LossRow<Real>);
+  return sizeof(LossScratch) + plan.rows * sizeof(LossRow<Real>);
 }
 template <class Real>
 __host__ MMIX_DEVICE size_t tile_spread_bytes(const TilesPlan &plan, bool dense) {
   return dense ? (plan.rows * plan.pitch * sizeof(Real) + 15) / 16 * 16 : 0;
 }
 
+// A block takes every gridDim-th tile.
 template <class T, bool kGeneral>
 __global__ void __launch_bounds__(kTileThreads, 4)
     cross_entropy_tiles(const __grid_constant__ LossProblem a, const TilesPlan plan) {
   using Real = Acc<T>;
   if (rescale_is_noop<Real>(a)) return;
-  double *losses = dynamic_shared<double>();
-  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(losses + 32);
-  T *logits = const_cast<T *>(static_cast<const T *>(a.logits));
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * plan.rows;
-  const int count = a.rows - first < plan.rows ? static_cast<int>(a.rows - first) : plan.rows;
-  const int ahead = plan.logits == TileOrder::kFlat ? misalignment(logits + first * a.classes) : 0;
-  Real *t = reinterpret_cast<Real *>(rows + plan.rows);
+  LossScratch &scratch = *dynamic_shared<LossScratch>();
+  LossRow<Real> *rows = reinterpret_cast<LossRow<Real> *>(&scratch + 1);
+  Real *spreads = reinterpret_cast<Real *>(rows + plan.rows);
   const bool dense = kGeneral && a.dense;
-  T *tile =
-      reinterpret_cast<T *>(reinterpret_cast<char *>(t) + tile_spread_bytes<Real>(plan, dense)) +
-      ahead;
-  copy_tile<false>(logits, a.logits_at, plan.logits, tile, first, count, a.classes, plan);
-  for (int i = threadIdx.x; i < plan.rows; i += blockDim.x) rows[i] = loss_row<Real>(a, first + i);
-  __syncthreads(); // tile and rows[] are complete
-  if (dense) read_spread(a, rows, count, t, plan);
+  T *logits = const_cast<T *>(static_cast<const T *>(a.logits));
+  double loss = 0;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * plan.rows;
+#pragma unroll 1
+  for (int64_t first = begin; first < a.rows;
+       first += static_cast<int64_t>(gridDim.x) * plan.rows) {
+    const int count = a.rows - first < plan.rows ? static_cast<int>(a.rows - first) : plan.rows;
+    const int ahead =
+        plan.logits == TileOrder::kFlat ? misalignment(logits + first * a.classes) : 0;
+    T *tile = reinterpret_cast<T *>(reinterpret_cast<char *>(spreads) +
+                                    tile_spread_bytes<Real>(plan, dense)) +
+              ahead;
+    if (first != begin) __syncthreads(); // the threads are done with the tile before
+    copy_tile<false>(logits, a.logits_at, plan.logits, tile, first, count, a.classes, plan);
+    const int i = threadIdx.x;
+    const LabelPair pair = i < plan.rows ? pair_of_row(a, first + i) : LabelPair{};
+    if (first == begin) make_scales<Real>(a, scratch);
+    if (i < plan.rows) rows[i] = loss_row<Real>(a, first + i, pair, scratch.scales);
+    wait_copies();
+    __syncthreads(); // tile and rows[] are complete
+    if (dense) read_spread(a, rows, count, spreads, plan);
 
-  const int index = threadIdx.x / plan.lanes, lane = threadIdx.x % plan.lanes;
-  const int classes = index < count ? a.classes : 0;
-  const LossRow<Real> &row = rows[index];
-  T *z = tile + index * plan.pitch;
-  t += index * plan.pitch;
-  const auto spread = [&](int c) { return dense ? t[c] : row.base; };
-  const auto logit = [&](int c) { return kGeneral ? capped(a, widen(z[c])) : widen(z[c]); };
-  RowSums<Real> sums;
-  for (int c = lane; c < classes; c += plan.lanes) sums.max = max_of(sums.max, logit(c));
-  const Real pivot = pivot_of(sums.max);
-  Real shifted_sum = 0, seen = 0;
-  for (int c = lane; c < classes; c += plan.lanes) {
-    const Real shifted = logit(c) - pivot;
-    sums.exp_sum += exp_of(shifted);
-    if (kGeneral)
-      sums.add_term(spread(c), shifted);
-    else
-      shifted_sum += shifted, seen += 1;
-  }
-  if (!kGeneral && row.base != 0) {
-    sums.mass += row.base * seen;
-    sums.dot += row.base * shifted_sum;
-  }
-  if (row.y_own >= 0 && row.y_own % plan.lanes == lane)
-    sums.add_term(row.hot_own, logit(row.y_own) - pivot);
-  if (row.y_other >= 0 && row.y_other % plan.lanes == lane)
-    sums.add_term(row.hot_other, logit(row.y_other) - pivot);
-  sums = merge_lanes(sums, plan.lanes);
-  RowResult<Real> result(sums);
-  const Real loss = finish_row(a, first + index, lane == 0, row, result);
+    const int index = threadIdx.x / plan.lanes, lane = threadIdx.x % plan.lanes;
+    const int classes = index < count ? a.classes : 0;
+    const LossRow<Real> &row = rows[index];
+    T *z = tile + index * plan.pitch;
+    const Real *t = spreads + index * plan.pitch;
+    const auto spread = [&](int c) { return dense ? t[c] : row.base; };
+    const auto logit = [&](int c) { return kGeneral ? capped(a, widen(z[c])) : widen(z[c]); };
+    RowSums<Real> sums;
+    for (int c = lane; c < classes; c += plan.lanes) sums.max = max_of(sums.max, logit(c));
+    const Real pivot = pivot_of(sums.max);
+    Real shifted_sum = 0, seen = 0;
+    for (int c = lane; c < classes; c += plan.lanes) {
+      const Real shifted = logit(c) - pivot;
+      sums.exp_sum += exp_of(shifted);
+      if (kGeneral)
+        sums.add_term(spread(c), shifted);
+      else
+        shifted_sum += shifted, seen += 1;
+    }
+    if (!kGeneral && row.base != 0) {
+      sums.mass += row.base * seen;
+      sums.dot += row.base * shifted_sum;
+    }
+    if (row.y_own >= 0 && row.y_own % plan.lanes == lane)
+      sums.add_term(row.hot_own, logit(row.y_own) - pivot);
+    if (row.y_other >= 0 && row.y_other % plan.lanes == lane)
+      sums.add_term(row.hot_other, logit(row.y_other) - pivot);
+    sums = merge_lanes(sums, plan.lanes);
+    RowResult<Real> result(sums);
+    loss += finish_row(a, first + index, lane == 0, row, result);
 
-  if (a.gradient) {
+    if (!a.gradient) continue;
     const RowGradient<Real> gradient_of(row, result, dense ? sums.mass : row.mass(a.classes));
     for (int c = lane; c < classes; c += plan.lanes) {
       const Real at = logit(c);
@@ -175,7 +186,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     copy_tile<true>(static_cast<T *>(a.gradient), a.gradient_at, plan.gradient, tile, first, count,
                     a.classes, plan);
   }
-  write_block_loss(a, loss, losses);
+  write_total<Real>(a, loss, scratch);
 }
 
 } // namespace mmix

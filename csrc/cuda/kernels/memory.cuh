@@ -1,7 +1,7 @@
 // The memory accesses of all kernels, and the element types. Includes no torch header: nvcc
 // compiles the kernels for a GPU, g++ for the emulator of tests/cuda_emulation. The emulator checks
 // and counts every access that goes through load() and store(). Kernels access global memory only
-// through these, except for atomics and load_async().
+// through these, except for atomics.
 #pragma once
 #include "dtypes.h"
 #include <cstdint>
@@ -13,6 +13,7 @@
 #ifndef MMIX_EMULATED
 #define MMIX_GLOBAL_READ(p) (p)
 #define MMIX_GLOBAL_WRITE(p) (p)
+#define MMIX_GLOBAL_SHARED(p) (p)
 #define MMIX_DYNAMIC_SHARED(T) ::mmix::cuda_shared<T>()
 #endif
 
@@ -30,6 +31,15 @@ template <class T> __device__ __forceinline__ T *dynamic_shared() { return MMIX_
 
 template <class T> __device__ __forceinline__ T load(const T *p) { return *MMIX_GLOBAL_READ(p); }
 template <class T> __device__ __forceinline__ void store(T *p, T v) { *MMIX_GLOBAL_WRITE(p) = v; }
+
+// Accesses to what the blocks of one launch tell each other. They go to the L2 cache, which all
+// blocks share. Fences order them (see last_block.cuh).
+__device__ __forceinline__ double load_shared(const double *p) {
+  return __ldcg(MMIX_GLOBAL_SHARED(p));
+}
+__device__ __forceinline__ void store_shared(double *p, double v) {
+  __stcg(MMIX_GLOBAL_SHARED(p), v);
+}
 
 __device__ __forceinline__ float widen(__half v) { return __half2float(v); }
 __device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
@@ -76,6 +86,13 @@ __device__ __forceinline__ void store_vec(float *p,
 template <class T> __device__ __forceinline__ void copy_vec(uint4 *shared, const T *p) {
   __pipeline_memcpy_async(shared, MMIX_GLOBAL_READ(reinterpret_cast<const uint4 *>(p)),
                           sizeof(uint4));
+}
+// The same for one element; its own load and store if it has fewer than 4 bytes.
+template <class T> __device__ __forceinline__ void copy_one(T *shared, const T *p) {
+  if constexpr (sizeof(T) >= 4)
+    __pipeline_memcpy_async(shared, MMIX_GLOBAL_READ(p), sizeof(T));
+  else
+    *shared = load(p);
 }
 __device__ __forceinline__ void wait_copies() {
   __pipeline_commit();
