@@ -98,9 +98,10 @@ inline Tensor fresh(const std::vector<int64_t> &sizes, ScalarType dtype) {
   }
   AtenTensorHandle handle;
   const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()),
-                                                         sizes.data(), strides.data(), type,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  const AOTITorchError error =
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               type, aoti_torch_device_type_cpu(), 0, &handle);
+  STD_TORCH_CHECK(error == 0, "no memory for a tensor of ", numel, " elements");
   return Tensor(handle);
 }
 
