@@ -135,6 +135,11 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
     a.blocks = plan.blocks;
     a.tiles = plan.tiles;
     a.round = plan.round;
+    std::optional<Tensor> kept;
+    if (plan.kept > 0) {
+      kept = torch::stable::new_empty(x, {plan.kept}, ScalarType::Byte);
+      a.kept = output<char>(*kept);
+    }
     unsigned blocks = plan.blocks;
     if constexpr (std::is_same_v<decltype(more), TargetArgs>) {
       more.pairing = pairs.args;
@@ -164,13 +169,6 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   };
   const auto gather = [&]<bool kVectors>(std::bool_constant<kVectors>) {
     const GatherPlan<T, kVectors> planner{shape, device};
-    if (shape.in_place && !planner.fits()) { // too many rows: mixed elsewhere, and copied back
-      Tensor into = out, mixed = extra.box ? torch::stable::clone(x) : torch::stable::empty_like(x);
-      const auto both = columns_of(x, mixed, dim).value();
-      const bool together = run_mix<T>(on, x, mixed, perm, lam, dim, adjoint, both, extra);
-      torch::stable::copy_(into, mixed);
-      return together;
-    }
     const MixPlan plan = planner.plan();
     if (!extra.box)
       return with_targets(plan, [](auto k) { return mix_gather<T, kVectors, k.value>; });

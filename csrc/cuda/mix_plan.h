@@ -17,6 +17,7 @@ struct MixPlan {
   unsigned threads = 256, blocks = 1;
   int64_t shared = 0;    // bytes
   bool claims = true;    // in shared memory
+  int64_t kept = 0;      // bytes of global memory for mixed pieces; 0: they are in shared memory
   bool together = false; // all blocks of the grid must run at the same time
 };
 
@@ -140,9 +141,9 @@ template <class T, bool kVectors> struct GatherPlan {
     const auto columns = std::min<int64_t>(s.columns.run * s.columns.runs, 32);
     return kVectors ? s.widest() / 16 : std::bit_ceil(static_cast<unsigned>(columns));
   }
-  // Narrower pieces of rows than 64 bytes would take longer than a copy of x.
-  int fewest_lanes() const { return std::min(most_lanes(), int(64 / kPiece)); }
-  // Whether the grid can keep a tile of all rows: else it does not mix in place.
+  // With a tile of 16 bytes, mixed pieces in global memory take no more than 16 bytes a row.
+  int fewest_lanes() const { return std::min(most_lanes(), int(16 / kPiece)); }
+  // Whether the grid can keep a tile of all rows in shared memory.
   bool fits() const { return rows_kept(kGatherThreads, fewest_lanes()) >= s.batch; }
 
   MixPlan plan() const {
@@ -173,7 +174,11 @@ template <class T, bool kVectors> struct GatherPlan {
     if (!s.in_place) return plan;
     const int64_t teams = plan.threads / plan.lanes;
     const int64_t share = (plan.round * s.batch + plan.blocks - 1) / plan.blocks;
-    plan.shared += (share + teams - 1) / teams * plan.threads * kPiece;
+    const int64_t kept = (share + teams - 1) / teams * plan.threads * kPiece; // of a block
+    if (fits())
+      plan.shared += kept;
+    else
+      plan.kept = kept * plan.blocks;
     return plan;
   }
 };

@@ -35,16 +35,9 @@ def test_bits_of_every_way(emulator, way, dtype):
     assert all(kernel in r.name for r in mixing)
     assert "aligned" not in way or any("mix_slab_aligned" in r.name for r in mixing)
     # In place, all blocks of a gather run together; out of place, if claims are in global memory.
-    together = {r.cluster == r.blocks > 1 for r in mixing}
-    if device_of(way)[0] > 1 and "gather" in way:
-        only_out_of_place = "copied" in way
-        assert together == (
-            {True} if way.endswith("global") else {False} if only_out_of_place else {True, False}
-        )
-
-
-def device_of(way):
-    return WAYS[way][0]
+    if WAYS[way][0][0] > 1 and "gather" in way:
+        together = {r.cluster == r.blocks > 1 for r in mixing}
+        assert together == ({True} if way.endswith("global") else {True, False})
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,9 +7,12 @@ import pytest
 from tests.machine_code import cuda_kernels
 
 # Kernels that load or store a whole batch. The others touch a few bytes of each row.
-WIDE_LOADS = ("mix_slab", "mix_walk", "cross_entropy_rows", "cross_entropy_tiles")
-WIDE_STORES = (*WIDE_LOADS, "mix_targets")
-SCALAR = r"cross_entropy_rows<\w+, false"  # classes whose stride is not 1
+WIDE_LOADS = ("mix_slab", "mix_gather", "cutmix", "cross_entropy_rows", "cross_entropy_tiles")
+WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are asynchronous copies
+# Classes whose stride is not 1; rows that are not made of aligned vectors.
+SCALAR = r"(cross_entropy_rows|mix_gather|cutmix)<\w+, false"
+# 512 threads with 8 loads of 16 bytes each keep 64 KB of an SM in flight, twice what an H100 needs.
+FEW_THREADS = ("mix_gather", "cutmix")
 DTYPES = 4  # that a float target or a class weight may have
 
 
@@ -23,7 +26,7 @@ def test_no_spills_wide_accesses_half_occupancy(architecture):
     for k in kernels:
         assert k.spilled == 0 and k.stack == 0, k
         assert not any(name.startswith("local") for name in k.accesses), k
-        assert k.occupancy >= 0.5, k
+        assert k.occupancy >= (0.25 if k.name.startswith(FEW_THREADS) else 0.5), k
         base = "" if re.match(SCALAR, k.name) else k.name.split("<")[0]
         assert base not in WIDE_LOADS or k.accesses.get("load 128"), k
         assert base not in WIDE_STORES or k.accesses.get("store 128"), k

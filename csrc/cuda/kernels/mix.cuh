@@ -27,6 +27,7 @@ template <class T> struct MixArgs {
   LamRef lam;
   unsigned blocks;      // slabs: the blocks of the grid that mix; the rest write targets
   int64_t tiles, round; // round: tiles that a gather takes at a time
+  void *kept;           // in place: global memory for a round; null: it is in shared memory
 
   __device__ bool in_place() const { return x == out; }
 };

@@ -134,6 +134,12 @@ template <class T, bool kVectors, class Cover> struct Gather {
   int named[P::kAtOnce];
   Piece of_row[P::kAtOnce], of_named[P::kAtOnce];
 
+  // A place for each thread of the grid, row after row. All blocks have as many rows, or fewer.
+  static __device__ __forceinline__ Piece *kept_outside(const MixArgs<T> &a) {
+    const int64_t share = (a.round * a.batch + gridDim.x - 1) / gridDim.x;
+    const int64_t rows = (share + blockDim.x / a.lanes - 1) / (blockDim.x / a.lanes);
+    return static_cast<Piece *>(a.kept) + blockIdx.x * rows * blockDim.x + threadIdx.x;
+  }
   // In passes, so that no load waits for one that it does not need.
   __device__ __forceinline__ void read(const Rows &rows) {
     const T *x = a.x + rows.at.x;
@@ -175,15 +181,16 @@ template <class T, bool kVectors, class Cover> struct Gather {
   }
 };
 
-// Shared memory: the claims, unless they are in global memory; in place, as many pieces for each
-// thread as it has in a round.
+// Shared memory: the claims, and in place as many pieces for each thread as it has in a round,
+// unless they are in global memory.
 template <class T, bool kVectors, class Cover>
 __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover &cover) {
   using G = Gather<T, kVectors, Cover>;
   using P = typename G::P;
   unsigned *memory = dynamic_shared<unsigned>();
   const Claims claims = place_claims(a.pairing, memory);
-  auto *const kept = reinterpret_cast<typename G::Piece *>(memory) + threadIdx.x;
+  auto *kept = reinterpret_cast<typename G::Piece *>(memory) + threadIdx.x;
+  if (a.kept != nullptr) kept = G::kept_outside(a);
   bool marked = a.pairing.claims != nullptr;
   if (marked) {
     claims.clear(grid_share());
@@ -207,7 +214,7 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
       for (int u = 0; u < P::kAtOnce; ++u) {
         if (!rows.has(u)) continue;
         ++count;
-        if (gather.mask[u] && a.in_place()) *slot = gather.mixed(u, rows.at_once(u));
+        if (gather.mask[u] && a.in_place()) store(slot, gather.mixed(u, rows.at_once(u)));
         if (gather.mask[u] && !a.in_place())
           gather.write(u, rows.at_once(u), a.out + rows.at.out, regular);
         slot += blockDim.x;
@@ -225,10 +232,10 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
       const auto good = [&] { return claims.partner(load(a.pairing.perm + w.row)) >= 0; };
       if (!regular && !good())
         P::store_piece(at, Cover::kPartly
-                               ? P::blend(still ? P::load_piece(at) : *slot, P::nan(), mask)
+                               ? P::blend(still ? P::load_piece(at) : load(slot), P::nan(), mask)
                                : P::nan());
       else if (gather.weights.lam(w.row) != 1)
-        P::store_piece(at, *slot);
+        P::store_piece(at, load(slot));
     }
   }
   return claims;
