@@ -35,6 +35,7 @@ inline unsigned at_most(int64_t wanted, int64_t limit) {
   return static_cast<unsigned>(std::clamp<int64_t>(wanted, 1, limit));
 }
 
+constexpr int kLine = 128;             // bytes of a cache line
 constexpr int kWidestTile = 512;       // bytes of a row: 32 lanes of 16 bytes
 constexpr int kLargeTile = 128 * 1024; // bytes: loading it takes one block long
 // The part of the multiprocessors that can use all of the memory's bandwidth: one takes 64 bytes a
@@ -73,14 +74,16 @@ template <class T> int slab_width(const MixShape<T> &s, const Device &device) {
     while (bytes >= s.narrowest() && s.slab_bytes(bytes) > limit) bytes /= 2;
     return bytes >= s.narrowest() ? bytes : 0;
   };
-  // Two blocks on a multiprocessor overlap loads and stores.
+  // Two blocks on a multiprocessor overlap loads and stores. But tiles of less than a cache line
+  // of each row cost more than one block alone: on an H200, 1024 rows of 302 KB take 246 us in
+  // tiles of 64 bytes, and 198 us in tiles of 128.
   int bytes = fitting(device.shared_of_sm / 2 - device.reserved);
-  if (bytes == 0) bytes = fitting(device.shared);
+  if (bytes < kLine) bytes = fitting(device.shared);
   // With a small tensor, make tiles narrower, down to a cache line of each row, to give nearly all
   // multiprocessors work; with large tiles, down to the narrowest, and to give them two blocks.
   const auto few = [&](int64_t blocks) { return s.tiles(bytes) < blocks; };
   const int64_t enough = nearly_all(device);
-  while (bytes > std::max(s.narrowest(), 128) && few(enough)) bytes /= 2;
+  while (bytes > std::max(s.narrowest(), kLine) && few(enough)) bytes /= 2;
   while (bytes > s.narrowest() && few(2 * enough) && int64_t{s.batch} * bytes > kLargeTile)
     bytes /= 2;
   return bytes;

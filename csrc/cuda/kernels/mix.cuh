@@ -46,6 +46,8 @@ template <class T> struct Weights {
   // One λ for all rows that leaves both terms: of these coefficients.
   __device__ bool plain() const { return a.lam.stride == 0 && lam0 != 0 && lam0 != 1; }
   __device__ Coefficients<A> of_all() const { return {lam0, plus(A(1), -lam0)}; }
+  // One λ of 0 for all rows: each row becomes its partner.
+  __device__ bool pastes() const { return a.lam.stride == 0 && lam0 == 0; }
   // One λ of 1 for all rows, in place: only bad rows change.
   __device__ bool still() const { return a.in_place() && a.lam.stride == 0 && lam0 == 1; }
 };

@@ -67,8 +67,9 @@ template <class T> struct Pieces<T, false> {
 // Which elements of a piece are mixed: here all. cutmix.cuh has the other answer.
 struct Everything {
   static constexpr bool kPartly = false;
-  __device__ void move_to(int64_t) {}
-  __device__ unsigned mask(int) const { return ~0u; }
+  static constexpr unsigned kAll = ~0u;
+  __device__ bool move_to(int64_t) { return true; }
+  __device__ unsigned mask(int) const { return kAll; }
 };
 
 // The rows of a thread in one round: the block has a share of all rows of all tiles, tile after
@@ -81,7 +82,7 @@ template <class T, bool kVectors, class Cover> struct RoundRows {
   Cover cover;
   int64_t left, tile; // left: rows of the block from this one on
   int row;
-  bool active; // this lane has a piece
+  bool active; // this lane has a piece, and some row mixes it
   Offsets at;  // of the piece in row 0
 
   __device__ __forceinline__ RoundRows(const MixArgs<T> &a_, Cover cover_, int64_t round)
@@ -116,7 +117,7 @@ private:
   __device__ __forceinline__ void find() {
     int64_t column = 0;
     active = P::place(a.columns, a.lanes, tile, team.lane, column, at);
-    if (active) cover.move_to(column);
+    active = active && cover.move_to(column);
   }
 };
 
@@ -141,7 +142,7 @@ template <class T, bool kVectors, class Cover> struct Gather {
     return static_cast<Piece *>(a.kept) + blockIdx.x * rows * blockDim.x + threadIdx.x;
   }
   // In passes, so that no load waits for one that it does not need.
-  __device__ __forceinline__ void read(const Rows &rows) {
+  __device__ __forceinline__ void read(const Rows &rows, bool pastes) {
     const T *x = a.x + rows.at.x;
     int64_t entry[P::kAtOnce];
 #pragma unroll
@@ -150,7 +151,8 @@ template <class T, bool kVectors, class Cover> struct Gather {
     for (int u = 0; u < P::kAtOnce; ++u) {
       if (!mask[u]) continue;
       entry[u] = load(a.pairing.perm + rows.at_once(u));
-      of_row[u] = P::load_piece(x + rows.at_once(u) * a.x_row);
+      if (!pastes || mask[u] != Cover::kAll)
+        of_row[u] = P::load_piece(x + rows.at_once(u) * a.x_row);
     }
 #pragma unroll
     for (int u = 0; u < P::kAtOnce; ++u) {
@@ -183,7 +185,7 @@ template <class T, bool kVectors, class Cover> struct Gather {
 
 // Shared memory: the claims, and in place as many pieces for each thread as it has in a round,
 // unless they are in global memory.
-template <class T, bool kVectors, class Cover>
+template <class T, bool kVectors, bool kPastes, class Cover>
 __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover &cover) {
   using G = Gather<T, kVectors, Cover>;
   using P = typename G::P;
@@ -200,11 +202,13 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
   }
   G gather{a, Weights<T>(a), claims};
   const bool still = gather.weights.still();
+  // Only CutMix waits for λ: with a λ of 0, as usual there, a row itself need not be read.
+  const bool pastes = kPastes && gather.weights.pastes();
   for (int64_t round = 0; round * a.round < a.tiles; ++round) {
     auto *slot = kept;
     typename G::Rows rows(a, cover, round);
     do {
-      gather.read(rows);
+      gather.read(rows, pastes);
       if (!marked) mark_claims(a.pairing, claims); // while the first rows are on their way
       marked = true;
       if (still) break; // nothing is mixed: the loads were started before λ was known
@@ -245,7 +249,7 @@ __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover 
 template <class T, bool kVectors, bool kTargets>
 __global__ void __launch_bounds__(kGatherThreads, 1)
     mix_gather(const MixArgs<T> a, const TargetArgs t) {
-  const Claims claims = gather_block<T, kVectors>(a, Everything{});
+  const Claims claims = gather_block<T, kVectors, false>(a, Everything{});
   if constexpr (kTargets) targets_block<float, true>(t, claims, blockIdx.x, gridDim.x);
 }
 
