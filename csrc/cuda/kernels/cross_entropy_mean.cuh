@@ -75,7 +75,7 @@ MMIX_DEVICE bool all_labels_count(const LossProblem &a, LossScratch &s) {
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
         const int64_t at = r + k * blockDim.x;
-        y[k] = load(labels + (at < a.rows ? at : r));
+        y[k] = at < a.rows ? load(labels + at) : 0; // 0 counts
       }
 #pragma unroll
       for (const int64_t one : y) all &= one >= 0 && one < a.classes && one != a.ignore_index;
