@@ -109,6 +109,10 @@ template <class Real> struct LossRow {
   int y_own, y_other; // -1: no such label counts
   int64_t at[kTerms]; // offset of the row in each term
   bool live, keep;    // not live: loss and gradient 0; keep: the gradient is already right
+  MMIX_DEVICE bool has_label_in(int first, int count) const {
+    const unsigned n = static_cast<unsigned>(count); // -1 is in no range
+    return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
+  }
   // The sum of t over the classes, if the spread is the same for all of them.
   MMIX_DEVICE Real mass(int classes) const { return hot_own + hot_other + base * Real(classes); }
 };

@@ -203,6 +203,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   // `gradient` points to the first class of the row.
   MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
                                   const RowGradient<Real> &of, T *gradient) {
+    constexpr bool kEach = kInPlace || kGeneral; // looks for the labels at each class
     const auto at = [&](Real z, Real g) { return kGeneral ? through_cap(a, g, z) : g; };
     each(segment, row, [&](int first, auto &v, auto t) {
       constexpr int N = sizeof(v) / sizeof(Real);
@@ -210,26 +211,22 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       for (int e = 0; e < N; ++e) {
         const Real z = logit(v[e]);
         Real g = of(z, t(e));
-        if (kInPlace && first + e == row.y_own) g -= row.hot_own;
-        if (kInPlace && first + e == row.y_other) g -= row.hot_other;
+        if (kEach && first + e == row.y_own) g -= row.hot_own;
+        if (kEach && first + e == row.y_other) g -= row.hot_other;
         v[e] = row.live ? at(z, g) : Real(0);
+      }
+      if (!kEach && row.live && row.has_label_in(first, N)) {
+#pragma unroll
+        for (int e = 0; e < N; ++e) {
+          if (first + e == row.y_own) v[e] -= row.hot_own;
+          if (first + e == row.y_other) v[e] -= row.hot_other;
+        }
       }
       if constexpr (N == Vec<T>::kCount)
         store_vec(gradient + first, narrow_all<T>(v));
       else
         store(gradient + first * a.gradient_at.class_stride, narrow<T>(v[0]));
     });
-    if (kInPlace || !row.live) return;
-    // The labels' own entries once more, by the thread that wrote them.
-    const auto correct = [&](int y, Real v, Real t) {
-      const Real z = logit(v);
-      Real g = of(z, t);
-      if (y == row.y_own) g -= row.hot_own;
-      if (y == row.y_other) g -= row.hot_other;
-      store(gradient + y * a.gradient_at.class_stride, narrow<T>(at(z, g)));
-    };
-    held_class(segment, row.y_own, row, correct);
-    if (row.y_other != row.y_own) held_class(segment, row.y_other, row, correct);
   }
 };
 
