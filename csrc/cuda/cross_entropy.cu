@@ -112,7 +112,8 @@ template <class T> void run(const OnDevice &device, LossProblem a, const Tensor 
   if (form.packed && !form.general) rows = cross_entropy_rows<T, true, false>;
   if constexpr (sizeof(T) < 8)
     if (form.packed && form.general) rows = cross_entropy_rows<T, true, true>;
-  const bool divided = a.counts && a.rows > most_counted_rows(form); // by a launch before
+  const bool divided =
+      a.counts && a.rows > most_counted_rows(form, sizeof(T)); // by a launch before
   if (divided) a.counts = false;
   const LossPlan plan = plan_loss(a, form, sizeof(T), device.device(), device.kernel(tiles),
                                   device.kernel(rows), device.clusters(rows));

@@ -85,7 +85,9 @@ void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, size_t sh
   plan.threads = kTileThreads;
   t.lanes = 1;
   while (t.lanes < 32 && t.lanes * kTileLaneBytes < a.classes * element) t.lanes *= 2;
-  while (plan.threads > 64 && few(plan.threads / t.lanes)) plan.threads /= 2;
+  // Small blocks would take long to read all labels.
+  const unsigned least = a.counts ? 128 : 64;
+  while (plan.threads > least && few(plan.threads / t.lanes)) plan.threads /= 2;
   t.rows = static_cast<int>(plan.threads) / t.lanes;
   // With kRowsNear, a tile takes at least a sector of each class, or a cache line if two blocks
   // then fit in shared memory.
@@ -150,7 +152,10 @@ void plan_rows(LossPlan &plan, const LossProblem &a, const LossForm &form, int64
 
 // Up to this many rows, each block sums the divisors itself. The labels then come from the L1 or L2
 // cache.
-inline int64_t most_counted_rows(const LossForm &form) { return form.turns ? 8192 : 2048; }
+inline int64_t most_counted_rows(const LossForm &form, int64_t element) {
+  if (element == 8) return 0; // see kCountsItself
+  return form.turns ? 8192 : 2048;
+}
 
 // If there are fewer than one or two blocks for each multiprocessor, blocks get fewer rows, and
 // rows get more lanes. clusters: whether the blocks of a cluster may share a row.

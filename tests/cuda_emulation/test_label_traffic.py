@@ -33,12 +33,14 @@ def check_traffic(emulator, batch, classes, dtype):
     # If a row is no multiple of 16 bytes, its ends are extra accesses.
     limit = 1.05 * floor if row_bytes % 16 == 0 else 1.3 * floor + 2
     emulator.count_traffic(True)
+    emulator.launched()
     (loss, stats, gradient), args = loss_of(z, y, perm, 0.3)
     assert moved(emulator, z, gradient) <= limit
     # Labels, perm and statistics of a row: at most a sector for each access, once for each block of
-    # the row.
+    # the row. And each block reads all labels once, to count them, four in a sector.
     blocks = max(1, row_bytes // 2**14)
-    assert moved(emulator, y, perm, stats) / batch <= 8 * blocks
+    counting = sum(launch.blocks for launch in emulator.launched()) * (batch / 4 + 2)
+    assert moved(emulator, y, perm, stats) <= 8 * blocks * batch + counting
     emulator.count_traffic(True)
     OPS.cross_entropy_backward_(torch.ones(()).to(loss.dtype) / 2, stats, z, *args)
     assert moved(emulator, z) <= limit

@@ -90,10 +90,12 @@ def test_weights_and_smoothing_read_a_row_of_weights_for_a_row(emulator, batch, 
     for dtype, kind in ((BF16, FLOAT), (FLOAT, FLOAT), (BF16, BF16)):
         z, y = torch.randn(batch, classes).to(dtype), torch.randint(0, classes, (batch,))
         w = torch.rand(classes).to(kind)
+        emulator.launched()
         times, counted, gradient = run(emulator, z, y, 0.3, weight=w, label_smoothing=0.1)
         check_logits(times, z, gradient, 1.06)
-        # The labels' weights too: the mean and the row kernel read 4 for each row, a sector each.
-        labels = 4 * 32 / (classes * w.element_size())
+        # The labels' weights too, a sector each: 2 for each row, and each block sums all of them.
+        (launch,) = emulator.launched()
+        labels = (2 + 2 * launch.blocks) * 32 / (classes * w.element_size())
         # A row is cut at the end of a vector of logits, which is inside a sector of the weights.
         cuts = 0.02
         assert times(w) <= batch * (limit + cuts + labels)

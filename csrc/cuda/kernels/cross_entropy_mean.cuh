@@ -12,7 +12,7 @@ constexpr int kMeanSums = 4; // numbers of a MeanSums, as an array in global mem
 
 // Shared memory of every kernel of the loss.
 struct alignas(16) LossScratch {
-  double warps[kMeanSums][32];
+  double warps[kMeanSums][32]; // see block_sum
   double scales[MeanScales::kCount];
   int flag; // from thread 0 to all
 };
@@ -66,12 +66,19 @@ MMIX_DEVICE MeanSums block_sum(const MeanSums &v, LossScratch &s) {
 
 // Whether all labels of the problem count. Every thread of the block must call it.
 MMIX_DEVICE bool all_labels_count(const LossProblem &a, LossScratch &s) {
+  constexpr int kAtOnce = 8; // loads in flight
   bool all = true;
   const auto check = [&](const int64_t *labels) {
-#pragma unroll 8 // loads in flight
-    for (int64_t r = threadIdx.x; r < a.rows; r += blockDim.x) {
-      const int64_t y = load(labels + r);
-      all &= y >= 0 && y < a.classes && y != a.ignore_index;
+#pragma unroll 1
+    for (int64_t r = threadIdx.x; r < a.rows; r += kAtOnce * blockDim.x) {
+      int64_t y[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int64_t at = r + k * blockDim.x;
+        y[k] = at < a.rows ? load(labels + at) : 0; // 0 counts
+      }
+#pragma unroll
+      for (const int64_t one : y) all &= one >= 0 && one < a.classes && one != a.ignore_index;
     }
   };
   check(a.labels);
@@ -94,9 +101,12 @@ MMIX_DEVICE void write_scales(const LossProblem &a, const MeanSums &sums, double
   store(scales + MeanScales::kAdded, means.undefined ? static_cast<double>(NAN) : 0.0);
 }
 
+// Not in float64, where this code would make kernels spill registers.
+template <class Real> constexpr bool kCountsItself = sizeof(Real) < 8;
+
 // Fills s.scales. Every thread of the block must call it.
 template <class Real> MMIX_DEVICE void make_scales(const LossProblem &a, LossScratch &s) {
-  if (a.counts) {
+  if (kCountsItself<Real> && a.counts) {
     MeanSums sums;
     // One λ and no class weights: if all labels count, partners are not looked up.
     if (!a.lam_per_sample && !a.terms[kWeight].data && all_labels_count(a, s)) {
@@ -114,17 +124,21 @@ template <class Real> MMIX_DEVICE void make_scales(const LossProblem &a, LossScr
   __syncthreads(); // s.scales is complete
 }
 
-// Adds up the losses of all threads of all blocks. Every thread of the block must call it.
-template <class Real>
-MMIX_DEVICE void write_total(const LossProblem &a, double loss, LossScratch &s) {
+// Adds up the losses of the block's threads for write_total(). Called before the gradient is
+// written: the fence in it would wait for those stores. Every thread of the block must call it.
+MMIX_DEVICE void post_loss(const LossProblem &a, double loss, LossScratch &s) {
   if (!a.partial) return;
   loss = block_sum(loss, s.warps[0]);
-  bool last = false;
-  if (threadIdx.x == 0) {
-    store_shared(a.partial + blockIdx.x, loss);
-    last = is_last_block(a.last);
-  }
-  if (!from_first(s, last)) return;
+  if (threadIdx.x != 0) return;
+  store_shared(a.partial + blockIdx.x, loss);
+  s.flag = is_last_block(a.last);
+}
+
+// Adds up the losses of all blocks, after post_loss(). Every thread of the block must call it.
+template <class Real> MMIX_DEVICE void write_total(const LossProblem &a, LossScratch &s) {
+  if (!a.partial) return;
+  __syncthreads(); // s.flag is set
+  if (!s.flag) return;
   double total = 0;
 #pragma unroll 4 // loads in flight
   for (unsigned b = threadIdx.x; b < gridDim.x; b += blockDim.x)

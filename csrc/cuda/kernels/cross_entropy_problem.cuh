@@ -123,9 +123,14 @@ struct LabelPair {
   bool bad = false;
 };
 
+// The sample of row r.
+MMIX_DEVICE int64_t sample_of(const LossProblem &a, int64_t r) {
+  return a.inner == 1 ? r : a.by_inner.quotient(r);
+}
+
 MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
   if (!a.perm) return r;
-  const int64_t b = a.by_inner.quotient(r), p = load(a.perm + b);
+  const int64_t b = sample_of(a, r), p = load(a.perm + b);
   const bool inside = p >= 0 && p < a.batch;
   bad |= !inside;
   return r + (inside ? p - b : 0) * a.inner;
@@ -149,7 +154,7 @@ template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c
 }
 
 template <class Real> MMIX_DEVICE Real lam_of(const LossProblem &a, int64_t r) {
-  return load(static_cast<const Real *>(a.lam) + a.by_inner.quotient(r) * a.lam_stride);
+  return load(static_cast<const Real *>(a.lam) + sample_of(a, r) * a.lam_stride);
 }
 
 template <class Real> MMIX_DEVICE Real upstream_of(const LossProblem &a, int64_t r) {

@@ -26,6 +26,8 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   static constexpr int kWidth = kPacked ? Vec<T>::kCount : 1;
   // exp in float64 is long code for each class. So float64 has a loop that is not unrolled.
   static constexpr int kUnroll = sizeof(T) == 8 ? 1 : kWidth;
+  static constexpr bool kInPlace = sizeof(T) == 8; // the gradient replaces the logits that are held
+  static constexpr int kAtOnce = sizeof(T) == 8 || kGeneral ? 1 : 2; // pieces
   struct alignas(kWidth * sizeof(T)) Piece {
     T at[kWidth];
   };
@@ -39,8 +41,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   Piece *held;    // this lane's pieces, blockDim.x apart
   Spread *spread; // of this row's pieces in this block, in the order of their classes
   int lane, lanes, head = 0, pieces = 0, edge_class = -1;
-  T edge[1];
-  Real edge_spread[1];
+  Real edge, edge_spread;
 
   MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared)
       : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)), held(shared + threadIdx.x),
@@ -57,7 +58,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       const int tail = a.classes - head - pieces * kWidth;
       if (lane < head + tail) {
         edge_class = lane < head ? lane : a.classes - tail + lane - head;
-        edge[0] = load(z + edge_class);
+        edge = widen(load(z + edge_class));
       }
     }
   }
@@ -67,7 +68,9 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
     int piece = segment * plan.depth * lanes + lane;
     Piece *slot = held;
     const Spread *t = spread + threadIdx.x % plan.lanes;
-    for (int k = 0; k < plan.depth && piece < pieces; ++k) {
+#pragma unroll kAtOnce
+    for (int k = 0; k < plan.depth; ++k) {
+      if (piece >= pieces) break;
       f(head + piece * kWidth, slot, t);
       piece += lanes;
       slot += blockDim.x;
@@ -78,24 +81,45 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   // Calls f(first class, values, spread) for each piece, and for the edge with the first segment.
   template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
     each_piece(segment, [&](int first, Piece *slot, const Spread *t) {
-      if constexpr (kUnroll == 1) {
-        const auto of = [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; };
-        f(first, slot->at, of);
+      if constexpr (kInPlace) {
+        f(first, slot->at, [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; });
       } else { // one access to shared memory for the piece
-        Piece piece = *slot;
+        const Piece piece = *slot;
         Spread some;
         if (kGeneral && a.dense)
           some = *t;
         else
           for (Real &one : some.at) one = row.base;
-        f(first, piece.at, [&](int e) { return some.at[e]; });
+        Real values[kWidth];
+        widen_all(piece.at, values);
+        f(first, values, [&](int e) { return some.at[e]; });
       }
     });
-    if (kPacked && segment == 0 && edge_class >= 0)
-      f(edge_class, edge, [&](int) { return edge_spread[0]; });
+    if (kPacked && segment == 0 && edge_class >= 0) {
+      Real value[1] = {edge};
+      f(edge_class, value, [&](int) { return edge_spread; });
+    }
   }
 
-  MMIX_DEVICE Real logit(T z) const { return kGeneral ? capped(a, widen(z)) : widen(z); }
+  // Calls f(y, logit, spread) if this lane holds the class y in this segment.
+  template <class F>
+  MMIX_DEVICE void held_class(int segment, int y, const LossRow<Real> &row, F f) const {
+    if (y < 0) return;
+    if (y == edge_class) {
+      if (segment == 0) f(y, edge, edge_spread);
+      return;
+    }
+    const int at = y - head, piece = at / kWidth;
+    if (at < 0 || piece >= pieces || (piece & (lanes - 1)) != lane) return;
+    const int k = (piece >> (31 - __clz(lanes))) - segment * plan.depth; // lanes: a power of two
+    if (k < 0 || k >= plan.depth) return;
+    const int e = at % kWidth;
+    const bool own = kGeneral && a.dense;
+    f(y, static_cast<Real>(widen(held[k * blockDim.x].at[e])),
+      own ? spread[k * plan.lanes + threadIdx.x % plan.lanes].at[e] : row.base);
+  }
+
+  MMIX_DEVICE Real logit(Real z) const { return kGeneral ? capped(a, z) : z; }
 
   MMIX_DEVICE void read(int segment) const {
     each_piece(segment, [&](int first, Piece *slot, const Spread *) {
@@ -125,21 +149,24 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   }
   // Loads the spread of the edge, once for the row. rows[] must be complete.
   MMIX_DEVICE void read_edge_spread(const LossRow<Real> &row) {
-    edge_spread[0] = row.base;
-    if (kGeneral && a.dense && edge_class >= 0) edge_spread[0] = mmix::spread(a, row, edge_class);
+    edge_spread = row.base;
+    if (kGeneral && a.dense && edge_class >= 0) edge_spread = mmix::spread(a, row, edge_class);
   }
 
+  // The sums of a segment over the classes of this warp.
   MMIX_DEVICE RowSums<Real> sums(int segment, const LossRow<Real> &row) {
     RowSums<Real> s;
     each(segment, row, [&](int, auto &v, auto) {
 #pragma unroll kUnroll
-      for (const T &one : v) s.max = max_of(s.max, logit(one));
+      for (const Real one : v) s.max = max_of(s.max, logit(one));
     });
+    // With one pivot for the warp, its sums are merged by additions alone.
+    for (int step = 16; step > 0; step /= 2) s.max = max_of(s.max, shuffle_xor(s.max, step));
     const Real pivot = pivot_of(s.max);
     Real shifted_sum = 0;
     int seen = 0;
     each(segment, row, [&](int first, auto &v, auto t) {
-      constexpr int N = sizeof(v) / sizeof(T); // kWidth, or 1 at the edge
+      constexpr int N = sizeof(v) / sizeof(Real); // kWidth, or 1 at the edge
 #pragma unroll kUnroll
       for (int e = 0; e < N; ++e) {
         const Real shifted = logit(v[e]) - pivot;
@@ -148,53 +175,57 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
           s.add_term(t(e), shifted);
         else
           shifted_sum += shifted;
+        if (kInPlace && first + e == row.y_own) s.add_term(row.hot_own, shifted);
+        if (kInPlace && first + e == row.y_other) s.add_term(row.hot_other, shifted);
       }
       seen += N;
-      if (!row.has_label_in(first, N)) return;
-#pragma unroll kUnroll
-      for (int e = 0; e < N; ++e) {
-        if (first + e == row.y_own) s.add_term(row.hot_own, logit(v[e]) - pivot);
-        if (first + e == row.y_other) s.add_term(row.hot_other, logit(v[e]) - pivot);
-      }
     });
     if (!kGeneral && row.base != 0) {
       s.mass += row.base * Real(seen);
       s.dot += row.base * shifted_sum;
     }
-    return s;
-  }
-
-  template <bool kLabelled, int N, class F>
-  MMIX_DEVICE void differentiate(int first, T (&v)[N], F t, const LossRow<Real> &row,
-                                 const RowGradient<Real> &gradient_of) const {
-#pragma unroll kUnroll
-    for (int e = 0; e < N; ++e) {
-      const Real at = logit(v[e]);
-      Real g = gradient_of(at, t(e));
-      if (kLabelled && first + e == row.y_own) g -= row.hot_own;
-      if (kLabelled && first + e == row.y_other) g -= row.hot_other;
-      if (kGeneral) g = through_cap(a, g, at);
-      v[e] = narrow<T>(g);
+    const auto add = [&](Real hot) {
+      return [&s, this, hot, pivot](int, Real z, Real) { s.add_term(hot, logit(z) - pivot); };
+    };
+    if (!kInPlace) {
+      held_class(segment, row.y_own, row, add(row.hot_own));
+      held_class(segment, row.y_other, row, add(row.hot_other));
     }
+    for (int step = 16; step > 0; step /= 2) {
+      s.exp_sum += shuffle_xor(s.exp_sum, step);
+      s.mass += shuffle_xor(s.mass, step);
+      s.dot += shuffle_xor(s.dot, step);
+    }
+    return s;
   }
 
   // Computes the gradient of a segment from the logits held, and writes it to global memory.
   // `gradient` points to the first class of the row.
   MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
-                                  const RowGradient<Real> &gradient_of, T *gradient) {
+                                  const RowGradient<Real> &of, T *gradient) {
+    constexpr bool kEach = kInPlace || kGeneral; // looks for the labels at each class
+    const auto at = [&](Real z, Real g) { return kGeneral ? through_cap(a, g, z) : g; };
     each(segment, row, [&](int first, auto &v, auto t) {
-      constexpr int N = sizeof(v) / sizeof(T);
-      if (!row.live) {
-        for (T &one : v) one = narrow<T>(0);
-      } else if (kUnroll == 1 || row.has_label_in(first, N)) {
-        differentiate<true>(first, v, t, row, gradient_of);
-      } else {
-        differentiate<false>(first, v, t, row, gradient_of);
+      constexpr int N = sizeof(v) / sizeof(Real);
+#pragma unroll kUnroll
+      for (int e = 0; e < N; ++e) {
+        const Real z = logit(v[e]);
+        Real g = of(z, t(e));
+        if (kEach && first + e == row.y_own) g -= row.hot_own;
+        if (kEach && first + e == row.y_other) g -= row.hot_other;
+        v[e] = row.live ? at(z, g) : Real(0);
+      }
+      if (!kEach && row.live && row.has_label_in(first, N)) {
+#pragma unroll
+        for (int e = 0; e < N; ++e) {
+          if (first + e == row.y_own) v[e] -= row.hot_own;
+          if (first + e == row.y_other) v[e] -= row.hot_other;
+        }
       }
       if constexpr (N == Vec<T>::kCount)
-        store_vec(gradient + first, reinterpret_cast<const Vec<T> &>(v));
+        store_vec(gradient + first, narrow_all<T>(v));
       else
-        store(gradient + first * a.gradient_at.class_stride, v[0]);
+        store(gradient + first * a.gradient_at.class_stride, narrow<T>(v[0]));
     });
   }
 };
@@ -236,16 +267,17 @@ __global__ void __launch_bounds__(kRowThreads, 1)
   RowSums<Real> *warps = reinterpret_cast<RowSums<Real> *>(rows + 2 * groups);
   auto *pieces = reinterpret_cast<typename Part::Piece *>(warps + blockDim.x / 32 + 1);
   const bool dense = kGeneral && a.dense;
-  double *loss = scratch.warps[1] + group; // of the row's first lane; it saves registers
+  double *loss = scratch.warps[2] + group; // of the row's first lane; it saves registers
   const int64_t begin = int64_t{blockIdx.x / plan.cluster} * groups;
   constexpr bool kTurns = kTakesTurns<T, kGeneral>;
   if (kTurns) Part(a, plan, begin + group, pieces).read(0); // in flight while labels are read
   make_scales<Real>(a, scratch);
   const bool leads = threadIdx.x % plan.lanes == 0;
-  if (leads) *loss = 0;
+  if (kTurns && leads) *loss = 0;
   int turn = 0;
+  const unsigned step = gridDim.x / plan.cluster * groups;
 #pragma unroll 1
-  for (int64_t first = begin; first < a.rows; first += gridDim.x / plan.cluster * groups) {
+  for (int64_t first = begin; first < a.rows; first += step) {
     Part part(a, plan, first + group, pieces);
     if (!kTurns || turn != 0) part.read(0);
     // Two places take turns: other threads may still use the coefficients of the row before.
@@ -266,7 +298,12 @@ __global__ void __launch_bounds__(kRowThreads, 1)
       if (!summing) {
         RowResult<Real> result(sums);
         const Real one = finish_row(a, row.number, part.lane == 0, row, result);
-        if (leads) *loss += one;
+        if (!kTurns) {
+          post_loss(a, one, scratch);
+        } else {
+          if (leads) *loss += one;
+          if (first + step >= a.rows) post_loss(a, leads ? *loss : 0, scratch);
+        }
         if (!gradient) break;
         const RowGradient<Real> of(row, result, dense ? sums.mass : row.mass(a.classes));
         sums = {of.max, of.log2_sum, of.p, 0};
@@ -288,7 +325,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     }
     if (!kTurns) break;
   }
-  write_total<Real>(a, leads ? *loss : 0, scratch);
+  write_total<Real>(a, scratch);
 }
 
 } // namespace mmix

@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda/kernels/cluster.cuh"
 #include "cuda/kernels/cross_entropy_spread.cuh"
+#include "cuda/kernels/vectors.cuh"
 
 namespace mmix {
 
@@ -24,6 +25,34 @@ MMIX_DEVICE float tanh_of(float x) { return tanhf(x); }
 MMIX_DEVICE double tanh_of(double x) { return tanh(x); }
 MMIX_DEVICE float max_of(float x, float y) { return fmaxf(x, y); } // ignores a NaN
 MMIX_DEVICE double max_of(double x, double y) { return fmax(x, y); }
+
+// The numbers of a vector, and the vector of numbers. Half-precision elements are converted in
+// pairs: one instruction for two.
+template <class T, int N> MMIX_DEVICE void widen_all(const T (&v)[N], Acc<T> (&to)[N]) {
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    const unsigned *words = reinterpret_cast<const unsigned *>(v);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      const float2 pair = widen_pair<T>(words[i]);
+      to[2 * i] = pair.x, to[2 * i + 1] = pair.y;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to[i] = widen(v[i]);
+  }
+}
+template <class T, int N> MMIX_DEVICE Vec<T> narrow_all(const Acc<T> (&v)[N]) {
+  static_assert(N == Vec<T>::kCount);
+  Vec<T> to;
+  if constexpr (sizeof(T) == 2) {
+    to.raw = make_uint4(narrow_pair<T>(v[0], v[1]), narrow_pair<T>(v[2], v[3]),
+                        narrow_pair<T>(v[4], v[5]), narrow_pair<T>(v[6], v[7]));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) to.at[i] = v[i];
+  }
+  return to;
+}
 
 // Sums over some of a row's classes, relative to the maximum of these, as in online softmax.
 template <class Real> struct RowSums {
@@ -73,11 +102,10 @@ template <class Real> MMIX_DEVICE Real pivot_of(Real max) {
 
 template <class Real> MMIX_DEVICE Real exp_of(Real x) { return exp2_of(x * Real(kLog2E)); }
 
-// Merges the sums of groups of `lanes` threads, a power of two from a warp to the block. All
-// threads get the result. Every thread of the block must call it.
+// Merges the sums of the warps of each group of `lanes` threads, a power of two from a warp to the
+// block. All threads get the result. Every thread of the block must call it.
 template <class Real>
 MMIX_DEVICE RowSums<Real> merge_warps(RowSums<Real> sums, int lanes, RowSums<Real> *warps) {
-  sums = merge_lanes(sums, 32);
   if (lanes == 32) return sums;
   const int warp = threadIdx.x / 32, warps_a_row = lanes / 32,
             first = warp / warps_a_row * warps_a_row;
@@ -147,8 +175,9 @@ MMIX_DEVICE double block_sum(double v, double *warps) {
   for (int step = 16; step > 0; step /= 2) v += shuffle_xor(v, step);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
   __syncthreads(); // all warps' sums are written
-  double sum = 0;
-  for (int w = 0; threadIdx.x == 0 && w < static_cast<int>(blockDim.x / 32); ++w) sum += warps[w];
+  if (threadIdx.x >= 32) return 0;
+  double sum = threadIdx.x < blockDim.x / 32 ? warps[threadIdx.x] : 0;
+  for (int step = 16; step > 0; step /= 2) sum += shuffle_xor(sum, step);
   return sum;
 }
 

@@ -122,9 +122,9 @@ __global__ void __launch_bounds__(kTileThreads, 4)
   T *logits = const_cast<T *>(static_cast<const T *>(a.logits));
   double loss = 0;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * plan.rows;
+  const unsigned step = gridDim.x * plan.rows;
 #pragma unroll 1
-  for (int64_t first = begin; first < a.rows;
-       first += static_cast<int64_t>(gridDim.x) * plan.rows) {
+  for (int64_t first = begin; first < a.rows; first += step) {
     const int count = a.rows - first < plan.rows ? static_cast<int>(a.rows - first) : plan.rows;
     const int ahead =
         plan.logits == TileOrder::kFlat ? misalignment(logits + first * a.classes) : 0;
@@ -172,6 +172,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     RowResult<Real> result(sums);
     loss += finish_row(a, first + index, lane == 0, row, result);
 
+    if (first + step >= a.rows) post_loss(a, loss, scratch);
     if (!a.gradient) continue;
     const RowGradient<Real> gradient_of(row, result, dense ? sums.mass : row.mass(a.classes));
     for (int c = lane; c < classes; c += plan.lanes) {
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     copy_tile<true>(static_cast<T *>(a.gradient), a.gradient_at, plan.gradient, tile, first, count,
                     a.classes, plan);
   }
-  write_total<Real>(a, loss, scratch);
+  write_total<Real>(a, scratch);
 }
 
 } // namespace mmix
