@@ -76,17 +76,25 @@ def _cpp_missing() -> tuple[str, ...]:
     return (f"the compiled extension is missing ({ops.LOAD_ERROR}); {BUILD_ADVICE}",)
 
 
-@functools.cache
+# Asked here, since Dynamo cannot trace the question.
+_CUDA_BUILT = ops.LOAD_ERROR is None and torch._C._dispatch_has_kernel_for_dispatch_key(
+    "mmix_fast::mix", "CUDA"
+)
+_cuda_available = functools.cache(torch.cuda.is_available)  # not at import: it blocks a later fork
+
+
 def _cuda_missing() -> tuple[str, ...]:
     if ops.LOAD_ERROR is not None:
         return _cpp_missing()
     reasons: tuple[str, ...] = ()
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("mmix_fast::mix", "CUDA"):
+    if not _CUDA_BUILT:
         reasons += (
             "the extension was built without CUDA; build it with: "
             "MMIX_FAST_CUDA=1 pip install -e . --no-build-isolation",
         )
-    if not torch.cuda.is_available():
+    # Dynamo traces into a cached function, and warns; this one it knows.
+    found = torch.cuda.is_available() if torch.compiler.is_compiling() else _cuda_available()
+    if not found:
         reasons += ("torch finds no CUDA device",)
     return reasons
 

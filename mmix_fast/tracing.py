@@ -32,14 +32,6 @@ def _inside(transform: object) -> bool:
     return any(at.key() == transform for at in layers)
 
 
-def recorded() -> bool:
-    """True under torch.export, torch.jit.trace or make_fx, whose graphs would repeat one draw."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
-    proxy = torch._C._TorchDispatchModeKey.PROXY
-    return torch._C._is_tracing() or torch._C._get_dispatch_mode(proxy) is not None
-
-
 def batched(grad: Tensor) -> bool:
     """True in a backward with is_grads_batched=True; its legacy vmap is not torch.func's."""
     # Dynamo cannot trace this check, and never traces such a backward.

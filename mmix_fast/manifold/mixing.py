@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sampling import draw_mix
-from ..tracing import recorded, vmapped
+from ..tracing import vmapped
 from . import draws, messages, nested
 from .batch import Layer, size_and_device
 from .draws import Draw
@@ -23,6 +23,7 @@ from .traces import (
     forward_in_trace,
     forwards_so_far,
     met_in_traces,
+    recorded,
     running,
     runs_in_trace,
 )

@@ -1,4 +1,4 @@
-"""Counts the forwards and layers of a ManifoldMixup that torch.compile traces, at trace time.
+"""What a ManifoldMixup asks at trace time, and counts of what torch.compile traces.
 
 Traced code cannot count by itself: inside a checkpoint Dynamo forbids writing to a counter.
 """
@@ -38,7 +38,7 @@ class Traces:
         _traces[self.token] = self
         running[self.token] = Running()
         finalize(self, running.pop, self.token)
-        for function in (forward_in_trace, forwards_so_far, runs_in_trace, met_in_traces):
+        for function in _AT_TRACE_TIME:
             torch.compiler.assume_constant_result(function)  # imports Dynamo, so only now
 
     def present(self) -> Counter[str]:
@@ -70,3 +70,19 @@ def runs_in_trace(token: str, layer: str) -> int:
 
 def met_in_traces(token: str, layer: str) -> bool:
     return layer in _traces[token].met
+
+
+def recorded() -> bool:
+    """True under torch.export, torch.jit.trace or make_fx, whose graphs would repeat one draw."""
+    if torch.compiler.is_compiling():
+        return is_exporting()
+    proxy = torch._C._TorchDispatchModeKey.PROXY
+    return torch._C._is_tracing() or torch._C._get_dispatch_mode(proxy) is not None
+
+
+def is_exporting() -> bool:
+    # Called at trace time: Dynamo of torch 2.11 takes PyTorch's function for True without a call.
+    return torch.compiler.is_exporting()
+
+
+_AT_TRACE_TIME = (forward_in_trace, forwards_so_far, runs_in_trace, met_in_traces, is_exporting)

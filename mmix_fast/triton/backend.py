@@ -72,11 +72,14 @@ def mix_batch_(
     dtype: torch.dtype,
 ) -> Tensor:
     out = empty_soft_targets(target, num_classes, dtype)
-    if x.numel() == 0 or out.numel() == 0 or launch.columns(x, x, 0) is None:
-        out = mix_targets(target, perm, lam, num_classes, label_smoothing, ignore_index, dtype)
-        mix_(x, perm, lam, 0)
-    else:
+    slab = x.shape[0] <= launch.SLAB_ROWS and launch.columns(x, x, 0) is not None
+    if slab and x.numel() and out.numel():
         _run(launch.batch(x, target, out, perm, lam, label_smoothing, ignore_index), x)
+        return out
+    # One after the other, so that the scratch memory of both is not held at once.
+    if out.numel():
+        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index), out)
+    mix_(x, perm, lam, 0)
     return out
 
 

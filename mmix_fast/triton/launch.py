@@ -276,10 +276,7 @@ def targets(
 def batch(
     x: Tensor, target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
 ) -> list[Launch]:
-    """mix_inplace along dimension 0, and targets; one launch if the slab fits."""
-    if x.shape[0] > SLAB_ROWS:
-        soft = targets(target, out, perm, lam, eps, ignore_index)
-        return soft + mix_inplace(x, perm, lam, 0)
+    """mix_inplace along dimension 0 and targets in one launch, for up to SLAB_ROWS rows."""
     programs, args, warps = slab(x, perm, lam, 0)
     soft_programs, soft_args, soft_warps = soft_tile(target, out, eps, ignore_index)
     args = {name: v for name, v in args.items() if not name.startswith("out_")}

@@ -173,6 +173,13 @@ def test_a_compiled_graph_follows_its_caller(inside):
     assert dispatch._traced is None and chosen() == "cpp"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_graph_may_ask_whether_cuda_is_usable():
+    torch._dynamo.reset()
+    ask = torch.compile(lambda x: (x, dispatch.CUDA.missing()), fullgraph=True, backend="eager")
+    assert ask(torch.zeros(1))[1] == dispatch.CUDA.missing()
+
+
 def test_missing_extension_says_what_to_do():
     gone = "import sys; sys.modules['mmix_fast._C'] = None; import torch, mmix_fast as m;"
     call = "m.mix(torch.rand(2,2), torch.tensor([1,0]), .3);"

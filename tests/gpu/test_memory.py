@@ -11,11 +11,23 @@ STATS = 64  # bytes a row for what the loss keeps of a row, and the two labels
 SMALL = 16 << 10  # numbers, and sums of parts of rows
 
 
+def settle():
+    """Waits until the autograd engine's thread has let go of the last backward's gradient.
+
+    It may hold one for a while after the backward has returned, and needs the GIL to free it. Only
+    then does it take up another backward.
+    """
+    one = torch.ones((), requires_grad=True)
+    torch.autograd.grad(one * 1, one)
+
+
 def extra(call):
     """The most bytes that the call asks for beyond what was held before; of a second call."""
     call()
+    settle()
     torch.cuda.reset_peak_memory_stats()
     call()
+    settle()
     # As asked for: the allocator may give a block up to 1 MB larger.
     asked = {k: torch.cuda.memory_stats()[f"requested_bytes.all.{k}"] for k in ("current", "peak")}
     return asked["peak"] - asked["current"]
