@@ -5,13 +5,15 @@ import asyncio
 import contextvars
 import inspect
 import threading
+import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import mmix_fast as m
-from mmix_fast import dispatch
+from mmix_fast import dispatch, info
 from mmix_fast.autograd.kernels import Kernels
 from tests.support.cases import run
 
@@ -26,6 +28,19 @@ def test_names_of_backends():
     call = "import torch, mmix_fast as m; m.mix(torch.rand(2,2), torch.tensor([1,0]), .3);"
     bad = run(call, MMIX_FAST_BACKEND="nope")
     assert "backend must be one of" in bad.stderr
+
+
+def test_info_tells_of_a_usable_backend_whose_first_call_fails(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("the driver is\n older than the CUDA runtime")
+
+    broken = types.SimpleNamespace(mix=fails)
+    every = [replace(b, ops=broken) if b.name == "reference" else b for b in dispatch.BACKENDS]
+    assert "a call fails" not in info.table()
+    monkeypatch.setattr(dispatch, "BACKENDS", tuple(every))
+    lines = [line for line in info.table().splitlines() if "a call fails" in line]
+    assert len(lines) == 1 and lines[0].startswith("reference")
+    assert lines[0].endswith("but a call fails: the driver is older than the CUDA runtime")
 
 
 def chosen():
