@@ -104,7 +104,7 @@ class Mixing:
         self._claimed = forwards == 1
         if forwards == 1:
             (_, draw), *_ = self._traced
-            self._traced = ((None, draw),)  # so the graph need not return the output for us
+            self._traced = (((), draw),)  # no output, so that the graph need not return it for us
             return draw
         for output, draw in self._traced:
             if any(t is logits for t in nested.tensors(output)):
