@@ -31,7 +31,7 @@ def test_names_of_backends():
 
 
 def test_info_tells_of_a_usable_backend_whose_first_call_fails(monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("the driver is\n older than the CUDA runtime")
 
     broken = types.SimpleNamespace(mix=fails)

@@ -18,6 +18,7 @@ from tests.cuda_emulation.mixing_checks import (
 )
 from tests.support.cases import DTYPES, PERMS, expected_mix
 
+
 @pytest.fixture(scope="module")
 def emulator():
     return emulation.load()
