@@ -27,11 +27,11 @@ WAYS = {
     "gather_odd": ((1, 46 * 1024), (100, 1333), lambda t: t),
     "gather_strided": ((2, 227 * 1024), (40, 50), lambda t: t[:, ::2]),
     # Claims in global memory.
-    "gather_global": ((3, 99 * 1024), (17_000, 8), lambda t: t),
-    "gather_odd_global": ((2, 163 * 1024), (17_000, 3), lambda t: t),
+    "gather_global": ((3, 99 * 1024), (4200, 24), lambda t: t),
+    "gather_odd_global": ((2, 64 * 1024), (4200, 7), lambda t: t),
     # Shared memory has no room for a piece of every row.
     "gather_outside": ((2, 5200), (4000, 4), lambda t: t[:, ::2]),
-    "gather_outside_global": ((1, 6000), (17_000, 6), lambda t: t[:, ::2]),
+    "gather_outside_global": ((1, 4400), (4200, 6), lambda t: t[:, ::2]),
 }
 
 
@@ -153,7 +153,7 @@ CUTMIX = (
     (H100[1], (9, 2, 5, 16), False),
     (H100[1], (9, 16, 5, 3), True),
     (16, (9, 2, 5, 16), False),
-    (H100[1], (17_000, 1, 2, 8), False),
+    (H100[1], (4200, 1, 2, 8), False),
 )
 
 

@@ -95,9 +95,10 @@ def test_lam_of_one_in_place_writes_nothing_but_bad_rows(emulator, way):
     emulator.set_device(*H100)
 
 
-@pytest.mark.parametrize("batch", [64, 2000])
-def test_lam_of_one_in_place_reads_little(emulator, batch):
-    """Only what the first loads of each thread fetch, which do not wait for lam."""
+@pytest.mark.parametrize("batch, share", [(64, 0.2), (2000, 0.65)])  # kernels: slab, gather
+def test_lam_of_one_in_place_reads_little(emulator, batch, share):
+    """Only what the first loads of each thread fetch, which do not wait for lam: of a gather, some
+    rows of each round, and those that they name. The less memory a device has, the more."""
     emulator.set_device(2, H100[1])
     x = torch.randn(batch, 2**20 // batch)
     emulator.count_traffic(True)
@@ -105,7 +106,7 @@ def test_lam_of_one_in_place_reads_little(emulator, batch):
     loaded = 32 * emulator.traffic()[x.data_ptr()].loaded_sectors
     emulator.count_traffic(False)
     emulator.set_device(*H100)
-    assert 0 < loaded <= 0.4 * x.nbytes
+    assert 0 < loaded <= share * x.nbytes
 
 
 def test_zero_coefficients_of_single_rows(emulator):

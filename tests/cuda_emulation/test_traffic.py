@@ -25,7 +25,8 @@ def emulator():
 def moved(emulator, *tensors, distinct=False):
     """Bytes of sectors over the bytes of the tensors: (of these tensors, of everything).
 
-    With ``distinct``, a sector counts once: a second load of it comes from the L2 cache.
+    With ``distinct``, a sector counts once: a gather reads it again as another row's partner, while
+    it is in the L2 cache (a round of tiles is smaller than that).
     """
     counted = emulator.traffic()
     total = {
@@ -47,7 +48,7 @@ def moved(emulator, *tensors, distinct=False):
 )
 def test_mixing_reads_once_and_writes_once(emulator, batch, dtype, odd, device):
     emulator.set_device(*DEVICES[device])
-    elements = max(2**17 // batch, 256) // 256 * 256 + odd
+    elements = max(2**17 // batch, 128) // 128 * 128 + odd
     x = torch.randn(batch, elements).to(dtype)
     perm, lam = torch.randperm(batch), torch.tensor(0.3)
     limit = 1.3 if odd else 1.05
@@ -67,6 +68,9 @@ def test_mixing_reads_once_and_writes_once(emulator, batch, dtype, odd, device):
         assert not (gathers and batch <= 128)
         own, everything = moved(emulator, x, out, distinct=gathers)
         assert own <= limit and everything <= limit_of_all, (own, everything, mode)
+        # A warp's 64 bytes of odd bfloat16 rows touch three sectors instead of two.
+        again = (2.3 if odd else 1.5 * limit) if gathers else limit
+        assert moved(emulator, x, out)[0] <= again
 
 
 @pytest.mark.parametrize(
