@@ -68,8 +68,8 @@ def test_mixing_reads_once_and_writes_once(emulator, batch, dtype, odd, device):
         assert not (gathers and batch <= 128)
         own, everything = moved(emulator, x, out, distinct=gathers)
         assert own <= limit and everything <= limit_of_all, (own, everything, mode)
-        # A warp's 64 bytes of odd bfloat16 rows touch three sectors instead of two.
-        again = (2.3 if odd else 1.5 * limit) if gathers else limit
+        # A warp's 64 bytes of odd bfloat16 rows touch three sectors instead of two, its last 2 one.
+        again = (2.7 if odd else 1.5 * limit) if gathers else limit
         assert moved(emulator, x, out)[0] <= again
 
 
