@@ -195,6 +195,15 @@ def _row_losses(logp: Tensor, q: Tensor) -> Tensor:
     return -torch.where(q == 0, 0, q * torch.where(q == 0, 0, logp)).sum(-1)
 
 
+def _divisor(weights: Tensor) -> Tensor:
+    """The sum of the labels' weights, but NaN if it is 0: then the mean is NaN, as in PyTorch.
+
+    With label smoothing, the weights of other classes would give inf.
+    """
+    total = weights.sum()
+    return total.masked_fill(total == 0, float("nan"))
+
+
 def mixed_cross_entropy(
     logits: Tensor,
     target: Tensor,
@@ -249,9 +258,9 @@ def mixed_cross_entropy(
             pair.append((q, mask, hard))
         (q_own, valid, hard_own), (q_other, other_valid, hard_other) = pair
         if lam_t.ndim:
-            divisors = ((_term(own, hard_own) + _term(other, hard_other)).sum(),) * 2
+            divisors = (_divisor(_term(own, hard_own) + _term(other, hard_other)),) * 2
         else:
-            divisors = hard_own.sum(), hard_other.sum()
+            divisors = _divisor(hard_own), _divisor(hard_other)
         own_loss, other_loss = own, other
 
     # A row with no label to count has zero gradient, whatever its logits hold. Its logits are

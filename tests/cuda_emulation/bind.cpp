@@ -62,6 +62,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     emu::disabled_file = file;
     emu::disabled_line = line;
   });
+  // See cudaStreamGetId. Returns the stream before.
+  m.def("set_stream",
+        [](unsigned long long id) { return std::exchange(emu::failed_launches, id); });
   m.def("barriers", [] { return emu::barrier_sites; });
   m.def("kernels", [] { return emu::executed; });
   pybind11::class_<emu::Launch>(m, "Launch")

@@ -10,6 +10,7 @@ from tests.cuda_emulation.cross_entropy_checks import (
     check,
     close,
     loss_of,
+    make,
     truth,
 )
 from tests.support.cases import DTYPES, TOLERANCE
@@ -44,6 +45,29 @@ def test_a_forward_with_gradient_and_its_backward_are_one_launch_each(
         assert len(emulator.launches()) == launches
         OPS.cross_entropy_rescale_(gradient, torch.ones_like(loss), stats, z, *args)
         assert len(emulator.launches()) == launches
+
+
+def test_without_a_ticket_blocks_are_counted_in_zeroed_memory(emulator):
+    (z, y, perm, lam), _ = make("many_rows", "labels", torch.float32, False)
+    want = truth(z, y, perm, lam, torch.ones(()))
+
+    def zeroed():
+        with torch.profiler.profile() as profile:
+            loss, _, gradient = loss_of(z, y, perm, lam)[0]
+        for got, right in zip((loss, gradient), want, strict=True):
+            assert close(got, right, TOLERANCE[torch.float32])
+        return sum(event.name == "aten::zero_" for event in profile.events())
+
+    zeroed()  # the usual stream has a ticket before this test takes all
+    usual = emulator.set_stream(10**6)
+    try:
+        for number in range(4):  # as many streams as there are tickets
+            emulator.set_stream(10**6 + number)
+            zeroed()
+        emulator.set_stream(2 * 10**6)
+        assert zeroed() == 2  # for the divisors, and for the sum of the losses
+    finally:
+        emulator.set_stream(usual)
 
 
 def test_the_same_bits_in_any_order_of_threads_and_blocks(emulator):

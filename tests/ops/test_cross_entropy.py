@@ -122,6 +122,21 @@ def test_all_labels_ignored_and_an_empty_batch(backend):
     assert m.mixed_cross_entropy(empty, none, none, 0.3, reduction="sum") == 0
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_a_mean_over_weights_of_zero_is_nan(backend, label_smoothing):
+    z, w = torch.randn(3, 4), torch.tensor([0.0, 1.0, 1.0, 1.0])
+    perm = torch.arange(3)
+    y, b = torch.zeros_like(perm), torch.ones_like(perm)
+    kw = {"weight": w, "label_smoothing": label_smoothing}
+    assert F.cross_entropy(z, y, **kw).isnan()
+    for lam in (0.3, 1.0, torch.tensor([0.3, 1.0, 0.0])):
+        assert m.mixed_cross_entropy(z, y, perm, lam, **kw).isnan()
+    # Each label has its own divisor if λ is shared, and a label whose coefficient is 0 is absent.
+    assert m.mixed_cross_entropy(z, y, None, 0.3, target_b=b, **kw).isnan()
+    got = m.mixed_cross_entropy(z, y, None, 0.0, target_b=b, **kw)
+    torch.testing.assert_close(got, F.cross_entropy(z, b, **kw))
+
+
 def test_lam_one_drops_the_partner(backend):
     z = torch.tensor([[0.0, -float("inf")], [1.0, 2.0]])
     y, perm = torch.tensor([0, 1]), torch.tensor([1, 0])
