@@ -86,7 +86,8 @@ void launch(Launch l, const std::function<void()> &body) {
   const bool all = cluster == grid.x; // a cooperative launch
   refuse(cluster == 0 || (cluster > 8 && !all) || grid.x % cluster,
          "the grid is not made of clusters");
-  refuse(all && cluster > 8 && grid.x > unsigned(device_sms), "not all blocks run at the same time");
+  refuse(all && cluster > 8 && grid.x > unsigned(device_sms),
+         "not all blocks run at the same time");
   refuse(cluster > 1 && threads % 32, "a block of a cluster must be made of whole warps");
   const auto allowed = allowed_shared.find(kernel);
   const size_t limit = allowed == allowed_shared.end() ? 48 * 1024 : allowed->second;

@@ -1,0 +1,229 @@
+// What one thread of a kept row does with its part: reads it, sums it, writes its gradient. See
+// cross_entropy_rows.cuh.
+#pragma once
+#include "cuda/kernels/cross_entropy_mean.cuh"
+
+namespace mmix {
+
+constexpr int kRowThreads = 1024; // with one such block on an SM, 64 registers for each thread
+
+// How a launch divides rows. A row belongs to `lanes` threads of a block (a power of two, at least
+// a warp) or, if cluster > 1, to all threads of `cluster` blocks. Each thread holds `depth` pieces
+// of a segment.
+struct RowsPlan {
+  int lanes, cluster, depth, segments;
+};
+
+// One lane's part of a row. Packed: a piece is 16 aligned bytes of consecutive classes. The few
+// classes before the first and after the last piece go to `edge`, one for each lane. Not packed,
+// for any stride or alignment: a piece is one class. Neighbouring lanes have neighbouring pieces.
+template <class T, bool kPacked, bool kGeneral> struct RowPart {
+  using Real = Acc<T>;
+  static constexpr int kWidth = kPacked ? Vec<T>::kCount : 1;
+  // exp in float64 is long code for each class. So float64 has a loop that is not unrolled.
+  static constexpr int kUnroll = sizeof(T) == 8 ? 1 : kWidth;
+  static constexpr bool kInPlace = sizeof(T) == 8; // the gradient replaces the logits that are held
+  static constexpr int kAtOnce = sizeof(T) == 8 || kGeneral ? 1 : 2; // pieces
+  struct alignas(kWidth * sizeof(T)) Piece {
+    T at[kWidth];
+  };
+  struct alignas(kWidth == 1 ? sizeof(Real) : 16) Spread {
+    Real at[kWidth];
+  };
+
+  const LossProblem &a;
+  const RowsPlan &plan;
+  const T *z;
+  Piece *held;    // this lane's pieces, blockDim.x apart
+  Spread *spread; // of this row's pieces in this block, in the order of their classes
+  int lane, lanes, head = 0, pieces = 0, edge_class = -1;
+  Real edge, edge_spread;
+
+  MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared)
+      : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)), held(shared + threadIdx.x),
+        spread(reinterpret_cast<Spread *>(shared + blockDim.x * plan.depth) +
+               threadIdx.x / plan.lanes * plan.lanes * plan.depth),
+        lane(blockIdx.x % plan.cluster * plan.lanes + threadIdx.x % plan.lanes),
+        lanes(plan.lanes * plan.cluster) {
+    if (r >= a.rows) return; // the last block's spare rows
+    z += a.logits_at.offset(r);
+    pieces = a.classes;
+    if constexpr (kPacked) {
+      head = min(a.classes, (kWidth - misalignment(z)) % kWidth);
+      pieces = (a.classes - head) / kWidth;
+      const int tail = a.classes - head - pieces * kWidth;
+      if (lane < head + tail) {
+        edge_class = lane < head ? lane : a.classes - tail + lane - head;
+        edge = widen(load(z + edge_class));
+      }
+    }
+  }
+
+  // Calls f(first class, slot, spread) for this lane's pieces of a segment.
+  template <class F> MMIX_DEVICE void each_piece(int segment, F f) const {
+    int piece = segment * plan.depth * lanes + lane;
+    Piece *slot = held;
+    const Spread *t = spread + threadIdx.x % plan.lanes;
+#pragma unroll kAtOnce
+    for (int k = 0; k < plan.depth; ++k) {
+      if (piece >= pieces) break;
+      f(head + piece * kWidth, slot, t);
+      piece += lanes;
+      slot += blockDim.x;
+      t += plan.lanes;
+    }
+  }
+
+  // Calls f(first class, values, spread) for each piece, and for the edge with the first segment.
+  template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
+    each_piece(segment, [&](int first, Piece *slot, const Spread *t) {
+      if constexpr (kInPlace) {
+        f(first, slot->at, [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; });
+      } else { // one access to shared memory for the piece
+        const Piece piece = *slot;
+        Spread some;
+        if (kGeneral && a.dense)
+          some = *t;
+        else
+          for (Real &one : some.at) one = row.base;
+        Real values[kWidth];
+        widen_all(piece.at, values);
+        f(first, values, [&](int e) { return some.at[e]; });
+      }
+    });
+    if (kPacked && segment == 0 && edge_class >= 0) {
+      Real value[1] = {edge};
+      f(edge_class, value, [&](int) { return edge_spread; });
+    }
+  }
+
+  // Calls f(y, logit, spread) if this lane holds the class y in this segment.
+  template <class F>
+  MMIX_DEVICE void held_class(int segment, int y, const LossRow<Real> &row, F f) const {
+    if (y < 0) return;
+    if (y == edge_class) {
+      if (segment == 0) f(y, edge, edge_spread);
+      return;
+    }
+    const int at = y - head, piece = at / kWidth;
+    if (at < 0 || piece >= pieces || (piece & (lanes - 1)) != lane) return;
+    const int k = (piece >> (31 - __clz(lanes))) - segment * plan.depth; // lanes: a power of two
+    if (k < 0 || k >= plan.depth) return;
+    const int e = at % kWidth;
+    const bool own = kGeneral && a.dense;
+    f(y, static_cast<Real>(widen(held[k * blockDim.x].at[e])),
+      own ? spread[k * plan.lanes + threadIdx.x % plan.lanes].at[e] : row.base);
+  }
+
+  MMIX_DEVICE Real logit(Real z) const { return kGeneral ? capped(a, z) : z; }
+
+  MMIX_DEVICE void read(int segment) const {
+    each_piece(segment, [&](int first, Piece *slot, const Spread *) {
+      if constexpr (kPacked)
+        copy_vec(reinterpret_cast<uint4 *>(slot), z + first);
+      else
+        slot->at[0] = load(z + first * a.logits_at.class_stride);
+    });
+  }
+
+  // Loads the spread of a segment, with all lanes of the row. Every thread of the block must call
+  // it.
+  MMIX_DEVICE void read_spread(int segment, const LossRow<Real> &row) {
+    if (!kGeneral || !a.dense) return;
+    // If several blocks share the row, each has one run of pieces for each k < depth. Else the
+    // block has the whole segment.
+    const int runs = plan.cluster == 1 ? 1 : plan.depth;
+    const int run_pieces = plan.cluster == 1 ? plan.depth * plan.lanes : plan.lanes;
+    const ThreadGroup group{static_cast<int>(threadIdx.x % plan.lanes), plan.lanes};
+    each_term(a, [&](int term) {
+      for (int k = 0; k < runs; ++k) {
+        const int piece = segment * plan.depth * lanes + k * lanes + lane - group.lane;
+        spread_term(a, row, term, head + piece * kWidth, min(run_pieces, pieces - piece) * kWidth,
+                    spread[k * run_pieces].at, group);
+      }
+    });
+  }
+  // Loads the spread of the edge, once for the row. rows[] must be complete.
+  MMIX_DEVICE void read_edge_spread(const LossRow<Real> &row) {
+    edge_spread = row.base;
+    if (kGeneral && a.dense && edge_class >= 0) edge_spread = mmix::spread(a, row, edge_class);
+  }
+
+  // The sums of a segment over the classes of this warp.
+  MMIX_DEVICE RowSums<Real> sums(int segment, const LossRow<Real> &row) {
+    RowSums<Real> s;
+    each(segment, row, [&](int, auto &v, auto) {
+#pragma unroll kUnroll
+      for (const Real one : v) s.max = max_of(s.max, logit(one));
+    });
+    // With one pivot for the warp, its sums are merged by additions alone.
+    for (int step = 16; step > 0; step /= 2) s.max = max_of(s.max, shuffle_xor(s.max, step));
+    const Real pivot = pivot_of(s.max);
+    Real shifted_sum = 0;
+    int seen = 0;
+    each(segment, row, [&](int first, auto &v, auto t) {
+      constexpr int N = sizeof(v) / sizeof(Real); // kWidth, or 1 at the edge
+#pragma unroll kUnroll
+      for (int e = 0; e < N; ++e) {
+        const Real shifted = logit(v[e]) - pivot;
+        s.exp_sum += exp_of(shifted);
+        if (kGeneral)
+          s.add_term(t(e), shifted);
+        else
+          shifted_sum += shifted;
+        if (kInPlace && first + e == row.y_own) s.add_term(row.hot_own, shifted);
+        if (kInPlace && first + e == row.y_other) s.add_term(row.hot_other, shifted);
+      }
+      seen += N;
+    });
+    if (!kGeneral && row.base != 0) {
+      s.mass += row.base * Real(seen);
+      s.dot += row.base * shifted_sum;
+    }
+    const auto add = [&](Real hot) {
+      return [&s, this, hot, pivot](int, Real z, Real) { s.add_term(hot, logit(z) - pivot); };
+    };
+    if (!kInPlace) {
+      held_class(segment, row.y_own, row, add(row.hot_own));
+      held_class(segment, row.y_other, row, add(row.hot_other));
+    }
+    for (int step = 16; step > 0; step /= 2) {
+      s.exp_sum += shuffle_xor(s.exp_sum, step);
+      s.mass += shuffle_xor(s.mass, step);
+      s.dot += shuffle_xor(s.dot, step);
+    }
+    return s;
+  }
+
+  // Computes the gradient of a segment from the logits held, and writes it to global memory.
+  // `gradient` points to the first class of the row.
+  MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
+                                  const RowGradient<Real> &of, T *gradient) {
+    constexpr bool kEach = kInPlace || kGeneral; // looks for the labels at each class
+    const auto at = [&](Real z, Real g) { return kGeneral ? through_cap(a, g, z) : g; };
+    each(segment, row, [&](int first, auto &v, auto t) {
+      constexpr int N = sizeof(v) / sizeof(Real);
+#pragma unroll kUnroll
+      for (int e = 0; e < N; ++e) {
+        const Real z = logit(v[e]);
+        Real g = of(z, t(e));
+        if (kEach && first + e == row.y_own) g -= row.hot_own;
+        if (kEach && first + e == row.y_other) g -= row.hot_other;
+        v[e] = row.live ? at(z, g) : Real(0);
+      }
+      if (!kEach && row.live && row.has_label_in(first, N)) {
+#pragma unroll
+        for (int e = 0; e < N; ++e) {
+          if (first + e == row.y_own) v[e] -= row.hot_own;
+          if (first + e == row.y_other) v[e] -= row.hot_other;
+        }
+      }
+      if constexpr (N == Vec<T>::kCount)
+        store_vec(gradient + first, narrow_all<T>(v));
+      else
+        store(gradient + first * a.gradient_at.class_stride, narrow<T>(v[0]));
+    });
+  }
+};
+
+} // namespace mmix
