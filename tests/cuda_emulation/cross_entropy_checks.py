@@ -12,9 +12,11 @@ from tests.support.cases import TOLERANCE
 
 OPS = getattr(torch.ops, NAMESPACE)
 H100 = (132, 227 * 1024, 1)  # multiprocessors, shared bytes of a block, whether it has clusters
-# With two multiprocessors, no row is spread over more lanes than it needs. With little shared
-# memory, a row takes several blocks of a cluster, or several segments where there are no clusters.
+# With two multiprocessors, MANY rows are not spread over more lanes than they need. With little
+# shared memory, a row takes several blocks of a cluster, or several segments where there are no
+# clusters.
 CALM, CLUSTERS, SEGMENTS = (2, 227 * 1024, 1), (2, 22 * 1024, 1), (2, 22 * 1024, 0)
+MANY = 2 * 1024 // 32 + 1  # the least is a warp for each row, see plan_rows()
 
 
 def dense(rows, row_bytes, odd=0):
@@ -32,8 +34,9 @@ WAYS = {
     "tile_of_warps": (CALM, "tiles", dense(19, 900, odd=1)),
     "tile_pixels": (CALM, "tiles", lambda dtype: torch.randn(3, 7, 5, 4)),
     "tile_apart": (CALM, "tiles", sliced(21, 300)),
-    "warp": (CALM, "rows", dense(19, 1040)),
-    "warp_odd": (CALM, "rows", dense(19, 1040, odd=1)),
+    "warps": (CALM, "rows", dense(19, 1040)),
+    "warp": (CALM, "rows", dense(MANY, 1040)),
+    "warp_odd": (CALM, "rows", dense(MANY, 1040, odd=1)),
     "block": (CALM, "rows", dense(3, 9000, odd=3)),
     "unaligned": (CALM, "rows", sliced(3, 6000)),
     "far_classes": (CALM, "rows", lambda dtype: torch.randn(5000, 3).t()),
