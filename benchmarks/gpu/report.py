@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,8 +24,9 @@ INTRO = """# {gpu}
 Written by `make gpu`; every time is in gpu.json. torch {torch}, Triton {triton}, driver {driver}.
 
 - A time is that of a call in a CUDA graph, in us: the median of the rounds, with a cold L2.
-- (%): the bytes that any implementation must move, over that time, as a share of a copy's rate,
-  here {copy:.4g} GB/s. A row of {large:.0f} MB or more should reach the share named under "least".
+- (%): the bytes that any implementation must move, over that time, as a share of the rate of a copy
+  or of `mul_`, whichever is higher: here {copy:.4g} GB/s. A row of {large:.0f} MB or more should reach
+  the share named under "least".
 - call: a plain call from Python, one after another; where it is longer, the GPU waits for the host.
 - loss: with its gradient. loss, forward: of training, without the backward. loss, upstream: the
   upstream gradient is {share}, not 1. in place: the gradient takes the place of the logits.
@@ -37,7 +39,7 @@ class Measured:
     """A problem with the times of everyone who computes it."""
 
     facts: dict  # of the part file, and "by" of all parts together
-    copy: float  # GB/s
+    copy: float  # GB/s, or of a plain pass
 
     @property
     def by(self) -> dict[str, dict]:
@@ -95,8 +97,16 @@ class Measured:
         return f"{SHORT.get(name, name)} {number_text(times[name] / min(ours))}x"
 
 
+def plain_passes(rows: Iterable[dict]) -> Iterator[float]:
+    """GB/s of the large rows' plain pass, which may be faster than a copy."""
+    for row in rows:
+        found = row["by"].get(PLAIN_PASS, {})
+        if row.get("moved", 0) >= LARGE and "graph_s" in found:
+            yield row["moved"] / median(found["graph_s"]) / 1e9
+
+
 def joined(folder: Path) -> tuple[float, list[Measured]]:
-    """The copy's rate, the best of the parts', and the rows of the parts that are there."""
+    """The rate of the fastest copy or plain pass, and the rows of the parts that are there."""
     parts = [parse(path) for who in PARTS if (path := folder / f"{who}.json").exists()]
     copy = max((part["copy_gb_per_s"] for part in parts), default=0.0)
     rows: dict[str, dict] = {}
@@ -104,6 +114,7 @@ def joined(folder: Path) -> tuple[float, list[Measured]]:
         for row in part["rows"]:
             into = rows.setdefault(row["title"], {**row, "by": {}})
             into["by"].update(row["by"])
+    copy = max([copy, *plain_passes(rows.values())])
     return copy, [Measured(facts, copy) for facts in rows.values()]
 
 

@@ -29,7 +29,7 @@ inline int narrowest_tile(int alignment) {
   return alignment % 32 == 0 ? 64 : alignment % 16 == 0 ? 128 : 512;
 }
 
-inline int64_t table_bytes(int rows) { return int64_t{4} * round_up(rows, 4); }
+inline int64_t table_bytes(int rows) { return int64_t{4} * round_up(rows, kLineWords); }
 
 inline unsigned at_most(int64_t wanted, int64_t limit) {
   return static_cast<unsigned>(std::clamp<int64_t>(wanted, 1, limit));

@@ -146,6 +146,15 @@ def test_parts_are_joined_by_problem(tmp_path):
     assert report.joined(tmp_path / "nowhere") == (0.0, [])
 
 
+def test_a_plain_pass_faster_than_a_copy_is_the_limit(tmp_path):
+    rows = [
+        {"title": str(size), "moved": size, "by": {"mul_": {"graph_s": [time]}}}
+        for size, time in ((100_000_000, 2e-5), (1000, 1e-12))  # 5,000 GB/s; too small to count
+    ]
+    datafile.write_json(tmp_path / "rivals.json", {"copy_gb_per_s": 3000.0, "rows": rows})
+    assert report.joined(tmp_path)[0] == pytest.approx(5000)
+
+
 def test_a_failing_implementation_does_not_end_the_others(monkeypatch):
     def broken(problem, name):
         raise ValueError("broken\nkernel")

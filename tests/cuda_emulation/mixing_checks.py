@@ -152,6 +152,7 @@ def check_cutmix(emulator, dtype, perm_of, shared=H100[1], shape=(40, 2, 5, 6), 
 CUTMIX = (
     (H100[1], (9, 2, 5, 16), False),
     (H100[1], (9, 16, 5, 3), True),
+    (H100[1], (9, 2, 5, 5), False),
     (16, (9, 2, 5, 16), False),
     (H100[1], (4200, 1, 2, 8), False),
 )

@@ -68,7 +68,7 @@ template <class T> __device__ __forceinline__ void mix_slab_block(const MixArgs<
   unsigned *memory = dynamic_shared<unsigned>();
   const Claims claims = place_claims(a.pairing, memory);
   int *next = reinterpret_cast<int *>(memory);
-  T *tiles = reinterpret_cast<T *>(next + round_up(a.batch, 4));
+  T *tiles = reinterpret_cast<T *>(next + round_up(a.batch, kLineWords));
   link_rows(a.pairing, claims, a.adjoint, next);
 
   const Weights<T> weights(a);

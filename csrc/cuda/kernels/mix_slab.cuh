@@ -80,7 +80,7 @@ template <class T> __device__ __forceinline__ void mix_aligned_slab_block(const 
   const Claims claims = place_claims(a.pairing, memory);
   int *next = reinterpret_cast<int *>(memory);
   const AlignedSlab<T> slab{a, Team(a.lanes), next,
-                            reinterpret_cast<uint4 *>(next + round_up(a.batch, 4))};
+                            reinterpret_cast<uint4 *>(next + round_up(a.batch, kLineWords))};
   const Weights<T> weights(a);
   bool linked = false;
   for (int64_t index = blockIdx.x; index < a.tiles; index += a.blocks) {

@@ -9,6 +9,8 @@ namespace mmix {
 __host__ __device__ constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
 constexpr int kBad = -1;
+// Tables in shared memory take whole lines of 128 bytes, so that what is behind them is aligned.
+constexpr int kLineWords = 32;
 
 // The rows of one thread of `size` threads: rank, rank + size, ... A batch has at most 2^30 rows.
 struct Share {
@@ -27,10 +29,12 @@ __device__ __forceinline__ Share grid_share() {
 struct Claims {
   unsigned *once, *twice;
   int batch;
-  static __host__ __device__ constexpr int words_of_bits(int batch) { // keeps 16-byte alignment
-    return static_cast<int>((static_cast<unsigned>(batch) + 127) / 128 * 4);
+  static __host__ __device__ constexpr int words_of_bits(int batch) {
+    return static_cast<int>((static_cast<unsigned>(batch) + 31) / 32);
   }
-  static __host__ __device__ constexpr int words(int batch) { return 2 * words_of_bits(batch) + 4; }
+  static __host__ __device__ constexpr int words(int batch) {
+    return round_up(2 * words_of_bits(batch) + 1, kLineWords);
+  }
   static __host__ __device__ constexpr int64_t bytes(int batch) {
     return int64_t{4} * words(batch);
   }
