@@ -25,8 +25,8 @@ Written by `make gpu`; every time is in gpu.json. torch {torch}, Triton {triton}
 
 - A time is that of a call in a CUDA graph, in us: the median of the rounds, with a cold L2.
 - (%): the bytes that any implementation must move, over that time, as a share of the rate of a copy
-  or of `mul_`, whichever is higher: here {copy:.4g} GB/s. A row of {large:.0f} MB or more should reach
-  the share named under "least".
+  or of `mul_`, whichever is higher: here {copy:.4g} GB/s. A row of {large:.0f} MB or more should
+  reach the share named under "least".
 - call: a plain call from Python, one after another; where it is longer, the GPU waits for the host.
 - loss: with its gradient. loss, forward: of training, without the backward. loss, upstream: the
   upstream gradient is {share}, not 1. in place: the gradient takes the place of the logits.
