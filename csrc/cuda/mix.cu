@@ -236,7 +236,9 @@ void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
   a.pairing = pairs.args;
   if (pairs.bits) {
     torch::stable::fill_(*pairs.bits, 0);
-    on.launch(claim_rows_kernel, dim3((a.batch + kThreads - 1) / kThreads), kThreads, 0, a.pairing);
+    const unsigned most = 8 * on.multiprocessors();
+    const auto blocks = std::min<unsigned>((a.batch + kThreads - 1) / kThreads, most);
+    on.launch(claim_rows_kernel, dim3(blocks), kThreads, 0, a.pairing);
   }
   on.launch(targets.wide ? mix_targets<double> : mix_targets<float>,
             dim3(plan_targets(a, kThreads, on.device())), kThreads, in_block ? claims : 0, a);

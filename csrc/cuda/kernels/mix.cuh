@@ -1,10 +1,9 @@
 // out[i] = own[i]*x[i] + other[i]*x[partner(i)] for every column of a batch, in place or not. Three
 // ways, chosen by mix_plan.h:
-//   slab           (here) for any layout of a batch whose tile fits in shared memory: the block
-//   loads
+//   slab           (here) any layout of a batch whose tile fits in shared memory: the block loads
 //                  its part of every row, then writes all mixed rows
 //   aligned slab   (mix_slab.cuh) the same for rows of aligned 16-byte vectors
-//   gather         (mix_gather.cuh) for any batch: rows are read where they are
+//   gather         (mix_gather.cuh) any batch: rows are read where they are
 #pragma once
 #include "cuda/kernels/columns.cuh"
 #include "cuda/kernels/pairing.cuh"
