@@ -126,7 +126,7 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   const Device &device = on.device();
   const MixShape<T> shape{a.batch, columns, alignment_of(a), a.x == a.out};
 
-  const auto launch = [&](const MixPlan &plan, auto *kernel, auto more) {
+  const auto launch = [&](const MixPlan &plan, auto *kernel, auto... more) {
     const Pairs pairs(perm, a.batch, plan.claims);
     a.pairing = pairs.args;
     a.width = plan.width;
@@ -141,16 +141,19 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
       a.kept = output<char>(*kept);
     }
     unsigned blocks = plan.blocks;
-    if constexpr (std::is_same_v<decltype(more), TargetArgs>) {
-      more.pairing = pairs.args;
-      // A slab has blocks of their own for the targets; a gather writes them last.
-      if (more.out != nullptr && plan.way != Way::kGather)
-        blocks += plan_targets(more, plan.threads, device);
-    }
+    const auto add = [&]<class M>(M &m) {
+      if constexpr (std::is_same_v<M, TargetArgs>) {
+        m.pairing = pairs.args;
+        // A slab has blocks of their own for the targets; a gather writes them last.
+        if (m.out != nullptr && plan.way != Way::kGather)
+          blocks += plan_targets(m, plan.threads, device);
+      }
+    };
+    (add(more), ...);
     if (plan.together)
-      on.launch_together(kernel, dim3(blocks), plan.threads, plan.shared, a, more);
+      on.launch_together(kernel, dim3(blocks), plan.threads, plan.shared, a, more...);
     else
-      on.launch(kernel, dim3(blocks), plan.threads, plan.shared, a, more);
+      on.launch(kernel, dim3(blocks), plan.threads, plan.shared, a, more...);
   };
   // kernels() gives the kernel that writes the targets too, or the one that does not.
   const auto with_targets = [&](MixPlan plan, const auto &kernels) {
@@ -170,9 +173,12 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   const auto gather = [&]<bool kVectors>(std::bool_constant<kVectors>) {
     const GatherPlan<T, kVectors> planner{shape, device};
     const MixPlan plan = planner.plan();
-    if (!extra.box)
-      return with_targets(plan, [](auto k) { return mix_gather<T, kVectors, k.value>; });
-    launch(plan, cutmix<T, kVectors>, box_args(x, *extra.box));
+    if (extra.box)
+      launch(plan, cutmix<T, kVectors>, box_args(x, *extra.box));
+    else if (shape.in_place)
+      return with_targets(plan, [](auto k) { return mix_gather_in_place<T, kVectors, k.value>; });
+    else
+      launch(plan, mix_gather<T, kVectors>);
     return false;
   };
   if (extra.box) {

@@ -50,7 +50,7 @@ template <int kCount> struct Boxes {
 
 template <class T, bool kVectors>
 __global__ void __launch_bounds__(kGatherThreads, 1) cutmix(const MixArgs<T> a, const BoxArgs b) {
-  gather_block<T, kVectors, true>(a, Boxes<Pieces<T, kVectors>::kCount>(b));
+  gather_block<T, kVectors, true, true>(a, Boxes<Pieces<T, kVectors>::kCount>(b));
 }
 
 } // namespace mmix

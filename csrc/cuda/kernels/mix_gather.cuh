@@ -21,6 +21,9 @@ template <class T, bool kVectors> struct Pieces {
   static __device__ __forceinline__ Piece mixed(Piece a, Piece b, Coefficients<Acc<T>> c) {
     return mix_any(a, b, c);
   }
+  static __device__ __forceinline__ Piece both(Piece a, Piece b, Coefficients<Acc<T>> c) {
+    return mix_both(a, b, c);
+  }
   static __device__ __forceinline__ Piece nan() { return vector_of_nan<T>(); }
   // a, but b where the mask has a bit.
   static __device__ __forceinline__ Piece blend(Piece a, Piece b, unsigned mask) {
@@ -48,6 +51,9 @@ template <class T> struct Pieces<T, false> {
   static __device__ __forceinline__ T load_piece(const T *p) { return load(p); }
   static __device__ __forceinline__ void store_piece(T *p, T v) { store(p, v); }
   static __device__ __forceinline__ T mixed(T a, T b, Coefficients<Acc<T>> c) { return c(a, b); }
+  static __device__ __forceinline__ T both(T a, T b, Coefficients<Acc<T>> c) {
+    return c.both(a, b);
+  }
   static __device__ __forceinline__ T nan() { return not_a_number<T>(); }
   static __device__ __forceinline__ T blend(T a, T b, unsigned mask) { return mask ? b : a; }
   static __host__ __device__ int64_t tiles(const Columns &c, int lanes) { // of any columns
@@ -122,8 +128,9 @@ private:
 };
 
 // Reads the pieces of several rows and of those that their entries of perm name. Out of place it
-// also writes the mixed pieces, in place they go to shared memory.
-template <class T, bool kVectors, class Cover> struct Gather {
+// also writes the mixed pieces, in place they go to shared memory. With kPlain, one λ holds for all
+// rows and leaves both terms: that loop is short, so that the caches of instructions hold it.
+template <class T, bool kVectors, bool kPlain, class Cover> struct Gather {
   using P = Pieces<T, kVectors>;
   using Piece = typename P::Piece;
   using Rows = RoundRows<T, kVectors, Cover>;
@@ -165,10 +172,14 @@ template <class T, bool kVectors, class Cover> struct Gather {
   __device__ __forceinline__ Piece inside(int u, Piece v) const {
     return Cover::kPartly ? P::blend(of_row[u], v, mask[u]) : v;
   }
+  __device__ __forceinline__ Piece mix(Piece own, Piece other, int row, int partner) const {
+    if constexpr (kPlain) return P::both(own, other, weights.of_all());
+    return P::mixed(own, other, weights(row, partner));
+  }
   // Whether another row has the same partner is not known yet.
   __device__ __forceinline__ Piece mixed(int u, int row) const {
     if (named[u] < 0) return inside(u, P::nan());
-    return inside(u, P::mixed(of_row[u], of_named[u], weights(row, named[u])));
+    return inside(u, mix(of_row[u], of_named[u], row, named[u]));
   }
   // Row `named` is the partner of `row`; in the adjoint it is the other way round.
   __device__ __forceinline__ void write(int u, int row, T *out, bool regular) const {
@@ -179,77 +190,95 @@ template <class T, bool kVectors, class Cover> struct Gather {
     const int own = a.adjoint ? named[u] : row, partner = a.adjoint ? row : named[u];
     const Piece mine = a.adjoint ? of_named[u] : of_row[u];
     const Piece theirs = a.adjoint ? of_row[u] : of_named[u];
-    P::store_piece(out + own * a.out_row, inside(u, P::mixed(mine, theirs, weights(own, partner))));
+    P::store_piece(out + own * a.out_row, inside(u, mix(mine, theirs, own, partner)));
   }
 };
 
-// Shared memory: the claims, and in place as many pieces for each thread as it has in a round,
-// unless they are in global memory.
-template <class T, bool kVectors, bool kPastes, class Cover>
-__device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover &cover) {
-  using G = Gather<T, kVectors, Cover>;
+// The rounds of a block. kept: this thread's first place for a mixed piece.
+template <class T, bool kVectors, bool kInPlace, bool kPastes, bool kPlain, class Cover>
+__device__ __forceinline__ void gather_rounds(const MixArgs<T> &a, const Cover &cover,
+                                              const Claims &claims,
+                                              typename Pieces<T, kVectors>::Piece *kept) {
+  using G = Gather<T, kVectors, kPlain, Cover>;
   using P = typename G::P;
-  unsigned *memory = dynamic_shared<unsigned>();
-  const Claims claims = place_claims(a.pairing, memory);
-  auto *kept = reinterpret_cast<typename G::Piece *>(memory) + threadIdx.x;
-  if (a.kept != nullptr) kept = G::kept_outside(a);
-  bool marked = a.pairing.claims != nullptr;
-  if (marked) {
-    claims.clear(grid_share());
-    MMIX_GRID_BARRIER(); // no bit is set before all are 0
-    claims.mark(a.pairing.perm, grid_share(), nullptr);
-    if (!a.in_place()) MMIX_GRID_BARRIER(); // rows are asked for that others have marked
-  }
   G gather{a, Weights<T>(a), claims};
-  const bool still = gather.weights.still();
-  // Only CutMix waits for λ: with a λ of 0, as usual there, a row itself need not be read.
-  const bool pastes = kPastes && gather.weights.pastes();
+  const bool still = kInPlace && !kPlain && gather.weights.still();
+  // With a λ of 0, as usual in CutMix, a row itself need not be read.
+  const bool pastes = kPastes && !kPlain && gather.weights.pastes();
   for (int64_t round = 0; round * a.round < a.tiles; ++round) {
     auto *slot = kept;
     typename G::Rows rows(a, cover, round);
     do {
       gather.read(rows, pastes);
-      if (!marked) mark_claims(a.pairing, claims); // while the first rows are on their way
-      marked = true;
-      if (still) break; // nothing is mixed: the loads were started before λ was known
-      const bool regular = !a.in_place() && claims.regular();
+      if (still) break; // nothing is mixed
+      const bool regular = !kInPlace && claims.regular();
       int count = 0;
 #pragma unroll
       for (int u = 0; u < P::kAtOnce; ++u) {
         if (!rows.has(u)) continue;
         ++count;
-        if (gather.mask[u] && a.in_place()) store(slot, gather.mixed(u, rows.at_once(u)));
-        if (gather.mask[u] && !a.in_place())
-          gather.write(u, rows.at_once(u), a.out + rows.at.out, regular);
+        if constexpr (kInPlace) {
+          if (gather.mask[u]) store(slot, gather.mixed(u, rows.at_once(u)));
+        } else {
+          if (gather.mask[u]) gather.write(u, rows.at_once(u), a.out + rows.at.out, regular);
+        }
         slot += blockDim.x;
       }
       rows.skip(count);
     } while (rows.any());
-    if (!a.in_place()) continue;
-    MMIX_GRID_BARRIER(); // every row of the round is read; the claims are complete
-    const bool regular = claims.regular();
-    slot = kept;
-    for (typename G::Rows w(a, cover, round); w.any(); w.skip(1), slot += blockDim.x) {
-      const unsigned mask = w.mask(0);
-      if (!mask) continue;
-      T *at = a.out + w.at.out + w.row * a.out_row;
-      const auto good = [&] { return claims.partner(load(a.pairing.perm + w.row)) >= 0; };
-      if (!regular && !good())
-        P::store_piece(at, Cover::kPartly
-                               ? P::blend(still ? P::load_piece(at) : load(slot), P::nan(), mask)
-                               : P::nan());
-      else if (gather.weights.lam(w.row) != 1)
-        P::store_piece(at, load(slot));
+    if constexpr (kInPlace) {
+      MMIX_GRID_BARRIER(); // every row of the round is read; the claims are complete
+      const bool regular = claims.regular();
+      slot = kept;
+      for (typename G::Rows w(a, cover, round); w.any(); w.skip(1), slot += blockDim.x) {
+        const unsigned mask = w.mask(0);
+        if (!mask) continue;
+        T *at = a.out + w.at.out + w.row * a.out_row;
+        const auto good = [&] { return claims.partner(load(a.pairing.perm + w.row)) >= 0; };
+        if (!regular && !good())
+          P::store_piece(at, Cover::kPartly
+                                 ? P::blend(still ? P::load_piece(at) : load(slot), P::nan(), mask)
+                                 : P::nan());
+        else if (kPlain || gather.weights.lam(w.row) != 1)
+          P::store_piece(at, load(slot));
+      }
     }
   }
+}
+
+// Shared memory: the claims, and in place as many pieces for each thread as it has in a round,
+// unless they are in global memory.
+template <class T, bool kVectors, bool kInPlace, bool kPastes, class Cover>
+__device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover &cover) {
+  unsigned *memory = dynamic_shared<unsigned>();
+  const Claims claims = place_claims(a.pairing, memory);
+  auto *kept = reinterpret_cast<typename Pieces<T, kVectors>::Piece *>(memory) + threadIdx.x;
+  if (a.kept != nullptr) kept = Gather<T, kVectors, true, Cover>::kept_outside(a);
+  const Weights<T> weights(a); // λ is on its way while claims are marked
+  if (a.pairing.claims == nullptr) {
+    mark_claims(a.pairing, claims);
+  } else {
+    claims.clear(grid_share());
+    MMIX_GRID_BARRIER(); // no bit is set before all are 0
+    claims.mark(a.pairing.perm, grid_share(), nullptr);
+    if (!kInPlace) MMIX_GRID_BARRIER(); // rows are asked for that others have marked
+  }
+  if (weights.plain())
+    gather_rounds<T, kVectors, kInPlace, kPastes, true>(a, cover, claims, kept);
+  else
+    gather_rounds<T, kVectors, kInPlace, kPastes, false>(a, cover, claims, kept);
   return claims;
 }
 
+template <class T, bool kVectors>
+__global__ void __launch_bounds__(kGatherThreads, 1) mix_gather(const MixArgs<T> a) {
+  gather_block<T, kVectors, false, false>(a, Everything{});
+}
 // With kTargets all blocks then write the mixed targets, in float32 arithmetic.
 template <class T, bool kVectors, bool kTargets>
 __global__ void __launch_bounds__(kGatherThreads, 1)
-    mix_gather(const MixArgs<T> a, const TargetArgs t) {
-  const Claims claims = gather_block<T, kVectors, false>(a, Everything{});
+    mix_gather_in_place(const MixArgs<T> a, const TargetArgs t) {
+  const Claims claims = gather_block<T, kVectors, true, false>(a, Everything{});
   if constexpr (kTargets) targets_block<float, true>(t, claims, blockIdx.x, gridDim.x);
 }
 
