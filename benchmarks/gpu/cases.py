@@ -22,8 +22,8 @@ Shape = tuple[int, ...]
 MIX_SHARE, LOSS_SHARE, LARGE = 0.80, 0.85, 64e6
 PLAIN_PASS = "mul_"  # reads and writes x, and no partner
 # Kept of the problems' baselines; the others are measured on the CPU.
-MIX_RIVALS = ("eager", "timm in place", "compiled", PLAIN_PASS)
-LOSS_RIVALS = ("two terms", "soft targets", "compiled", "Liger-Kernel", "quack")
+MIX_BASELINES = ("eager", "timm in place", "compiled", PLAIN_PASS)
+LOSS_BASELINES = ("two terms", "soft targets", "compiled", "Liger-Kernel", "quack")
 LOSS_TOLERANCES = (1e-2, 0.0)  # of a loss, which two terms round to bfloat16
 TINY = (8, 12, 6, 6)  # no dimension is larger in a dry run
 
@@ -48,8 +48,8 @@ def plain(function: Callable) -> Callable:
     return function
 
 
-def kept(problem: Problem, op: str, moved: int, rivals: tuple[str, ...]) -> Problem:
-    chosen = {n: i for n, i in problem.implementations.items() if n == OURS or n in rivals}
+def kept(problem: Problem, op: str, moved: int, baselines: tuple[str, ...]) -> Problem:
+    chosen = {n: i for n, i in problem.implementations.items() if n == OURS or n in baselines}
     return replace(problem, op=op, implementations=chosen, moved=moved, goals=())
 
 
@@ -64,9 +64,9 @@ def mixing(
     ours = getattr(mmix_fast, op)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     problem = mix.forward(shape, dtype, device, compiled if compiling else plain, ours, layout)
-    rivals = set(MIX_RIVALS) - (set() if compiling else {"compiled"})
+    baselines = set(MIX_BASELINES) - (set() if compiling else {"compiled"})
     name = op + " NHWC" if channels_last else op
-    return kept(problem, name, problem.moved, tuple(rivals))
+    return kept(problem, name, problem.moved, tuple(baselines))
 
 
 def mixing_a_batch(shape: Shape, classes: int, dtype: torch.dtype, device: str) -> Problem:
@@ -102,8 +102,8 @@ def loss(
     """In place, the logits must stay until the backward, which reads them again: three passes."""
     problem = cross_entropy.loss(shape, dtype, device, inplace, compiled if compiling else plain)
     moved = problem.moved * 3 // 2 if inplace else problem.moved
-    rivals = set(LOSS_RIVALS) - {"soft targets"} - (set() if compiling else {"compiled"})
-    return kept(problem, "loss in place" if inplace else "loss", moved, tuple(rivals))
+    baselines = set(LOSS_BASELINES) - {"soft targets"} - (set() if compiling else {"compiled"})
+    return kept(problem, "loss in place" if inplace else "loss", moved, tuple(baselines))
 
 
 def forward(shape: Shape, dtype: torch.dtype, device: str) -> Problem:
@@ -134,7 +134,7 @@ def other_loss(
     """Of problems/losses.py; ``passes``: how often the size of the logits must be moved."""
     problem = kind(shape, dtype, device)
     z = problem.fresh()
-    return kept(problem, op, passes * z.nbytes, LOSS_RIVALS[:2])
+    return kept(problem, op, passes * z.nbytes, LOSS_BASELINES[:2])
 
 
 soft_targets = partial(losses.probabilities, compiling=False)

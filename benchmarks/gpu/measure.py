@@ -1,4 +1,4 @@
-"""Times the cases on one backend, or the rivals, and writes what was found to a part file.
+"""Times the cases on one backend, or the baselines, and writes what was found to a part file.
 
 Each is a process of its own: an error that a GPU cannot recover from ends only that one.
 """
@@ -22,9 +22,9 @@ from ..problem import OURS, Problem
 from ..verify import check
 from .cases import Case, cases
 
-RIVALS = "rivals"
+BASELINES = "baselines"
 BACKENDS = ("cuda", "triton")
-PARTS = (*BACKENDS, RIVALS)
+PARTS = (*BACKENDS, BASELINES)
 STANDING_IN = {"cuda": "cpp", "triton": "reference"}  # in a dry run
 ROUNDS, LEAST_S = 11, 2e-3  # of each measurement; a round takes at least so long
 MAX_COPIES = 512  # of an input; the smallest problems then stay in the cache
@@ -66,7 +66,7 @@ def attempt(problem: Problem, name: str, clock: Clock) -> dict:
 
 
 def chosen(who: str, dry: bool) -> AbstractContextManager[None]:
-    if who == RIVALS:
+    if who == BASELINES:
         return nullcontext()
     return mmix_fast.use_backend(STANDING_IN[who] if dry else who)
 
@@ -77,7 +77,8 @@ def row_of(case: Case, who: str, clock: Clock) -> dict:
         problem = case.make(str(clock.device))
     except Exception as error:  # the other cases go on
         return {"title": case.title, "by": {who: why(error)}}
-    names = {who: OURS} if who != RIVALS else {n: n for n in problem.implementations if n != OURS}
+    theirs = {name: name for name in problem.implementations if name != OURS}
+    names = theirs if who == BASELINES else {who: OURS}
     return {
         "title": problem.title,
         "op": problem.op,
@@ -91,7 +92,7 @@ def row_of(case: Case, who: str, clock: Clock) -> dict:
 
 def rows(who: str, clock: Clock, dry: bool) -> Iterator[dict]:
     with chosen(who, dry):
-        for case in cases(dry, compiler=who == RIVALS and not dry):
+        for case in cases(dry, compiler=who == BASELINES and not dry):
             begin = perf_counter()
             torch.manual_seed(0)
             row = row_of(case, who, clock)

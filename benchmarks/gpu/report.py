@@ -81,15 +81,15 @@ class Measured:
         return self.by.get(name, {}).get("error", "")
 
     def notes(self) -> list[str]:
-        """What was skipped, and rivals that failed."""
+        """What was skipped, and baselines that failed."""
         skipped = [(n, f["skipped"]) for n, f in self.by.items() if "skipped" in f]
         failed = [(n, self.error(n)) for n in self.by if self.error(n) and n not in BACKENDS]
         return [f"{self.facts['title']}, {name}: {text}" for name, text in skipped + failed]
 
-    def best_rival(self) -> str:
+    def best_baseline(self) -> str:
         """The fastest other way to compute it, as a multiple of our fastest time."""
-        rivals = {n: self.us(n) for n in self.by if n not in (*BACKENDS, PLAIN_PASS)}
-        times = {name: us for name, us in rivals.items() if us}
+        baselines = {n: self.us(n) for n in self.by if n not in (*BACKENDS, PLAIN_PASS)}
+        times = {name: us for name, us in baselines.items() if us}
         ours = [us for us in map(self.us, BACKENDS) if us]
         if not times or not ours:
             return ""
@@ -131,9 +131,10 @@ def table(rows: list[Measured]) -> str:
     """For a terminal, at most 100 columns wide: of a backend us, share and us of a call."""
     head = ["op", "type", "shape", "MB", *(c for n in BACKENDS for c in (n, "%", "call"))]
     body = [
-        [*row.head, *(c for n in BACKENDS for c in timed(row, n)), row.best_rival()] for row in rows
+        [*row.head, *(c for n in BACKENDS for c in timed(row, n)), row.best_baseline()]
+        for row in rows
     ]
-    lines = [[*head, "best rival"], *body]
+    lines = [[*head, "best baseline"], *body]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     left = (0, 1, 2, len(widths) - 1)  # the others are numbers
     return "\n".join(
@@ -146,13 +147,13 @@ def table(rows: list[Measured]) -> str:
 
 
 def markdown(machine: dict, copy: float, rows: list[Measured], summary: list[str]) -> str:
-    rivals = list(dict.fromkeys(n for row in rows for n in row.by if n not in BACKENDS))
+    baselines = list(dict.fromkeys(n for row in rows for n in row.by if n not in BACKENDS))
     head = ["op", "dtype", "shape", "MB", "least"]
-    head += [c for n in BACKENDS for c in (n, f"{n} call")] + rivals
+    head += [c for n in BACKENDS for c in (n, f"{n} call")] + baselines
     body = []
     for row in rows:
         line = [*row.head, f"{row.least:.0%}" if row.least else ""]
-        for name in (*BACKENDS, *rivals):
+        for name in (*BACKENDS, *baselines):
             us, share, call = timed(row, name)
             line.append(f"{us} ({share})" if share else us)
             if name in BACKENDS:

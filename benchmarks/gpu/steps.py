@@ -114,7 +114,7 @@ def steps(folder: Path) -> list[Step]:
 
 
 def not_built(who: str) -> str:
-    if who == measure.RIVALS or machine.was_built(who):
+    if who == measure.BASELINES or machine.was_built(who):
         return ""
     return "no package triton" if who == "triton" else "the extension was built without CUDA"
 

@@ -115,8 +115,6 @@ public:
     });
   }
   int multiprocessors() const { return device().multiprocessors; }
-  // The most dynamic shared memory a block may have, after opting in.
-  int shared_bytes() const { return device().shared; }
 
   // Lets the kernel have all shared memory of a block. No later call takes that back, so that host
   // threads cannot lower it under each other.

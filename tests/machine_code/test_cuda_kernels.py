@@ -11,7 +11,7 @@ WIDE_LOADS = ("mix_slab", "mix_gather", "cutmix", "cross_entropy_rows", "cross_e
 WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are asynchronous copies
 # Classes whose stride is not 1; rows that are not made of aligned vectors.
 SCALAR = r"(cross_entropy_rows|mix_gather|cutmix)<\w+, false"
-# 512 threads with 8 loads of 16 bytes each keep 64 KB of an SM in flight, twice what an H100 needs.
+# 512 threads with 4 to 8 loads of 16 bytes each keep 32 to 64 KB of an SM in flight.
 FEW_THREADS = ("mix_gather", "cutmix")
 DTYPES = 4  # that a float target or a class weight may have
 

@@ -105,3 +105,16 @@ def run(code, **env):
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}
     )
+
+
+def check_pairing(mix, pairing, size):
+    """The perm of sample_mix(size, ..., pairing=pairing), and its inverse."""
+    rows = torch.arange(size)
+    assert torch.equal(mix.perm.sort().values, rows)
+    assert torch.equal(mix.inverse[mix.perm], rows)
+    if pairing == "flip":
+        assert torch.equal(mix.perm, rows.flip(0))
+    if pairing == "roll":
+        assert torch.equal(mix.perm, rows.roll(1))
+    if pairing == "derangement" and size > 1:
+        assert (mix.perm != rows).all()

@@ -15,7 +15,8 @@ constexpr int kGatherThreads = 512; // at most: 128 registers for each, for many
 template <class T, bool kVectors> struct Pieces {
   using Piece = Vec<T>;
   static constexpr int kCount = Vec<T>::kCount;
-  static constexpr int kAtOnce = 4; // rows, and as many partners, in flight for each thread
+  // Rows, and as many partners, in flight for each thread; with more, sm_100 would spill registers.
+  static constexpr int kAtOnce = sizeof(T) == 2 ? 4 : sizeof(T) == 4 ? 3 : 2;
   static __device__ __forceinline__ Piece load_piece(const T *p) { return load_vec(p); }
   static __device__ __forceinline__ void store_piece(T *p, Piece v) { store_vec(p, v); }
   static __device__ __forceinline__ Piece mixed(Piece a, Piece b, Coefficients<Acc<T>> c) {

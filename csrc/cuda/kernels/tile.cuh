@@ -51,11 +51,6 @@ template <class T> struct Tile {
 #pragma unroll 1 // a few elements at most
     for (int e = t.lane; e < s.edges(); e += t.lanes) begin()[s.edge(e)] = load(at + s.edge(e));
   }
-  __device__ __forceinline__ void copy(ThreadGroup t) const {
-    Vec<T> v;
-    if (fetch(t, v)) keep(t, v);
-    copy_edges(t);
-  }
 };
 
 // Reads Vec<T>::kCount elements of shared memory from p on, at any alignment.
