@@ -93,7 +93,7 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
 }
 
 BoxArgs box_args(const Tensor &x, const Tensor &box) {
-  BoxArgs b{input<int64_t>(box), box.dim() == 2 ? 4 : 0, 1, 1, 1, 1};
+  BoxArgs b{input<int64_t>(box), box.dim() == 2 ? 4 : 0, 1, 1, 1, 1, 1};
   int64_t every = 1;
   for (int64_t d : sorted_dims(x, x, 0)) {
     if (d == x.dim() - 2) b.y_every = every, b.height = x.size(d);
@@ -173,12 +173,15 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
   const auto gather = [&]<bool kVectors>(std::bool_constant<kVectors>) {
     const GatherPlan<T, kVectors> planner{shape, device};
     const MixPlan plan = planner.plan();
-    if (extra.box)
-      launch(plan, cutmix<T, kVectors>, box_args(x, *extra.box));
-    else if (shape.in_place)
+    if (extra.box) {
+      BoxArgs box = box_args(x, *extra.box);
+      box.hop = spread(plan.tiles);
+      launch(plan, cutmix<T, kVectors>, box);
+    } else if (shape.in_place) {
       return with_targets(plan, [](auto k) { return mix_gather_in_place<T, kVectors, k.value>; });
-    else
+    } else {
       launch(plan, mix_gather<T, kVectors>);
+    }
     return false;
   };
   if (extra.box) {

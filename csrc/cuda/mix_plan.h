@@ -2,9 +2,11 @@
 // only here, by the layout of the tensors, the device, and what the compiler made of the kernel.
 #pragma once
 #include "cuda/kernels/cutmix.cuh"
+#include "cuda/kernels/mix_slab.cuh"
 #include "cuda/launch.h"
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 namespace mmix {
 
@@ -141,8 +143,9 @@ template <class T, bool kVectors> struct GatherPlan {
     return room() / (threads * kPiece) * (threads / lanes) * device.multiprocessors;
   }
   int most_lanes() const {
-    const auto columns = std::min<int64_t>(s.columns.run * s.columns.runs, 32);
-    return kVectors ? s.widest() / 16 : std::bit_ceil(static_cast<unsigned>(columns));
+    const int64_t pieces = (s.columns.run * s.columns.runs + P::kCount - 1) / P::kCount;
+    return kVectors ? s.widest() / 16
+                    : std::bit_ceil(static_cast<unsigned>(std::min<int64_t>(pieces, 32)));
   }
   // With a tile of 16 bytes, mixed pieces in global memory take no more than 16 bytes a row.
   int fewest_lanes() const { return std::min(most_lanes(), int(16 / kPiece)); }
@@ -185,6 +188,15 @@ template <class T, bool kVectors> struct GatherPlan {
     return plan;
   }
 };
+
+// A step that visits all tiles, neighbouring ones at different times: near the golden section, and
+// without a divisor of their number.
+inline int64_t spread(int64_t tiles) {
+  if (tiles > INT32_MAX) return 1; // the product of an index and the step must fit in 64 bits
+  int64_t step = std::max<int64_t>(1, tiles * 618 / 1000);
+  while (std::gcd(step, tiles) != 1) ++step;
+  return step;
+}
 
 // The way; a slab's plan is complete after fill_slab, which has to know the kernel.
 template <class T> MixPlan plan_mix(const MixShape<T> &s, const Device &device) {

@@ -31,6 +31,19 @@ template <class T> struct MixArgs {
   __device__ bool in_place() const { return x == out; }
 };
 
+// The rows of a thread: first, first + step, ... Its vector or piece of them is `lane` of the
+// tile's.
+struct Team {
+  int lane, first, step, log_step;
+  __device__ __forceinline__ explicit Team(int lanes) { // a power of two, as the threads are
+    const int log_lanes = 31 - __clz(lanes), thread = static_cast<int>(threadIdx.x);
+    lane = thread & (lanes - 1);
+    first = thread >> log_lanes;
+    log_step = 31 - __clz(static_cast<int>(blockDim.x)) - log_lanes;
+    step = 1 << log_step;
+  }
+};
+
 // The coefficients of a row: y = own*x[row] + other*x[partner].
 template <class T> struct Weights {
   using A = Acc<T>;

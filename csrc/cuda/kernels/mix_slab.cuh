@@ -3,16 +3,19 @@
 #pragma once
 #include "cuda/kernels/mix.cuh"
 #include "cuda/kernels/vectors.cuh"
+#include <type_traits>
 
 namespace mmix {
 
-// The rows of a thread: first, first + step, ... Its vector of them is `lane` of the tile's.
-struct Team {
-  int lane, first, step;
-  __device__ __forceinline__ explicit Team(int lanes) // a power of two
-      : lane(static_cast<int>(threadIdx.x) & (lanes - 1)), first(threadIdx.x / lanes),
-        step(blockDim.x / lanes) {}
-};
+// Calls body with the number of rows to take at once, until all `count` are taken.
+template <int kRows> using Rows = std::integral_constant<int, kRows>;
+template <class Body> __device__ __forceinline__ void for_rows(int count, const Body &body) {
+  constexpr int kAtOnce = 4;
+#pragma unroll 1 // the body is unrolled
+  for (; count >= kAtOnce; count -= kAtOnce) body(Rows<kAtOnce>{});
+#pragma unroll 1
+  for (; count > 0; --count) body(Rows<1>{});
+}
 
 // A tile of all rows.
 template <class T> struct AlignedSlab {
@@ -29,47 +32,60 @@ template <class T> struct AlignedSlab {
   __device__ __forceinline__ int64_t offset(int64_t row_stride) const {
     return team.first * row_stride + team.lane * kCount;
   }
+  // The rows of this thread.
+  __device__ __forceinline__ int rows() const {
+    return (a.batch - team.first + team.step - 1) >> team.log_step;
+  }
   // Starts to copy the tile into the slots.
   __device__ __forceinline__ void load_tile(const TilePlace &at) const {
     if (!active(at)) return;
     const T *x = a.x + at.x + offset(a.x_row);
     const int64_t hop = team.step * a.x_row;
     uint4 *slot = slots + threadIdx.x;
-#pragma unroll 4
-    for (int row = team.first; row < a.batch; row += team.step) {
-      copy_vec(slot, x);
-      slot += blockDim.x;
-      x += hop;
-    }
+    for_rows(rows(), [&]<int kRows>(Rows<kRows>) {
+#pragma unroll
+      for (int u = 0; u < kRows; ++u) copy_vec(slot + u * blockDim.x, x + u * hop);
+      slot += kRows * blockDim.x;
+      x += kRows * hop;
+    });
   }
-  // Writes the mixed rows. With kPlain, c holds for all rows and neither coefficient is 0.
-  template <bool kPlain>
-  __device__ __forceinline__ void write_tile(const TilePlace &at, const Weights<T> &weights,
-                                             Coefficients<Acc<T>> c) const {
+  __device__ __forceinline__ Vec<T> kept(const uint4 *slot) const {
+    Vec<T> v;
+    v.raw = *slot;
+    return v;
+  }
+  // Writes the mixed rows of a permutation. c holds for all rows, and neither coefficient is 0.
+  __device__ __forceinline__ void write_plain(const TilePlace &at, Coefficients<Acc<T>> c) const {
     if (!active(at)) return;
     T *out = a.out + at.out + offset(a.out_row);
     const int64_t hop = team.step * a.out_row;
-    const auto *own = slots + threadIdx.x;
-    const auto *lane = reinterpret_cast<const char *>(slots + team.lane);
-    const int row_bytes = a.lanes * int(sizeof(uint4));
+    const uint4 *own = slots + threadIdx.x, *lane = slots + team.lane;
     const int *link = next + team.first;
-#pragma unroll kPlain ? 4 : 1
-    for (int row = team.first; row < a.batch; row += team.step) {
-      const int partner = *link;
+    for_rows(rows(), [&]<int kRows>(Rows<kRows>) {
+#pragma unroll
+      for (int u = 0; u < kRows; ++u) {
+        const uint4 *other = lane + link[u * team.step] * a.lanes;
+        store_vec(out + u * hop, mix_both(kept(own + u * blockDim.x), kept(other), c));
+      }
+      link += kRows * team.step;
+      own += kRows * blockDim.x;
+      out += kRows * hop;
+    });
+  }
+  // Writes the mixed rows, whatever perm and λ are.
+  __device__ __forceinline__ void write_any(const TilePlace &at, const Weights<T> &weights) const {
+    if (!active(at)) return;
+    T *out = a.out + at.out + offset(a.out_row);
+    for (int row = team.first; row < a.batch; row += team.step, out += team.step * a.out_row) {
+      const int partner = next[row];
       if (partner < 0) {
         store_vec(out, vector_of_nan<T>());
-      } else {
-        if (!kPlain) c = weights(row, partner);
-        if (kPlain || !a.in_place() || !c.keep()) {
-          Vec<T> mine, theirs;
-          mine.raw = *own;
-          theirs.raw = *reinterpret_cast<const uint4 *>(lane + partner * row_bytes);
-          store_vec(out, kPlain ? mix_both(mine, theirs, c) : mix_any(mine, theirs, c));
-        }
+        continue;
       }
-      own += blockDim.x;
-      link += team.step;
-      out += hop;
+      const auto c = weights(row, partner);
+      if (a.in_place() && c.keep()) continue;
+      const uint4 *slot = slots + team.lane;
+      store_vec(out, mix_any(kept(slot + row * a.lanes), kept(slot + partner * a.lanes), c));
     }
   }
 };
@@ -93,10 +109,10 @@ template <class T> __device__ __forceinline__ void mix_aligned_slab_block(const 
     }
     wait_copies();
     __syncthreads(); // a row is mixed with one that other threads have loaded
-    if (weights.plain())
-      slab.template write_tile<true>(at, weights, weights.of_all());
+    if (weights.plain() && claims.regular())
+      slab.write_plain(at, weights.of_all());
     else
-      slab.template write_tile<false>(at, weights, weights.of_all());
+      slab.write_any(at, weights);
     if (index + a.blocks < a.tiles)
       __syncthreads(); // others may still be mixing the rows that the next loads overwrite
   }

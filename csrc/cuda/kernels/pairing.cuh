@@ -130,6 +130,7 @@ __device__ __forceinline__ void link_rows(const Pairing &p, const Claims &claims
   const Share t = block_share();
   if (!adjoint) {
     mark_claims(p, claims, next);
+    if (claims.regular()) return;
 #pragma unroll 1
     for (int i = t.rank; i < p.batch; i += t.size) // what this thread has read of perm
       if (next[i] >= 0 && claims.contested(next[i])) next[i] = kBad;
