@@ -1,7 +1,6 @@
 // sample_mix on CUDA tensors: one launch for any batch.
 #include "cuda/kernels/sample.cuh"
 #include "cuda/launch.h"
-#include <cmath>
 #include <optional>
 #include <string>
 
@@ -24,7 +23,7 @@ std::tuple<Tensor, Tensor> sample_mix_op(Tensor key, int64_t batch, bool per_sam
   Tensor perm = torch::stable::new_empty(key, {batch});
   Tensor lam = torch::stable::new_empty(
       key, per_sample ? std::vector<int64_t>{batch} : std::vector<int64_t>{}, ScalarType::Float);
-  SampleArgs a{};
+  SampleArgs a{.grid = Grid(static_cast<unsigned>(batch))};
   a.key = input<int64_t>(key);
   a.perm = output<int64_t>(perm);
   a.lam = output<float>(lam);
@@ -37,10 +36,6 @@ std::tuple<Tensor, Tensor> sample_mix_op(Tensor key, int64_t batch, bool per_sam
   a.lam_blocks = blocks(a.lams, kSampleThreads);
   const bool drawn = a.partners == Partners::kRandom || a.partners == Partners::kDerangement;
   a.ranked = drawn && a.batch <= kMostRanked;
-  if (drawn && !a.ranked) {
-    a.width = static_cast<unsigned>(std::ceil(std::sqrt(batch)));
-    a.height = blocks(a.batch, a.width);
-  }
   const unsigned grid = a.lam_blocks + blocks(a.batch, a.ranked ? kRankedRows : kSampleThreads);
   const size_t keys = a.ranked ? blocks(a.batch, 2) * 2 : 0;
   if (grid > 0) on.launch(sample_mix, dim3(grid), kSampleThreads, keys * sizeof(uint64_t), a);

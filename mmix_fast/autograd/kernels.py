@@ -100,7 +100,7 @@ class Kernels:
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         # One launch, which CUDA graphs know: each replay draws a new key. Two numbers of 31 bits,
-        # since the inductor takes the bound for an int32.
+        # since torch 2.11's inductor takes the bound for an int32.
         key = torch.randint(2**31 - 1, (2,), dtype=torch.int64, device=device, generator=generator)
         in_graph = None
         if isinstance(alpha, Tensor) or torch.compiler.is_compiling():

@@ -6,6 +6,9 @@
 
 namespace mmix {
 
+// What a counter is for: its second word. Counters that differ here share no bits.
+enum Stream : unsigned { kFirstGamma, kSecondGamma, kExponentials, kSortKeys, kShuffle };
+
 class Philox {
 public:
   __device__ __forceinline__ Philox(unsigned low, unsigned high) : low_(low), high_(high) {}

@@ -2,7 +2,7 @@
 // results from the key, so the blocks need nothing from each other, and the grid changes no value.
 #pragma once
 #include "cuda/kernels/memory.cuh"
-#include "cuda/kernels/philox.cuh"
+#include "cuda/kernels/shuffle.cuh"
 
 namespace mmix {
 
@@ -19,11 +19,8 @@ struct SampleArgs {
   const double *alpha_tensor; // instead of alpha; null where alpha holds
   unsigned lam_blocks;        // the first blocks of the grid; the others write perm
   bool ranked;                // perm by pair_by_rank
-  unsigned width, height;     // of Shuffle
+  Grid grid;                  // else perm by Shuffle
 };
-
-// What a counter of Philox is for: its second word. Counters that differ here share no bits.
-enum Stream : unsigned { kFirstGamma, kSecondGamma, kExponentials, kSortKeys, kShuffle };
 
 // log(G) - log(d) for G ~ Gamma(alpha + 1), where d is the same for both samples of a λ. Marsaglia
 // and Tsang, A simple method for generating gamma variables (2000). In float the difference of two
@@ -51,8 +48,8 @@ __device__ __forceinline__ float log_gamma(const Philox &draw, unsigned row, Str
 // Gamma(alpha) is Gamma(alpha + 1) * U^(1 / alpha).
 __device__ __forceinline__ float sample_lam(const Philox &draw, unsigned row, double wide_alpha) {
   if (wide_alpha == 0) return 1;
-  const float alpha =
-      fmaxf(static_cast<float>(wide_alpha), 0x1p-126f); // not 0, which would give NaN
+  constexpr float kLeast = 0x1p-126f; // 0 would give NaN
+  const float alpha = wide_alpha < kLeast ? kLeast : static_cast<float>(wide_alpha);
   const uint4 bits = draw(make_uint4(row, kExponentials, 0, 0));
   const float exponent = (logf(uniform(bits.y)) - logf(uniform(bits.x))) / alpha;
   const float first = log_gamma(draw, row, kFirstGamma, alpha);
@@ -105,62 +102,11 @@ __device__ __forceinline__ void pair_by_rank(const SampleArgs &a, const Philox &
     store(a.perm + row, static_cast<int64_t>(kCycle ? (own + found) % kMostRanked : found));
 }
 
-// A random permutation of a batch of any size, computed for each row alone: a Feistel network over
-// the cells of a width x height grid, which turns rows and columns by random numbers that depend on
-// the other coordinate (Black and Rogaway, Ciphers with arbitrary finite domains, 2002). The few
-// cells beyond the batch are passed through until a row of the batch comes.
-class Shuffle {
-public:
-  __device__ Shuffle(const SampleArgs &a, const Philox &draw) : a_(a), draw_(draw) {}
-
-  __device__ unsigned operator()(unsigned row) const {
-    do {
-      unsigned y = row / a_.width, x = row % a_.width;
-#pragma unroll 1
-      for (unsigned round = 0; round < kRounds; ++round) {
-        y += turn(round, x, 0, a_.height);
-        if (y >= a_.height) y -= a_.height;
-        x += turn(round, y, 1, a_.width);
-        if (x >= a_.width) x -= a_.width;
-      }
-      row = y * a_.width + x;
-    } while (row >= a_.batch);
-    return row;
-  }
-  __device__ unsigned inverse(unsigned row) const {
-    do {
-      unsigned y = row / a_.width, x = row % a_.width;
-#pragma unroll 1
-      for (unsigned round = kRounds; round-- > 0;) {
-        x += a_.width - turn(round, y, 1, a_.width);
-        if (x >= a_.width) x -= a_.width;
-        y += a_.height - turn(round, x, 0, a_.height);
-        if (y >= a_.height) y -= a_.height;
-      }
-      row = y * a_.width + x;
-    } while (row >= a_.batch);
-    return row;
-  }
-
-private:
-  static constexpr unsigned kRounds = 5; // of two halves each, as many as the FF1 cipher has
-
-  // A random number below size, for a coordinate.
-  __device__ unsigned turn(unsigned round, unsigned coordinate, unsigned half,
-                           unsigned size) const {
-    const uint4 bits = draw_(make_uint4(coordinate, kShuffle, round, half));
-    return static_cast<unsigned>(uint64_t{bits.x} * size >> 32);
-  }
-
-  const SampleArgs &a_;
-  const Philox &draw_;
-};
-
 __device__ __forceinline__ int partner_by_row(const SampleArgs &a, const Philox &draw, int row) {
   const int before = (row > 0 ? row : a.batch) - 1;
   if (a.partners == Partners::kFlip) return a.batch - 1 - row;
   if (a.partners == Partners::kRoll) return before;
-  const Shuffle shuffle(a, draw);
+  const Shuffle shuffle(a.grid, draw);
   if (a.partners == Partners::kRandom) return shuffle(row);
   const unsigned place = shuffle.inverse(row); // in a cycle through all rows
   return shuffle((place > 0 ? place : a.batch) - 1);
