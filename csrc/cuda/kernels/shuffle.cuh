@@ -49,8 +49,8 @@ public:
   }
 
 private:
-  static constexpr unsigned kRounds =
-      8; // with 5, a grid of 6 cells is not shuffled evenly; with 8 it is
+  // With 5, permutations of 6 rows are not equally likely; with 8, no test tells them apart.
+  static constexpr unsigned kRounds = 8;
 
   // A random number below size, for a coordinate.
   __device__ unsigned turn(unsigned round, unsigned coordinate, unsigned half,
