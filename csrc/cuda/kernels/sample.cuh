@@ -83,8 +83,8 @@ __device__ __forceinline__ void pair_by_rank(const SampleArgs &a, const Philox &
   __syncthreads(); // each thread compares with the keys of all
   const int row = block * kRankedRows + static_cast<int>(threadIdx.x) / kRankLanes;
   const uint64_t own = keys[min(row, a.batch - 1)];
-  // The rank; or how far back the key before it lies, modulo 2^64, which is the largest of all
-  // differences: those to larger keys come after those to smaller ones.
+  // The rank. With kCycle, the largest difference to another key, modulo 2^64. It belongs to the
+  // key just before: differences to smaller keys wrap around, and so exceed those to larger keys.
   uint64_t found = 0;
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x) % kRankLanes; i < a.batch; i += kRankLanes) {
