@@ -33,6 +33,7 @@ class Backend:
 
     ``plain``: it runs plain PyTorch, so it has all gradients and rules.
     ``checks_values``: its kernels check labels, perm and box, so Python skips its value checks.
+    ``draws``: it has a kernel for sample_mix; for the others, plain PyTorch draws.
     ``pastes_bytes``: its cutmix_ pastes any dtype of 1, 2, 4 or 8 bytes, as raw bytes.
     """
 
@@ -43,6 +44,7 @@ class Backend:
     plain: bool = False
     checks_values: bool = False
     pastes_bytes: bool = False
+    draws: bool = False
 
     def serves(self, device: str, beyond: str, as_bytes: bool = False) -> bool:
         """True if unsupported_reasons would be empty; faster, since it builds no messages."""
@@ -127,7 +129,7 @@ _GPU = "xpu" if torch.xpu.is_available() else "cuda"
 
 _COMPILED = Kernels("mmix_fast")
 CPP = Backend("cpp", _COMPILED, _cpp_missing, "cpu", checks_values=True, pastes_bytes=True)
-CUDA = Backend("cuda", _COMPILED, _cuda_missing, "cuda")
+CUDA = Backend("cuda", _COMPILED, _cuda_missing, "cuda", draws=True)
 TRITON = Backend(
     "triton",
     Kernels("mmix_fast_triton"),
@@ -266,6 +268,18 @@ def select(x: Tensor, beyond: str = "", as_bytes: bool = False) -> Backend:
     if missing and not torch.compiler.is_compiling():
         _warn_once()
     return backend
+
+
+def select_draw(device: torch.device, beyond: str) -> Backend | None:
+    """The backend whose kernel draws for sample_mix; None if plain PyTorch does.
+
+    Every backend takes such a draw, so a forced one that cannot make it is no error.
+    """
+    forced = _current_block().backend if _forcing else None
+    for backend in BACKENDS:
+        if backend.draws and forced in (None, backend.name) and backend.serves(device.type, beyond):
+            return backend
+    return None
 
 
 def _warn_once() -> None:

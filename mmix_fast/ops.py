@@ -49,6 +49,13 @@ def _fake_mix_batch(x: Tensor, *args: Any) -> Tensor:
     return _fake_mix_targets(target, target, target, *rest)
 
 
+def _fake_sample_mix(
+    key: Tensor, batch: int, per_sample: bool, *args: Any
+) -> tuple[Tensor, Tensor]:
+    lams = (batch,) if per_sample else ()
+    return key.new_empty(batch), key.new_empty(lams, dtype=torch.float32)
+
+
 def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     reduction, upstream = args[6], args[-1]
     acc = compute_dtype(logits.dtype)
@@ -69,6 +76,7 @@ _FAKES: dict[str, Any] = {
     "cutmix_": _fake_nothing,
     "mix_targets": _fake_mix_targets,
     "mix_batch_": _fake_mix_batch,
+    "sample_mix": _fake_sample_mix,
     "cross_entropy": _fake_cross_entropy,
     "cross_entropy_backward": _fake_cross_entropy_backward,
     "cross_entropy_backward_": _fake_nothing,

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from . import functional
 from .accuracy import mixed_accuracy
+from .dispatch import select_draw
+from .tracing import beyond_kernels
 from .validation import check_index, check_real, describe
 
 PAIRINGS = ("random", "flip", "roll", "derangement")
@@ -104,7 +106,8 @@ def sample_mix(
         per_sample: one λ for each sample, ``(B,)``, instead of one for all, ``()``.
         pairing: "random"; "flip" (reversed); "roll" (``arange(B).roll(1)``, as in torchvision);
             "derangement" (a random single cycle: no sample is its own partner, except at B = 1).
-        generator: the source of the draw; the same state gives the same draw.
+        generator: the source of the draw; the same state gives the same draw, on the same
+            device and backend.
 
     Raises:
         TypeError, ValueError: wrong type or value. RuntimeError: generator in a compiled graph.
@@ -143,6 +146,10 @@ def draw_mix(
     generator: torch.Generator | None = None,
 ) -> Mix:
     """:func:`sample_mix` with checked arguments; alpha may be a 0-dim float64 tensor."""
+    backend = select_draw(device, beyond_kernels())
+    if backend is not None:
+        drawn = backend.ops.sample_mix(batch_size, alpha, device, per_sample, pairing, generator)
+        return Mix(*drawn)
     lam = _draw_lam(batch_size if per_sample else 1, alpha, device, generator)
     perm = _draw_perm(batch_size, pairing, device, generator)
     return Mix(perm, lam if per_sample else lam.reshape(()))
@@ -195,11 +202,10 @@ def _draw_lam(
 def _draw_perm(
     batch: int, pairing: str, device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    rows = torch.arange(batch, device=device)
     if pairing == "flip":
-        return rows.flip(0)
+        return torch.arange(batch - 1, -1, -1, device=device)
     if pairing == "roll":
-        return rows.roll(1)
+        return torch.arange(batch, device=device).roll(1)
     # Not randperm: inductor cannot index by a randperm of the same graph. Not rand(generator=...):
     # it does not accept a symbolic size.
     key = torch.empty(batch, dtype=torch.float64, device=device).uniform_(generator=generator)

@@ -28,6 +28,10 @@ SCHEMAS = (
     f"mix_targets({_TARGETS}) -> Tensor",
     # mix_ of x and mix_targets of target. On the CPU, all values are checked before x is written.
     f"mix_batch_(Tensor(a!) x, {_TARGETS}) -> Tensor",
+    # Draws from key: two random numbers below 2^31, int64. alpha_tensor: 0-dim float64; a graph
+    # gives alpha in it.
+    "sample_mix(Tensor key, SymInt batch, bool per_sample, str pairing, float alpha, "
+    "Tensor? alpha_tensor) -> (Tensor perm, Tensor lam)",
     # stats: (rows, 2), for each row the max of the logits z and log(sum(exp(z - max))). gradient:
     # the gradient of the loss times `upstream`, written in the same pass. It is empty without an
     # upstream. On a GPU it is also empty for any upstream other than 1.

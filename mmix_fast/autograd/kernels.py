@@ -2,6 +2,7 @@
 
 Each method takes the checked arguments of the function of the same name in reference.py, and turns
 them into the kernel's: λ becomes a tensor of the compute dtype, indices become contiguous.
+sample_mix takes those of draw_mix in sampling.py, which has its plain PyTorch.
 """
 
 from __future__ import annotations
@@ -88,6 +89,27 @@ class Kernels:
         weight = as_lam(lam, compute_dtype(x.dtype, target.dtype, dtype), x.device)
         targets = target.contiguous(), num_classes, label_smoothing, ignore_index, dtype
         return MixBatchFn.apply(x, perm.contiguous(), weight, targets, self.namespace)
+
+    def sample_mix(
+        self,
+        batch_size: int,
+        alpha: float | Tensor,
+        device: torch.device,
+        per_sample: bool,
+        pairing: str,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        # One launch, which CUDA graphs know: each replay draws a new key. Two numbers of 31 bits,
+        # since torch 2.11's inductor takes the bound for an int32.
+        key = torch.randint(2**31 - 1, (2,), dtype=torch.int64, device=device, generator=generator)
+        in_graph = None
+        if isinstance(alpha, Tensor) or torch.compiler.is_compiling():
+            # Not .to(device): CUDA graphs cannot capture a copy from pageable memory.
+            in_graph = torch.ones((), dtype=torch.float64, device=device) * alpha
+            alpha = 0.0
+        return kernel(self.namespace, "sample_mix")(
+            key, batch_size, per_sample, pairing, alpha, in_graph
+        )
 
     def mixed_cross_entropy(
         self,

@@ -161,5 +161,7 @@ def cross_entropy_rescale_(
 _library = define(NAMESPACE)
 for _schema in SCHEMAS:
     _name = _schema.partition("(")[0]
+    if _name == "sample_mix":  # plain PyTorch draws
+        continue
     for _key in ("CPU",) if INTERPRETED.value else ("CUDA", "XPU"):
         _library.impl(_name, globals()[_name], _key)

@@ -1,4 +1,5 @@
 // The emulator's controls for Python; the ops themselves are registered by csrc, as torch.ops.
+#include "cuda/kernels/shuffle.cuh"
 #include "engine.h"
 #include "memory.h"
 #include "row_layout.h"
@@ -22,6 +23,19 @@ std::vector<int64_t> flat(std::vector<int64_t> numbers, const std::vector<mmix::
 std::vector<int64_t> sample_layout(Tensor x, Tensor out, int64_t dim) {
   const mmix::SampleLayout sample(x, out, dim);
   return flat({sample.run, sample.runs}, sample.dims);
+}
+std::vector<unsigned> philox(std::array<unsigned, 2> key, std::array<unsigned, 4> counter) {
+  const auto [x, y, z, w] = counter;
+  const uint4 bits = mmix::Philox(key[0], key[1])(make_uint4(x, y, z, w));
+  return {bits.x, bits.y, bits.z, bits.w};
+}
+// Shuffle and its inverse, for a batch of any size.
+std::vector<std::pair<unsigned, unsigned>> shuffle(std::array<unsigned, 2> key, unsigned batch) {
+  const mmix::Philox draw(key[0], key[1]);
+  const mmix::Shuffle shuffle(mmix::Grid(batch), draw);
+  std::vector<std::pair<unsigned, unsigned>> both;
+  for (unsigned row = 0; row < batch; ++row) both.push_back({shuffle(row), shuffle.inverse(row)});
+  return both;
 }
 std::vector<int64_t> class_rows(Tensor t) {
   const mmix::ClassRows rows(t);
@@ -82,6 +96,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     for (const auto &l : std::exchange(emu::launched, {})) names.push_back(l.name);
     return names;
   });
+  m.def("philox", &philox);
+  m.def("shuffle", &shuffle);
   m.def("count_traffic", &emu::count_traffic);
   m.def("traffic", &emu::traffic);
 }

@@ -97,7 +97,7 @@ def build_threads() -> Path:
 
 
 # A backend of CPU tensors: every test with the `backend` fixture runs the CUDA kernels on it.
-BACKEND = Backend("cuda-emulated", Kernels(NAMESPACE), lambda: (), "cpu")
+BACKEND = Backend("cuda-emulated", Kernels(NAMESPACE), lambda: (), "cpu", draws=True)
 
 
 def symbols() -> list[str]:

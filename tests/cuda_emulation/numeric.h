@@ -106,6 +106,7 @@ inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
+#define cospif(x) static_cast<float>(std::cos(3.14159265358979323846 * (x)))
 #define __expf(x) std::exp(static_cast<float>(x)) // glibc declares functions of these names
 #define __logf(x) std::log(static_cast<float>(x))
 #define __log2f(x) std::log2(static_cast<float>(x))

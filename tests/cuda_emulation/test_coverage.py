@@ -5,11 +5,16 @@ import re
 import pytest
 import torch
 
-from tests.cuda_emulation import cross_entropy_checks, emulation, mixing_checks
+from tests.cuda_emulation import (
+    cross_entropy_checks,
+    emulation,
+    mixing_checks,
+    sampling_checks,
+)
 from tests.support.cases import DTYPES
 
 KERNELS = emulation.ROOT / "csrc/cuda/kernels"
-CHECKS = (mixing_checks, cross_entropy_checks)  # run_all(emulator, dtype) -> bool
+CHECKS = (mixing_checks, cross_entropy_checks, sampling_checks)  # run_all(emulator, dtype) -> bool
 
 
 def declared():
@@ -49,7 +54,8 @@ def barriers():
 @pytest.mark.parametrize("file, line", list(barriers()))
 def test_without_a_barrier_something_goes_wrong(file, line):
     emulator = emulation.load()
-    module = cross_entropy_checks if file.startswith("cross_entropy") else mixing_checks
+    of_files = {"cross": cross_entropy_checks, "sample": sampling_checks}
+    module = of_files.get(file.removesuffix(".cuh").split("_")[0], mixing_checks)
     emulator.disable_barrier(file, line)
     try:
         for seed in range(20):

@@ -21,6 +21,24 @@ def test_every_pairing_is_a_permutation(pairing, size):
         check_pairing(mix, pairing, size)
 
 
+@pytest.mark.parametrize("size", [0, 64, 5000])
+@pytest.mark.parametrize("pairing", ["random", "flip", "roll", "derangement"])
+def test_a_draw_is_two_launches(on_gpu, pairing, size):
+    if on_gpu != "cuda":
+        pytest.skip("plain PyTorch draws")
+    for per_sample in (False, True):
+
+        def draw(per_sample=per_sample):
+            return m.sample_mix(size, 0.4, pairing=pairing, per_sample=per_sample)
+
+        draw()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            draw()
+            torch.cuda.synchronize()
+        on_device = torch.autograd.DeviceType.CUDA
+        assert 1 <= sum(e.device_type == on_device for e in profiler.events()) <= 2
+
+
 @pytest.mark.parametrize("alpha", [1e-3, 0.2, 1.0, 2.0, 1e3])
 def test_beta_moments(alpha):
     n = 40_000

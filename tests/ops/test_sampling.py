@@ -8,6 +8,8 @@ import torch
 import mmix_fast as m
 from tests.support.cases import check_pairing
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.mark.parametrize("alpha", [1e-3, 1e-2, 0.2, 1.0, 2.0, 1e3])
 def test_beta_moments(alpha):
