@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -32,6 +34,28 @@ class Hook:
     @property
     def __name__(self) -> str:  # torch.jit.script reads this first
         raise RuntimeError(_NOT_SCRIPTED)
+
+
+class RootHook(Hook):
+    """A hook of the root. ``outside`` replaces ``call`` where torch.compile compiles the root alone.
+
+    Dynamo then runs the hooks of the root as frames of their own, before and after the frame of its
+    forward. It must not compile them, so that they can draw on the host. Where a graph holds the
+    call of the root (a compiled step), it must trace them.
+    """
+
+    def __init__(self, call: Callable[..., Any], outside: Callable[..., Any]) -> None:
+        super().__init__(call)
+        self.outside = torch.compiler.disable(outside)  # nor what they call
+        # `skip` marks the code, for frames of their own, and the function, for traced calls. Another
+        # function of the same code takes the second mark.
+        code = RootHook.__call__.__code__
+        torch._dynamo.decorators.skip(FunctionType(code, globals()))
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_compiling() or not torch._C._dynamo.eval_frame.get_eval_frame_callback():
+            return self.call(*args)
+        return self.outside(*args)
 
 
 class InertHook:

@@ -16,12 +16,13 @@ from . import draws, messages, nested
 from .batch import Layer, size_and_device
 from .draws import Draw
 from .forwards import Forward, Forwards, in_backward
-from .hooks import Hook
+from .hooks import Hook, RootHook
 from .inplace import may_overwrite
 from .traces import (
     Traces,
     forward_in_trace,
     forwards_so_far,
+    mark_batch,
     met_in_traces,
     recorded,
     running,
@@ -53,9 +54,11 @@ class Mixing:
         self._draw_outside = torch.compiler.disable(self._draw_of, reason=messages.LOSS_ALONE)
         self._input = next((n for n, layer in enumerate(layers) if layer.is_input), None)
         self._handles = [
-            root.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
+            root.register_forward_pre_hook(
+                RootHook(self._before, self._before_graph), with_kwargs=True
+            ),
             # Also after an exception in the model, so that no draw stays active.
-            root.register_forward_hook(Hook(self._after), always_call=True),
+            root.register_forward_hook(RootHook(self._after, self._after), always_call=True),
         ]
         for number, layer in enumerate(layers):
             if not layer.is_input:
@@ -138,6 +141,18 @@ class Mixing:
             return None
         new = self._mix_input(forward.draw, args, kwargs)
         forward.ran = new is not None
+        return new
+
+    def _before_graph(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """As :meth:`_before`, where the root's forward is a graph: one for each layer drawn."""
+        new = self._before(module, args, kwargs)
+        if self.is_on():
+            args, kwargs = new or (args, kwargs)
+            inputs = (*args, *kwargs.values())
+            batch, _ = size_and_device(self.root, inputs, self.options.dim, False)
+            mark_batch(nested.tensors(inputs), batch, self.options.dim)
+            if (draw := running[self._traces.token].draw) is not None:
+                mark_batch([draw.mix.perm, draw.mix.lam], batch, 0)
         return new
 
     def _before_in_trace(self, module: nn.Module, args: Any, kwargs: Any) -> Any:

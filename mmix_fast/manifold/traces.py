@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakValueDictionary, finalize, ref
 
 import torch
+from torch import Tensor
 
 
 class Running:
@@ -70,6 +72,17 @@ def runs_in_trace(token: str, layer: str) -> int:
 
 def met_in_traces(token: str, layer: str) -> bool:
     return layer in _traces[token].met
+
+
+def mark_batch(tensors: Iterable[Tensor], batch: int, dim: int) -> None:
+    """Makes the batch dimension symbolic from the first graph on, so that no size recompiles.
+
+    Otherwise the graph of each layer would be compiled twice: once for the first batch size.
+    torch._dynamo.mark_static has precedence.
+    """
+    for t in tensors:
+        if -t.ndim <= dim < t.ndim and t.shape[dim] == batch:
+            torch._dynamo.maybe_mark_dynamic(t, dim % t.ndim)
 
 
 def recorded() -> bool:
