@@ -16,10 +16,11 @@ from . import draws, messages, nested
 from .batch import Layer, size_and_device
 from .draws import Draw
 from .forwards import Forward, Forwards, in_backward
-from .hooks import Hook, RootHook
+from .hooks import Hook, RootHook, add_forward, remove_forward
 from .inplace import may_overwrite
 from .traces import (
     Traces,
+    allow_graphs,
     forward_in_trace,
     forwards_so_far,
     mark_batch,
@@ -53,6 +54,8 @@ class Mixing:
         self._closed = False
         self._draw_outside = torch.compiler.disable(self._draw_of, reason=messages.LOSS_ALONE)
         self._input = next((n for n, layer in enumerate(layers) if layer.is_input), None)
+        allow_graphs(len(layers) + 1)
+        add_forward(root)
         self._handles = [
             root.register_forward_pre_hook(
                 RootHook(self._before, self._before_graph), with_kwargs=True
@@ -68,6 +71,7 @@ class Mixing:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+        remove_forward(self.root)
         self._closed = True
 
     def is_on(self) -> bool:
@@ -134,7 +138,8 @@ class Mixing:
             draw = self._draw(args, kwargs) if self.is_on() else None
             forward = self._forwards.start(draw)
             self._live[get_ident()] = self._last_forward = forward
-            running[self._traces.token].draw = self.last = draw  # also for compiled layers
+            running[self._traces.token].start(draw)  # for compiled layers
+            self.last = draw
             self._claimed = False
             self._count += 1
         if forward is None:
@@ -158,7 +163,8 @@ class Mixing:
     def _before_in_trace(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         forward_in_trace(self._traces.token)
         draw = self._draw(args, kwargs) if self.is_on() else None
-        running[self._traces.token].draw = self.last = draw
+        running[self._traces.token].start(draw)
+        self.last = draw
         self._count = 2
         if draw is None or self._input is None:
             return None
@@ -194,14 +200,14 @@ class Mixing:
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
-            draw = self._stop()
+            draw = running[self._traces.token].stop()
             first = forwards_so_far(self._traces.token) <= 1
             self._traced = (*(() if first else self._traced), (output, draw))
             return self._check_run_in_trace(draw)
         if in_backward():
             return None
         forward = self._live.pop(get_ident(), None)
-        draw = self._stop()
+        draw = running[self._traces.token].stop()
         if output is None:  # the model raised an exception
             return None
         if forward is None:  # this forward began inside a graph, which then broke
@@ -212,11 +218,6 @@ class Mixing:
         if draw is not forward.draw:
             raise RuntimeError(messages.THREADS_AND_GRAPHS)
         return self._check_run_in_trace(draw)
-
-    def _stop(self) -> Draw | None:
-        now = running[self._traces.token]
-        draw, now.draw = now.draw, None
-        return draw
 
     def _check_run_in_trace(self, draw: Draw | None) -> None:
         if draw is None:
@@ -252,8 +253,12 @@ class Mixing:
         return new
 
     def _at_in_trace(self, number: int, output: Any) -> Any:
-        draw = running[self._traces.token].draw
-        mix = None if draw is None else draw.at(number)
+        now = running[self._traces.token]
+        # A graph that mixes nothing must ask this too: Dynamo does not compare hooks, and tries it
+        # for every model of the class. So it fits only while our root runs.
+        if not now.started:
+            return None
+        mix = None if now.draw is None else now.draw.at(number)
         if mix is None:
             return None
         layer = self.layers[number]

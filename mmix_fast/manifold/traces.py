@@ -16,10 +16,19 @@ from torch import Tensor
 
 
 class Running:
-    """The draw of the running forward, for the layers of a graph; or None."""
+    """What the layers of a graph ask: whether a forward of their root runs, and its draw."""
 
     def __init__(self) -> None:
+        self.started = False
         self.draw: Any = None
+
+    def start(self, draw: Any) -> None:
+        self.started, self.draw = True, draw
+
+    def stop(self) -> Any:
+        draw = self.draw
+        self.started, self.draw = False, None
+        return draw
 
 
 # Keyed by token, and global: Dynamo makes the shapes of tensors static if it reaches them through a
@@ -27,6 +36,7 @@ class Running:
 running: dict[str, Running] = {}
 
 _FORWARDS = "forwards of the root"  # a key beside the layer names
+_DYNAMOS_LIMIT = 8  # the default of torch._dynamo.config.recompile_limit
 _numbers = itertools.count()
 _traces: WeakValueDictionary[str, Traces] = WeakValueDictionary()
 
@@ -72,6 +82,12 @@ def runs_in_trace(token: str, layer: str) -> int:
 
 def met_in_traces(token: str, layer: str) -> bool:
     return layer in _traces[token].met
+
+
+def allow_graphs(count: int) -> None:
+    """Lets Dynamo compile this many graphs of one root, beside its usual limit for other causes."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, count + _DYNAMOS_LIMIT)
 
 
 def mark_batch(tensors: Iterable[Tensor], batch: int, dim: int) -> None:
