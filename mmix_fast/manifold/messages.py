@@ -117,8 +117,13 @@ def misplaced(name: str, odd: Tensor, batch: int, dim: int) -> str:
 
 
 def no_batch(name: str, value: Any, batch: int, dim: int) -> str:
-    shapes = "; ".join(describe(t) for t in nested.tensors(value)) or "no tensor"
+    shapes = "; ".join(_shape(t) for t in nested.tensors(value)) or "no tensor"
     return (
         f"the layer {name!r} must give a floating tensor with the batch size {batch} at dim={dim}, "
         f"got {shapes}"
     )
+
+
+def _shape(t: Tensor) -> str:
+    # A symbolic size has no text: Dynamo would show another error instead of the message.
+    return f"{t.ndim} dimensions" if torch.compiler.is_compiling() else describe(t)
