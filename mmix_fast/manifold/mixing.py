@@ -138,8 +138,7 @@ class Mixing:
             draw = self._draw(args, kwargs) if self.is_on() else None
             forward = self._forwards.start(draw)
             self._live[get_ident()] = self._last_forward = forward
-            running[self._traces.token].start(draw)  # for compiled layers
-            self.last = draw
+            running[self._traces.token].draw = self.last = draw  # also for compiled layers
             self._claimed = False
             self._count += 1
         if forward is None:
@@ -163,8 +162,7 @@ class Mixing:
     def _before_in_trace(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         forward_in_trace(self._traces.token)
         draw = self._draw(args, kwargs) if self.is_on() else None
-        running[self._traces.token].start(draw)
-        self.last = draw
+        running[self._traces.token].draw = self.last = draw
         self._count = 2
         if draw is None or self._input is None:
             return None
@@ -253,12 +251,8 @@ class Mixing:
         return new
 
     def _at_in_trace(self, number: int, output: Any) -> Any:
-        now = running[self._traces.token]
-        # A graph that mixes nothing must ask this too: Dynamo does not compare hooks, and tries it
-        # for every model of the class. So it fits only while our root runs.
-        if not now.started:
-            return None
-        mix = None if now.draw is None else now.draw.at(number)
+        draw = running[self._traces.token].draw
+        mix = None if draw is None else draw.at(number)
         if mix is None:
             return None
         layer = self.layers[number]

@@ -16,18 +16,13 @@ from torch import Tensor
 
 
 class Running:
-    """What the layers of a graph ask: whether a forward of their root runs, and its draw."""
+    """The draw of the running forward, for the layers of a graph; or None."""
 
     def __init__(self) -> None:
-        self.started = False
         self.draw: Any = None
 
-    def start(self, draw: Any) -> None:
-        self.started, self.draw = True, draw
-
     def stop(self) -> Any:
-        draw = self.draw
-        self.started, self.draw = False, None
+        draw, self.draw = self.draw, None
         return draw
 
 
