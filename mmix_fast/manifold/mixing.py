@@ -132,6 +132,7 @@ class Mixing:
             return self._before_in_trace(module, args, kwargs)
         if in_backward():
             forward = self._forwards.recomputed()
+            running[self._traces.token].draw = None if forward is None else forward.draw
         else:
             self._settle()
             self._live.pop(get_ident(), None)  # left by an interrupted forward
@@ -203,6 +204,7 @@ class Mixing:
             self._traced = (*(() if first else self._traced), (output, draw))
             return self._check_run_in_trace(draw)
         if in_backward():
+            running[self._traces.token].stop()
             return None
         forward = self._live.pop(get_ident(), None)
         draw = running[self._traces.token].stop()

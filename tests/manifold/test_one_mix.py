@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.profiler import profile
+from torch.utils.checkpoint import checkpoint
 
 import mmix_fast as m
 from benchmarks.models import MLP
@@ -124,6 +125,18 @@ def test_the_draws_are_those_of_the_eager_model():
             draws.append((mixup.layer, mixup.mix and (mixup.mix.perm.tolist(), mixup.mix.lam)))
         runs.append(draws)
     assert runs[0] == runs[1] == runs[2] and len({layer for layer, _ in runs[0]}) == 4
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_around_the_compiled_model_recomputes_its_mix(reentrant):
+    call, mixup, _ = compiled(own_forward, "torch.compile", ["0", "3"])
+    for batch in (6, 5, 6, 7, 6, 8):
+        x, y = torch.randn(batch, 16, requires_grad=True), torch.randint(0, 5, (batch,))
+        call.zero_grad()
+        mixup.loss(checkpoint(call, x, use_reentrant=reentrant), y).backward()
+        got = [p.grad for p in call.parameters()]
+        loss = mixup.mix.cross_entropy(call.by_hand(x, mixup.layer, mixup.mix), y)
+        torch.testing.assert_close(got, list(torch.autograd.grad(loss, list(call.parameters()))))
 
 
 def test_more_layers_than_dynamo_compiles_by_default():
