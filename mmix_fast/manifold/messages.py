@@ -82,7 +82,7 @@ def did_not_run(name: str, layer: nn.Module) -> str:
 
 def _something_compiled() -> bool:
     # Code under trace sees its own copy of the counters, so is_compiling is checked too.
-    return torch.compiler.is_compiling() or bool(torch._dynamo.utils.counters["frames"])
+    return torch.compiler.is_compiling() or bool(torch._dynamo.utils.counters["stats"])
 
 
 def integers(first: Tensor, embedding: str | None) -> str:
