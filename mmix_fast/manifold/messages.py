@@ -82,7 +82,7 @@ def did_not_run(name: str, layer: nn.Module) -> str:
 
 def _something_compiled() -> bool:
     # Code under trace sees its own copy of the counters, so is_compiling is checked too.
-    return torch.compiler.is_compiling() or bool(torch._dynamo.utils.counters["frames"])
+    return torch.compiler.is_compiling() or bool(torch._dynamo.utils.counters["stats"])
 
 
 def integers(first: Tensor, embedding: str | None) -> str:
@@ -117,8 +117,13 @@ def misplaced(name: str, odd: Tensor, batch: int, dim: int) -> str:
 
 
 def no_batch(name: str, value: Any, batch: int, dim: int) -> str:
-    shapes = "; ".join(describe(t) for t in nested.tensors(value)) or "no tensor"
+    shapes = "; ".join(_shape(t) for t in nested.tensors(value)) or "no tensor"
     return (
         f"the layer {name!r} must give a floating tensor with the batch size {batch} at dim={dim}, "
         f"got {shapes}"
     )
+
+
+def _shape(t: Tensor) -> str:
+    # A symbolic size has no text: Dynamo would show another error instead of the message.
+    return f"{t.ndim} dimensions" if torch.compiler.is_compiling() else describe(t)

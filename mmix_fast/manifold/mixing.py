@@ -16,12 +16,14 @@ from . import draws, messages, nested
 from .batch import Layer, size_and_device
 from .draws import Draw
 from .forwards import Forward, Forwards, in_backward
-from .hooks import Hook
+from .hooks import Hook, RootHook, add_forward, remove_forward
 from .inplace import may_overwrite
 from .traces import (
     Traces,
+    allow_graphs,
     forward_in_trace,
     forwards_so_far,
+    mark_batch,
     met_in_traces,
     recorded,
     running,
@@ -52,10 +54,14 @@ class Mixing:
         self._closed = False
         self._draw_outside = torch.compiler.disable(self._draw_of, reason=messages.LOSS_ALONE)
         self._input = next((n for n, layer in enumerate(layers) if layer.is_input), None)
+        allow_graphs(len(layers) + 1)
+        add_forward(root)
         self._handles = [
-            root.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
+            root.register_forward_pre_hook(
+                RootHook(self._before, self._before_graph), with_kwargs=True
+            ),
             # Also after an exception in the model, so that no draw stays active.
-            root.register_forward_hook(Hook(self._after), always_call=True),
+            root.register_forward_hook(RootHook(self._after, self._after), always_call=True),
         ]
         for number, layer in enumerate(layers):
             if not layer.is_input:
@@ -65,6 +71,7 @@ class Mixing:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+        remove_forward(self.root)
         self._closed = True
 
     def is_on(self) -> bool:
@@ -125,6 +132,7 @@ class Mixing:
             return self._before_in_trace(module, args, kwargs)
         if in_backward():
             forward = self._forwards.recomputed()
+            running[self._traces.token].draw = None if forward is None else forward.draw
         else:
             self._settle()
             self._live.pop(get_ident(), None)  # left by an interrupted forward
@@ -138,6 +146,18 @@ class Mixing:
             return None
         new = self._mix_input(forward.draw, args, kwargs)
         forward.ran = new is not None
+        return new
+
+    def _before_graph(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """As :meth:`_before`, where the root's forward is a graph: one for each layer drawn."""
+        new = self._before(module, args, kwargs)
+        if self.is_on():
+            args, kwargs = new or (args, kwargs)
+            inputs = (*args, *kwargs.values())
+            batch, _ = size_and_device(self.root, inputs, self.options.dim, False)
+            mark_batch(nested.tensors(inputs), batch, self.options.dim)
+            if (draw := running[self._traces.token].draw) is not None:
+                mark_batch([draw.mix.perm, draw.mix.lam], batch, 0)
         return new
 
     def _before_in_trace(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -179,14 +199,15 @@ class Mixing:
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
-            draw = self._stop()
+            draw = running[self._traces.token].stop()
             first = forwards_so_far(self._traces.token) <= 1
             self._traced = (*(() if first else self._traced), (output, draw))
             return self._check_run_in_trace(draw)
         if in_backward():
+            running[self._traces.token].stop()
             return None
         forward = self._live.pop(get_ident(), None)
-        draw = self._stop()
+        draw = running[self._traces.token].stop()
         if output is None:  # the model raised an exception
             return None
         if forward is None:  # this forward began inside a graph, which then broke
@@ -197,11 +218,6 @@ class Mixing:
         if draw is not forward.draw:
             raise RuntimeError(messages.THREADS_AND_GRAPHS)
         return self._check_run_in_trace(draw)
-
-    def _stop(self) -> Draw | None:
-        now = running[self._traces.token]
-        draw, now.draw = now.draw, None
-        return draw
 
     def _check_run_in_trace(self, draw: Draw | None) -> None:
         if draw is None:

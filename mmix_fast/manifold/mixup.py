@@ -43,8 +43,9 @@ class ManifoldMixup:
     The layer, and whether to mix at all, are drawn on the host, from ``generator`` if it is a CPU
     generator, else from torch's default generator. Nothing is mixed in ``eval()``, after
     ``close()``, and with ``enabled = False``: then ``layer`` and ``mix`` are None and ``loss`` is
-    plain cross-entropy. A compiled graph makes all draws itself; its layers that are not drawn mix
-    with λ = 1.
+    plain cross-entropy. A compiled model has one graph for each layer and one more, with a symbolic
+    batch size; the draw is outside of them. Only a graph that holds the call of the model (a
+    compiled step) makes the draw itself; there, layers that are not drawn mix with λ = 1.
 
     ``loss`` and ``accuracy`` use the draw of the forward that made the logits, in any order and
     from any thread. A model has one ManifoldMixup at a time; copies and pickles of it are closed.

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakValueDictionary, finalize, ref
 
 import torch
+from torch import Tensor
 
 
 class Running:
@@ -19,12 +21,17 @@ class Running:
     def __init__(self) -> None:
         self.draw: Any = None
 
+    def stop(self) -> Any:
+        draw, self.draw = self.draw, None
+        return draw
+
 
 # Keyed by token, and global: Dynamo makes the shapes of tensors static if it reaches them through a
 # module (such as attributes of a hook), which would compile a graph for each batch size.
 running: dict[str, Running] = {}
 
 _FORWARDS = "forwards of the root"  # a key beside the layer names
+_DYNAMOS_LIMIT = 8  # the default of torch._dynamo.config.recompile_limit
 _numbers = itertools.count()
 _traces: WeakValueDictionary[str, Traces] = WeakValueDictionary()
 
@@ -70,6 +77,23 @@ def runs_in_trace(token: str, layer: str) -> int:
 
 def met_in_traces(token: str, layer: str) -> bool:
     return layer in _traces[token].met
+
+
+def allow_graphs(count: int) -> None:
+    """Lets Dynamo compile this many graphs of one root, beside its usual limit for other causes."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, count + _DYNAMOS_LIMIT)
+
+
+def mark_batch(tensors: Iterable[Tensor], batch: int, dim: int) -> None:
+    """Makes the batch dimension symbolic from the first graph on, so that no size recompiles.
+
+    Otherwise the graph of each layer would be compiled twice: once for the first batch size.
+    torch._dynamo.mark_static has precedence.
+    """
+    for t in tensors:
+        if -t.ndim <= dim < t.ndim and t.shape[dim] == batch:
+            torch._dynamo.maybe_mark_dynamic(t, dim % t.ndim)
 
 
 def recorded() -> bool:
