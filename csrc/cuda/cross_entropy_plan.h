@@ -112,10 +112,16 @@ void plan_rows(LossPlan &plan, const LossProblem &a, const LossForm &form, int64
                const Device &device, const Kernel &kernel, bool clusters, const Few &few) {
   const int sms = device.multiprocessors;
   const int64_t packs = std::max<int64_t>(1, a.classes / (16 / element));
-  const auto piece = static_cast<int64_t>(piece_bytes(element, form.packed, a.dense));
+  // Bytes of a piece and of what comes with it: in the terms of a spread, its classes.
+  const int64_t width = form.packed ? 16 / element : 1;
+  int64_t shifts = 0, of_class = 0;
+  for (const Values &v : a.terms)
+    if (a.dense && v.data) shifts += kRunShift, of_class += element_size(v.type);
+  const int64_t piece = width * (element + of_class);
   const auto overhead = [&](int threads, int lanes) {
     return static_cast<int64_t>(element == 8 ? rows_overhead<double>(threads, lanes)
-                                             : rows_overhead<float>(threads, lanes));
+                                             : rows_overhead<float>(threads, lanes)) +
+           shifts * (threads / lanes);
   };
   const bool many = a.rows >= 2 * sms;
   int most = most_lanes(device, kernel, many);
@@ -146,7 +152,8 @@ void plan_rows(LossPlan &plan, const LossProblem &a, const LossForm &form, int64
   const int64_t all = int64_t{lanes} * cluster;
   const int64_t depth = std::max<int64_t>(1, std::min(whole, (pieces + all - 1) / all));
   plan.rows = {lanes, cluster, static_cast<int>(depth),
-               static_cast<int>((pieces + all * depth - 1) / (all * depth))};
+               static_cast<int>((pieces + all * depth - 1) / (all * depth)),
+               static_cast<int>(shifts + lanes * depth * width * of_class)};
   plan.shared = static_cast<size_t>(beside + plan.threads * piece * depth);
 }
 

@@ -105,10 +105,11 @@ struct MeanScales {
 template <class Real> struct LossRow {
   int64_t number; // of the row
   Real hot_own, hot_other, base, z_coef;
-  Real coef[kTerms];  // of each term; 0: the term is absent and not read
-  int y_own, y_other; // -1: no such label counts
-  int64_t at[kTerms]; // offset of the row in each term
-  bool live, keep;    // not live: loss and gradient 0; keep: the gradient is already right
+  Real coef[kTerms];           // of each term; 0: the term is absent and not read
+  int y_own, y_other;          // -1: no such label counts
+  int64_t at[kTerms];          // offset of the row in each term
+  bool live, keep;             // not live: loss and gradient 0; keep: the gradient is already right
+  unsigned char shift[kTerms]; // elements in shared memory before its values, see copy_terms
   MMIX_DEVICE bool has_label_in(int first, int count) const {
     const unsigned n = static_cast<unsigned>(count); // -1 is in no range
     return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
