@@ -92,12 +92,12 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   // Calls f(first class, values, spread) for each piece, and for the edge with the first segment.
   template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
     each_piece(segment, [&](int first, Piece *slot) {
-      Real t[kWidth];
+      Real t[kGeneral ? kWidth : 1];
       if (kGeneral && a.dense)
         spread_of(a, row, runs, room(), first - head - segment * room(), t);
-      else
+      else if (kGeneral)
         for (Real &one : t) one = row.base;
-      const auto spread = [&](int e) { return t[e]; };
+      const auto spread = [&](int e) { return kGeneral ? t[e] : row.base; };
       if constexpr (kInPlace) {
         f(first, slot->at, spread);
       } else { // one access to shared memory for the piece
