@@ -137,17 +137,24 @@ MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
   return r + (inside ? p - b : 0) * a.inner;
 }
 
-MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
-  LabelPair pair;
-  const int64_t partner = partner_row(a, r, pair.bad);
+// bad: the partner was invalid.
+MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t own, int64_t other, bool bad) {
+  LabelPair pair{-1, -1, bad};
   const auto check = [&](int64_t y) {
     const bool counts = y != a.ignore_index, inside = y >= 0 && y < a.classes;
     pair.bad |= counts && !inside;
     return counts && inside ? static_cast<int>(y) : -1;
   };
-  pair.own = check(load(a.labels + r));
-  pair.other = check(load((a.labels_b ? a.labels_b : a.labels) + partner));
+  pair.own = check(own);
+  pair.other = check(other);
   return pair;
+}
+
+MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
+  bool bad = false;
+  const int64_t partner = partner_row(a, r, bad);
+  return label_pair(a, load(a.labels + r), load((a.labels_b ? a.labels_b : a.labels) + partner),
+                    bad);
 }
 
 template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c) {
@@ -168,16 +175,16 @@ MMIX_DEVICE LabelPair pair_of_row(const LossProblem &a, int64_t r) {
   return a.labels && r < a.rows ? label_pair(a, r) : LabelPair{};
 }
 
-// The upstream gradient multiplies every coefficient, so that each entry is rounded once. scales:
-// MeanScales.
+// The upstream gradient multiplies every coefficient, so that each entry is rounded once. own: λ.
+// scales: MeanScales.
 template <class Real>
-MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelPair &pair,
+MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelPair &pair, Real own,
                                    const double *scales) {
   LossRow<Real> row{};
   row.number = r;
   row.y_own = row.y_other = -1;
   if (r >= a.rows) return row; // the last block's spare rows
-  const Real own = lam_of<Real>(a, r), other = Real(1) - own, g = upstream_of<Real>(a, r);
+  const Real other = Real(1) - own, g = upstream_of<Real>(a, r);
   const Real keep = Real(a.keep), base = Real(a.base);
   Real counted = 0;
   bool bad = false;
@@ -214,6 +221,11 @@ MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelP
   // A z_coef of NaN makes the loss and every entry of the gradient NaN.
   if (bad) row.z_coef = Real(NAN);
   return row;
+}
+template <class Real>
+MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelPair &pair,
+                                   const double *scales) {
+  return loss_row<Real>(a, r, pair, r < a.rows ? lam_of<Real>(a, r) : Real(0), scales);
 }
 
 } // namespace mmix
