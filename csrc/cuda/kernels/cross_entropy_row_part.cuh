@@ -34,7 +34,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   // exp in float64 is long code for each class. So float64 has a loop that is not unrolled.
   static constexpr int kUnroll = sizeof(T) == 8 ? 1 : kWidth;
   static constexpr bool kInPlace = sizeof(T) == 8; // the gradient replaces the logits that are held
-  static constexpr int kAtOnce = sizeof(T) == 8 || kGeneral ? 1 : 2; // pieces
+  static constexpr int kAtOnce = sizeof(T) == 4 && !kGeneral ? 2 : 1; // pieces, of 4 classes or 8
   struct alignas(kWidth * sizeof(T)) Piece {
     T at[kWidth];
   };
@@ -49,7 +49,8 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   int edge_class = -1;
   Real edge, edge_spread;
 
-  MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared)
+  MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared,
+                      bool reads_edge = true)
       : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)), held(shared + threadIdx.x),
         runs(reinterpret_cast<char *>(shared + blockDim.x * plan.depth) +
              threadIdx.x / plan.lanes * plan.terms),
@@ -63,7 +64,7 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       const int tail = a.classes - head - pieces * kWidth;
       if (rank == 0 && lane < head + tail) {
         edge_class = lane < head ? lane : a.classes - tail + lane - head;
-        edge = widen(load(z + edge_class));
+        if (reads_edge) edge = widen(load(z + edge_class));
       }
     }
     if (plan.cluster == 1) return;
@@ -76,37 +77,44 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   // The classes of a segment.
   MMIX_DEVICE int room() const { return plan.depth * plan.lanes * kWidth; }
 
-  // Calls f(first class, slot) for this lane's pieces of a segment.
-  template <class F> MMIX_DEVICE void each_piece(int segment, F f) const {
+  // Calls f(first class, slot) for this lane's pieces of a segment. next: another row, whose first
+  // pieces are then read into the slots of these: only for the first segment.
+  template <class F>
+  MMIX_DEVICE void each_piece(int segment, F f, const RowPart *next = nullptr) const {
     int piece = segment * plan.depth * plan.lanes + lane;
     Piece *slot = held;
 #pragma unroll kAtOnce
     for (int k = 0; k < plan.depth; ++k) {
-      if (piece >= pieces) break;
-      f(head + piece * kWidth, slot);
+      if (piece >= (next ? max(pieces, next->pieces) : pieces)) break;
+      if (!next || piece < pieces) f(head + piece * kWidth, slot);
+      if (next && piece < next->pieces) next->read_piece(next->head + piece * kWidth, slot);
       piece += plan.lanes;
       slot += blockDim.x;
     }
   }
 
   // Calls f(first class, values, spread) for each piece, and for the edge with the first segment.
-  template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
-    each_piece(segment, [&](int first, Piece *slot) {
-      Real t[kGeneral ? kWidth : 1];
-      if (kGeneral && a.dense)
-        spread_of(a, row, runs, room(), first - head - segment * room(), t);
-      else if (kGeneral)
-        for (Real &one : t) one = row.base;
-      const auto spread = [&](int e) { return kGeneral ? t[e] : row.base; };
-      if constexpr (kInPlace) {
-        f(first, slot->at, spread);
-      } else { // one access to shared memory for the piece
-        const Piece piece = *slot;
-        Real values[kWidth];
-        widen_all(piece.at, values);
-        f(first, values, spread);
-      }
-    });
+  template <class F>
+  MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f, const RowPart *next = nullptr) {
+    each_piece(
+        segment,
+        [&](int first, Piece *slot) {
+          Real t[kGeneral ? kWidth : 1];
+          if (kGeneral && a.dense)
+            spread_of(a, row, runs, room(), first - head - segment * room(), t);
+          else if (kGeneral)
+            for (Real &one : t) one = row.base;
+          const auto spread = [&](int e) { return kGeneral ? t[e] : row.base; };
+          if constexpr (kInPlace) {
+            f(first, slot->at, spread);
+          } else { // one access to shared memory for the piece
+            const Piece piece = *slot;
+            Real values[kWidth];
+            widen_all(piece.at, values);
+            f(first, values, spread);
+          }
+        },
+        next);
     if (kPacked && segment == 0 && edge_class >= 0) {
       Real value[1] = {edge};
       f(edge_class, value, [&](int) { return edge_spread; });
@@ -130,13 +138,14 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
 
   MMIX_DEVICE Real logit(Real z) const { return kGeneral ? capped(a, z) : z; }
 
+  MMIX_DEVICE void read_piece(int first, Piece *slot) const {
+    if constexpr (kPacked)
+      copy_vec(reinterpret_cast<uint4 *>(slot), z + first);
+    else
+      slot->at[0] = load(z + first * a.logits_at.class_stride);
+  }
   MMIX_DEVICE void read(int segment) const {
-    each_piece(segment, [&](int first, Piece *slot) {
-      if constexpr (kPacked)
-        copy_vec(reinterpret_cast<uint4 *>(slot), z + first);
-      else
-        slot->at[0] = load(z + first * a.logits_at.class_stride);
-    });
+    each_piece(segment, [&](int first, Piece *slot) { read_piece(first, slot); });
   }
 
   // Starts to load the terms of a segment's spread, with all lanes of the row. Every thread of the
@@ -205,33 +214,37 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   }
 
   // Computes the gradient of a segment from the logits held, and writes it to global memory.
-  // `gradient` points to the first class of the row.
+  // `gradient` points to the first class of the row. next: see each_piece().
   MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
-                                  const RowGradient<Real> &of, T *gradient) {
+                                  const RowGradient<Real> &of, T *gradient,
+                                  const RowPart *next = nullptr) {
     constexpr bool kEach = kInPlace || kGeneral; // looks for the labels at each class
     const auto at = [&](Real z, Real g) { return kGeneral ? through_cap(a, g, z) : g; };
-    each(segment, row, [&](int first, auto &v, auto t) {
-      constexpr int N = sizeof(v) / sizeof(Real);
+    each(
+        segment, row,
+        [&](int first, auto &v, auto t) {
+          constexpr int N = sizeof(v) / sizeof(Real);
 #pragma unroll kUnroll
-      for (int e = 0; e < N; ++e) {
-        const Real z = logit(v[e]);
-        Real g = of(z, t(e));
-        if (kEach && first + e == row.y_own) g -= row.hot_own;
-        if (kEach && first + e == row.y_other) g -= row.hot_other;
-        v[e] = row.live ? at(z, g) : Real(0);
-      }
-      if (!kEach && row.live && row.has_label_in(first, N)) {
+          for (int e = 0; e < N; ++e) {
+            const Real z = logit(v[e]);
+            Real g = of(z, t(e));
+            if (kEach && first + e == row.y_own) g -= row.hot_own;
+            if (kEach && first + e == row.y_other) g -= row.hot_other;
+            v[e] = row.live ? at(z, g) : Real(0);
+          }
+          if (!kEach && row.live && row.has_label_in(first, N)) {
 #pragma unroll
-        for (int e = 0; e < N; ++e) {
-          if (first + e == row.y_own) v[e] -= row.hot_own;
-          if (first + e == row.y_other) v[e] -= row.hot_other;
-        }
-      }
-      if constexpr (N == Vec<T>::kCount)
-        store_vec(gradient + first, narrow_all<T>(v));
-      else
-        store(gradient + first * a.gradient_at.class_stride, narrow<T>(v[0]));
-    });
+            for (int e = 0; e < N; ++e) {
+              if (first + e == row.y_own) v[e] -= row.hot_own;
+              if (first + e == row.y_other) v[e] -= row.hot_other;
+            }
+          }
+          if constexpr (N == Vec<T>::kCount)
+            store_vec(gradient + first, narrow_all<T>(v));
+          else
+            store(gradient + first * a.gradient_at.class_stride, narrow<T>(v[0]));
+        },
+        next);
   }
 };
 

@@ -45,9 +45,16 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 #pragma unroll 1
   for (int64_t first = begin; first < a.rows; first += step) {
     Part part(a, plan, first + group, pieces);
-    if (!kTurns || turn != 0) part.read(0);
     // Two places take turns: other threads may still use the coefficients of the row before.
-    LossRow<Real> &row = rows[turn++ % 2 * groups + group];
+    LossRow<Real> &row = rows[turn % 2 * groups + group];
+    if constexpr (kTurns) {
+      // With one segment, this row was read while the gradient of the row before was written.
+      const LossRow<Real> &before = rows[(turn + 1) % 2 * groups + group];
+      if (turn != 0 && (!a.gradient || before.keep || plan.segments > 1)) part.read(0);
+    } else {
+      part.read(0);
+    }
+    ++turn;
     if (leads)
       row = loss_row<Real>(a, first + group, pair_of_row(a, first + group), scratch.scales);
     sync_row(plan.lanes); // the row's first lane has written
@@ -82,8 +89,16 @@ __global__ void __launch_bounds__(kRowThreads, 1)
         part.wait();
         if (summing)
           sums = merge(sums, part.sums(held, row));
-        else if (!row.keep)
-          part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
+        else if (!row.keep) {
+          const RowGradient<Real> of{sums.mass, sums.max, sums.exp_sum};
+          if constexpr (kTurns) {
+            const int64_t after = plan.segments == 1 ? first + step + group : a.rows;
+            const Part next(a, plan, after, pieces, false);
+            part.write_gradient(held, row, of, gradient, &next);
+          } else {
+            part.write_gradient(held, row, of, gradient);
+          }
+        }
       }
       if (!summing) break;
       sums = merge_warps(sums, plan.lanes, warps);

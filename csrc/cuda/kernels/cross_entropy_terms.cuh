@@ -31,7 +31,7 @@ MMIX_DEVICE void copy_terms(const LossProblem &a, LossRow<Real> &row, int first,
       if (group.lane == 0) row.shift[term] = static_cast<unsigned char>(shift);
       if (stride == 1 && wide(p, n)) {
         const Split<V> s(p, n);
-#pragma unroll 2
+#pragma unroll 4
         for (int k = group.lane; k < s.vectors; k += group.lanes) {
           const int c = s.head + k * Vec<V>::kCount;
           copy_vec(reinterpret_cast<uint4 *>(run + c), p + c);
