@@ -71,7 +71,7 @@ MMIX_DEVICE void spread_of(const LossProblem &a, const LossRow<Real> &row, const
     if (a.terms[term].data == nullptr) continue;
     const TermStep<Real> step(a, row, term);
     visit(a.terms[term].type, [&]<class V>(V *) {
-      const V *run = reinterpret_cast<const V *>(runs) + row.shift[term];
+      const V *run = reinterpret_cast<const V *>(runs) + row.shift[term] % Vec<V>::kCount;
       runs += room * sizeof(V) + kRunShift;
       if (step.coef == 0) return;
       constexpr int kCount = N < Vec<V>::kCount ? N : Vec<V>::kCount;
