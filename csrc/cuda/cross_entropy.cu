@@ -1,8 +1,9 @@
 // Mixed cross-entropy on the GPU, in one launch, or in two if a mean has many rows. Nothing is read
 // on the host.
-//   divisors        what a mean divides by, from labels, weights and λ, if there are many rows
-//   rows or tiles   these divisors if there are few rows; statistics, losses, their sum and, if
-//                   wanted, the gradient, from the logits
+//   divisors             what a mean divides by, from labels, weights and λ, if there are many rows
+//   rows, tiles or maps  these divisors if there are few rows; statistics, losses, their sum and,
+//   if
+//                        wanted, the gradient, from the logits
 #include "cuda/cross_entropy_plan.h"
 #include "cuda/launch.h"
 #include "cuda/tickets.h"
@@ -112,11 +113,14 @@ template <class T> void run(const OnDevice &device, LossProblem a, const Tensor 
   if (form.packed && !form.general) rows = cross_entropy_rows<T, true, false>;
   if constexpr (sizeof(T) < 8)
     if (form.packed && form.general) rows = cross_entropy_rows<T, true, true>;
+  void (*maps)(LossProblem, MapsPlan) = nullptr; // there are none in float64
+  if constexpr (sizeof(T) < 8) maps = cross_entropy_maps<T>;
   const bool divided =
       a.counts && a.rows > most_counted_rows(form, sizeof(T)); // by a launch before
   if (divided) a.counts = false;
-  const LossPlan plan = plan_loss(a, form, sizeof(T), device.device(), device.kernel(tiles),
-                                  device.kernel(rows), device.clusters(rows));
+  const LossPlan plan =
+      plan_loss(a, form, sizeof(T), device.device(), maps ? &device.kernel(maps) : nullptr,
+                device.kernel(tiles), device.kernel(rows), device.clusters(rows));
   std::optional<Workspace> scales, sums; // until the launch
   if (divided) scales = divisors<Acc<T>>(device, a, z);
   if (summed) {
@@ -124,7 +128,9 @@ template <class T> void run(const OnDevice &device, LossProblem a, const Tensor 
     a.partial = sums->at;
     a.last = sums->last;
   }
-  if (plan.tiled)
+  if (plan.mapped)
+    device.launch(maps, plan.blocks, plan.threads, plan.shared, a, plan.maps);
+  else if (plan.tiled)
     device.launch(tiles, plan.blocks, plan.threads, plan.shared, a, plan.tiles);
   else
     device.launch_clusters(plan.rows.cluster, rows, plan.blocks, plan.threads, plan.shared, a,

@@ -2,6 +2,7 @@
 // block, how many blocks. This is decided only here, by the layout of the tensors, the device, and
 // what the compiler made of the kernels.
 #pragma once
+#include "cuda/kernels/cross_entropy_maps.cuh"
 #include "cuda/kernels/cross_entropy_rows.cuh"
 #include "cuda/kernels/cross_entropy_tiles.cuh"
 #include "cuda/launch.h"
@@ -18,9 +19,11 @@ constexpr int64_t kSector = 32;        // bytes, the least that memory moves at 
 constexpr int64_t kLine = 128;         // bytes, a cache line
 constexpr int64_t kUsualDepth = 8; // packs of 16 bytes for each lane, up to the lanes of a block
 constexpr int kMostBlocks = 8;     // in a cluster, on any GPU that has clusters
+constexpr int kMapBlocks = 4;      // of maps on a multiprocessor
 
 struct LossPlan {
-  bool tiled;
+  bool mapped, tiled; // else rows
+  MapsPlan maps;
   TilesPlan tiles;
   RowsPlan rows;
   unsigned threads, blocks;
@@ -51,16 +54,35 @@ inline bool aligned_alike(const LossProblem &a, int64_t element) {
   return true;
 }
 
+// Whether kPixels neighbouring rows of the logits, of the gradient and of the labels, from a
+// multiple of kPixels on, belong to one sample and are moved at once.
+inline bool map_like(const LossProblem &a, int64_t element) {
+  if (!a.labels || a.inner % kPixels != 0) return false;
+  const auto aligned = [](const void *p, int64_t bytes) {
+    return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+  };
+  const auto near = [&](const void *p, const RowLayout &at) {
+    if (at.stride[0] != 1 || at.size[0].n % kPixels != 0) return false;
+    for (int d = 1; d < at.dims; ++d)
+      if (at.stride[d] % kPixels != 0) return false;
+    return at.class_stride % kPixels == 0 && aligned(p, kPixels * element);
+  };
+  return near(a.logits, a.logits_at) && (!a.gradient || near(a.gradient, a.gradient_at)) &&
+         aligned(a.labels, 16) && (!a.labels_b || aligned(a.labels_b, 16));
+}
+
 // What the logits and the options ask of a kernel.
 struct LossForm {
   bool general; // there is a dense spread or a softcap
   bool packed;  // rows are read and written 16 bytes at a time
   bool turns;   // the blocks of rows take turns, see kTakesTurns
+  bool map;     // kPixels neighbouring rows are read and written at once
   LossForm(const LossProblem &a, int64_t element)
       : general(a.dense || a.softcap != 0),
         // General float64 rows are not packed: that kernel would spill registers.
         packed(aligned_alike(a, element) && !(general && element == 8)),
-        turns(packed && !general && element < 8) {}
+        turns(packed && !general && element < 8),
+        map(!general && element < 8 && map_like(a, element)) {}
 };
 
 inline size_t tile_bytes(const LossProblem &a, const TilesPlan &t, int64_t element) {
@@ -99,6 +121,22 @@ void plan_tiles(LossPlan &plan, const LossProblem &a, int64_t element, size_t sh
   plan.shared = tile_bytes(a, t, element);
 }
 
+// As few lanes for the same rows as let kMapBlocks blocks run on a multiprocessor. Only if that
+// leaves two sectors of each class for a warp, and if there is a block for each multiprocessor.
+inline void plan_maps(LossPlan &plan, const LossProblem &a, int64_t element, const Device &device) {
+  int &lanes = plan.maps.lanes;
+  const auto fit = [&] {
+    plan.shared = map_bytes(a.classes, plan.maps, element);
+    return kMapBlocks * (static_cast<int64_t>(plan.shared) + device.reserved) <=
+           device.shared_of_sm;
+  };
+  const int64_t most = 32 * kPixels * element / (2 * kSector);
+  lanes = 1;
+  while (!fit() && 2 * lanes <= most) lanes *= 2;
+  plan.threads = kMapThreads;
+  plan.mapped = fit() && a.rows / kPixels * lanes >= int64_t{device.multiprocessors} * kMapThreads;
+}
+
 // The most lanes of a row. If all multiprocessors have rows for two blocks, two blocks of so many
 // lanes run on each of them: one reads while the other one writes.
 inline int most_lanes(const Device &device, const Kernel &kernel, bool many) {
@@ -112,10 +150,16 @@ void plan_rows(LossPlan &plan, const LossProblem &a, const LossForm &form, int64
                const Device &device, const Kernel &kernel, bool clusters, const Few &few) {
   const int sms = device.multiprocessors;
   const int64_t packs = std::max<int64_t>(1, a.classes / (16 / element));
-  const auto piece = static_cast<int64_t>(piece_bytes(element, form.packed, a.dense));
+  // Bytes of a piece and of what comes with it: in the terms of a spread, its classes.
+  const int64_t width = form.packed ? 16 / element : 1;
+  int64_t shifts = 0, of_class = 0;
+  for (const Values &v : a.terms)
+    if (a.dense && v.data) shifts += kRunShift, of_class += element_size(v.type);
+  const int64_t piece = width * (element + of_class);
   const auto overhead = [&](int threads, int lanes) {
     return static_cast<int64_t>(element == 8 ? rows_overhead<double>(threads, lanes)
-                                             : rows_overhead<float>(threads, lanes));
+                                             : rows_overhead<float>(threads, lanes)) +
+           shifts * (threads / lanes);
   };
   const bool many = a.rows >= 2 * sms;
   int most = most_lanes(device, kernel, many);
@@ -146,7 +190,8 @@ void plan_rows(LossPlan &plan, const LossProblem &a, const LossForm &form, int64
   const int64_t all = int64_t{lanes} * cluster;
   const int64_t depth = std::max<int64_t>(1, std::min(whole, (pieces + all - 1) / all));
   plan.rows = {lanes, cluster, static_cast<int>(depth),
-               static_cast<int>((pieces + all * depth - 1) / (all * depth))};
+               static_cast<int>((pieces + all * depth - 1) / (all * depth)),
+               static_cast<int>(shifts + lanes * depth * width * of_class)};
   plan.shared = static_cast<size_t>(beside + plan.threads * piece * depth);
 }
 
@@ -160,9 +205,16 @@ inline int64_t most_counted_rows(const LossForm &form, int64_t element) {
 // If there are fewer than one or two blocks for each multiprocessor, blocks get fewer rows, and
 // rows get more lanes. clusters: whether the blocks of a cluster may share a row.
 inline LossPlan plan_loss(const LossProblem &a, const LossForm &form, int64_t element,
-                          const Device &device, const Kernel &tiles, const Kernel &rows,
-                          bool clusters) {
+                          const Device &device, const Kernel *maps, const Kernel &tiles,
+                          const Kernel &rows, bool clusters) {
   LossPlan plan{};
+  if (form.map) plan_maps(plan, a, element, device);
+  if (plan.mapped) {
+    const int64_t rows_a_block = kMapThreads / plan.maps.lanes * kPixels;
+    plan.blocks = grid_for((a.rows + rows_a_block - 1) / rows_a_block, 1, device, *maps,
+                           plan.threads, plan.shared);
+    return plan;
+  }
   const int64_t row_bytes = a.classes * element;
   const auto shared = static_cast<size_t>(device.shared);
   const auto few = [&](int64_t rows_a_block) {

@@ -14,7 +14,8 @@ OPS = getattr(torch.ops, NAMESPACE)
 H100 = (132, 227 * 1024, 1)  # multiprocessors, shared bytes of a block, whether it has clusters
 # With two multiprocessors, MANY rows are not spread over more lanes than they need. With little
 # shared memory, a row takes several blocks of a cluster, or several segments where there are no
-# clusters.
+# clusters; and the classes of a pixel take several lanes.
+LANES = (2, 48 * 1024, 0)
 CALM, CLUSTERS, SEGMENTS = (2, 227 * 1024, 1), (2, 22 * 1024, 1), (2, 22 * 1024, 0)
 MANY = 2 * 1024 // 32 + 1  # the least is a warp for each row, see plan_rows()
 
@@ -33,6 +34,8 @@ WAYS = {
     "tile": (CALM, "tiles", lambda dtype: torch.randn(70, 10)),
     "tile_of_warps": (CALM, "tiles", dense(19, 900, odd=1)),
     "tile_pixels": (CALM, "tiles", lambda dtype: torch.randn(3, 7, 5, 4)),
+    "map": (CALM, "maps", lambda dtype: torch.randn(3, 7, 16, 24)),
+    "map_of_lanes": (LANES, "maps", lambda dtype: torch.randn(3, 11, 36, 40)),
     "tile_apart": (CALM, "tiles", sliced(21, 300)),
     "warps": (CALM, "rows", dense(19, 1040)),
     "warp": (CALM, "rows", dense(MANY, 1040)),
@@ -46,6 +49,12 @@ WAYS = {
     "many_rows": (CALM, "tiles", lambda dtype: torch.randn(8200, 2)),
 }
 KINDS = ("labels", "smooth", "weighted", "capped", "probabilities")
+
+
+def kernel_of(way, kind):
+    """The kernel of half-precision logits. Maps have no dense spread and no softcap."""
+    kernel = WAYS[way][1]
+    return "tiles" if kernel == "maps" and kind not in ("labels", "smooth") else kernel
 
 
 def make(way, kind, dtype, per_sample):
@@ -159,6 +168,7 @@ def run_few(emulator, dtype):
         for way, kind in (
             ("tile", "smooth"),
             ("tile_pixels", "capped"),
+            ("map_of_lanes", "smooth"),
             ("warp_odd", "smooth"),
             ("block", "capped"),
             ("unaligned", "labels"),

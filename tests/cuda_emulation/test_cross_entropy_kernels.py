@@ -9,6 +9,7 @@ from tests.cuda_emulation.cross_entropy_checks import (
     WAYS,
     check,
     close,
+    kernel_of,
     loss_of,
     make,
     truth,
@@ -27,8 +28,9 @@ def test_values_and_gradients_of_every_code_path(emulator, way, kind):
         reduction = ("mean", "none", "sum")[(number + len(kind)) % 3]
         assert check(emulator, way, kind, dtype, reduction, per_sample=bool(number % 2)), dtype
     names = emulator.launches()
-    assert any(f"cross_entropy_{WAYS[way][1]}<" in name for name in names)
-    assert not any(f"cross_entropy_{WAYS[way][1]}<" not in n for n in names if "s<__" in n)
+    kernel = f"cross_entropy_{kernel_of(way, kind)}<"
+    assert any(kernel in name for name in names)
+    assert not any(kernel not in n for n in names if "s<__" in n)
 
 
 @pytest.mark.parametrize("batch, classes", [(1, 4096), (64, 100), (8192, 10), (9000, 2)])
@@ -71,11 +73,12 @@ def test_without_a_ticket_blocks_are_counted_in_zeroed_memory(emulator):
 
 
 def test_the_same_bits_in_any_order_of_threads_and_blocks(emulator):
-    for way in ("tile", "warp_odd", "block", "cluster", "many_rows"):
+    for way in ("tile", "warp_odd", "block", "cluster", "many_rows", "map_of_lanes"):
         device, _, make = WAYS[way]
         emulator.set_device(*device)
         z = make(torch.float32)
-        y, perm = torch.randint(0, z.shape[1], z.shape[:1]), torch.randperm(len(z))
+        rows = z.shape[:1] + z.shape[2:]
+        y, perm = torch.randint(0, z.shape[1], rows), torch.randperm(len(z))
         results = []
         for seed in range(3):
             emulator.set_seed(seed)

@@ -7,12 +7,20 @@ import pytest
 from tests.machine_code import cuda_kernels
 
 # Kernels that load or store a whole batch. The others touch a few bytes of each row.
-WIDE_LOADS = ("mix_slab", "mix_gather", "cutmix", "cross_entropy_rows", "cross_entropy_tiles")
+WIDE_LOADS = (
+    "mix_slab",
+    "mix_gather",
+    "cutmix",
+    "cross_entropy_rows",
+    "cross_entropy_tiles",
+    "cross_entropy_maps",
+)
 WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are asynchronous copies
 # Classes whose stride is not 1; rows that are not made of aligned vectors.
 SCALAR = r"(cross_entropy_rows|mix_gather|cutmix)<\w+, false"
-# 512 threads with 4 to 8 loads of 16 bytes each keep 32 to 64 KB of an SM in flight.
-FEW_THREADS = ("mix_gather", "cutmix")
+# 512 threads with 4 to 8 loads of 16 bytes each keep 32 to 64 KB of an SM in flight. In the loss of
+# maps each thread has more: one load for each of its classes.
+FEW_THREADS = ("mix_gather", "cutmix", "cross_entropy_maps")
 DTYPES = 4  # that a float target or a class weight may have
 
 

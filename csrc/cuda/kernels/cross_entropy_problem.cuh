@@ -105,10 +105,11 @@ struct MeanScales {
 template <class Real> struct LossRow {
   int64_t number; // of the row
   Real hot_own, hot_other, base, z_coef;
-  Real coef[kTerms];  // of each term; 0: the term is absent and not read
-  int y_own, y_other; // -1: no such label counts
-  int64_t at[kTerms]; // offset of the row in each term
-  bool live, keep;    // not live: loss and gradient 0; keep: the gradient is already right
+  Real coef[kTerms];           // of each term; 0: the term is absent and not read
+  int y_own, y_other;          // -1: no such label counts
+  int64_t at[kTerms];          // offset of the row in each term
+  bool live, keep;             // not live: loss and gradient 0; keep: the gradient is already right
+  unsigned char shift[kTerms]; // elements in shared memory before its values, see copy_terms
   MMIX_DEVICE bool has_label_in(int first, int count) const {
     const unsigned n = static_cast<unsigned>(count); // -1 is in no range
     return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
@@ -136,17 +137,24 @@ MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
   return r + (inside ? p - b : 0) * a.inner;
 }
 
-MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
-  LabelPair pair;
-  const int64_t partner = partner_row(a, r, pair.bad);
+// bad: the partner was invalid.
+MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t own, int64_t other, bool bad) {
+  LabelPair pair{-1, -1, bad};
   const auto check = [&](int64_t y) {
     const bool counts = y != a.ignore_index, inside = y >= 0 && y < a.classes;
     pair.bad |= counts && !inside;
     return counts && inside ? static_cast<int>(y) : -1;
   };
-  pair.own = check(load(a.labels + r));
-  pair.other = check(load((a.labels_b ? a.labels_b : a.labels) + partner));
+  pair.own = check(own);
+  pair.other = check(other);
   return pair;
+}
+
+MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
+  bool bad = false;
+  const int64_t partner = partner_row(a, r, bad);
+  return label_pair(a, load(a.labels + r), load((a.labels_b ? a.labels_b : a.labels) + partner),
+                    bad);
 }
 
 template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c) {
@@ -167,16 +175,16 @@ MMIX_DEVICE LabelPair pair_of_row(const LossProblem &a, int64_t r) {
   return a.labels && r < a.rows ? label_pair(a, r) : LabelPair{};
 }
 
-// The upstream gradient multiplies every coefficient, so that each entry is rounded once. scales:
-// MeanScales.
+// The upstream gradient multiplies every coefficient, so that each entry is rounded once. own: λ.
+// scales: MeanScales.
 template <class Real>
-MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelPair &pair,
+MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelPair &pair, Real own,
                                    const double *scales) {
   LossRow<Real> row{};
   row.number = r;
   row.y_own = row.y_other = -1;
   if (r >= a.rows) return row; // the last block's spare rows
-  const Real own = lam_of<Real>(a, r), other = Real(1) - own, g = upstream_of<Real>(a, r);
+  const Real other = Real(1) - own, g = upstream_of<Real>(a, r);
   const Real keep = Real(a.keep), base = Real(a.base);
   Real counted = 0;
   bool bad = false;
@@ -213,6 +221,11 @@ MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelP
   // A z_coef of NaN makes the loss and every entry of the gradient NaN.
   if (bad) row.z_coef = Real(NAN);
   return row;
+}
+template <class Real>
+MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelPair &pair,
+                                   const double *scales) {
+  return loss_row<Real>(a, r, pair, r < a.rows ? lam_of<Real>(a, r) : Real(0), scales);
 }
 
 } // namespace mmix

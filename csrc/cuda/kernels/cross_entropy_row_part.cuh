@@ -2,6 +2,7 @@
 // cross_entropy_rows.cuh.
 #pragma once
 #include "cuda/kernels/cross_entropy_mean.cuh"
+#include "cuda/kernels/cross_entropy_terms.cuh"
 
 namespace mmix {
 
@@ -9,42 +10,51 @@ constexpr int kRowThreads = 1024; // with one such block on an SM, 64 registers 
 
 // How a launch divides rows. A row belongs to `lanes` threads of a block (a power of two, at least
 // a warp) or, if cluster > 1, to all threads of `cluster` blocks. Each thread holds `depth` pieces
-// of a segment.
+// of a segment. The terms of a row's spread take `terms` bytes of shared memory.
 struct RowsPlan {
-  int lanes, cluster, depth, segments;
+  int lanes, cluster, depth, segments, terms;
 };
+
+// What one thread of a row wrote to shared memory is visible to all `lanes` threads of the row
+// after it. Every thread of the block must call it.
+MMIX_DEVICE void sync_row(int lanes) {
+  if (lanes == 32)
+    __syncwarp(); // another lane has written
+  else
+    __syncthreads(); // another thread has written
+}
 
 // One lane's part of a row. Packed: a piece is 16 aligned bytes of consecutive classes. The few
 // classes before the first and after the last piece go to `edge`, one for each lane. Not packed,
-// for any stride or alignment: a piece is one class. Neighbouring lanes have neighbouring pieces.
+// for any stride or alignment: a piece is one class. Each block of a cluster has one run of pieces,
+// in which neighbouring lanes have neighbouring pieces.
 template <class T, bool kPacked, bool kGeneral> struct RowPart {
   using Real = Acc<T>;
   static constexpr int kWidth = kPacked ? Vec<T>::kCount : 1;
   // exp in float64 is long code for each class. So float64 has a loop that is not unrolled.
   static constexpr int kUnroll = sizeof(T) == 8 ? 1 : kWidth;
   static constexpr bool kInPlace = sizeof(T) == 8; // the gradient replaces the logits that are held
-  static constexpr int kAtOnce = sizeof(T) == 8 || kGeneral ? 1 : 2; // pieces
+  static constexpr int kAtOnce = sizeof(T) == 4 && !kGeneral ? 2 : 1; // pieces, of 4 classes or 8
   struct alignas(kWidth * sizeof(T)) Piece {
     T at[kWidth];
-  };
-  struct alignas(kWidth == 1 ? sizeof(Real) : 16) Spread {
-    Real at[kWidth];
   };
 
   const LossProblem &a;
   const RowsPlan &plan;
   const T *z;
-  Piece *held;    // this lane's pieces, blockDim.x apart
-  Spread *spread; // of this row's pieces in this block, in the order of their classes
-  int lane, lanes, head = 0, pieces = 0, edge_class = -1;
+  Piece *held;              // this lane's pieces, blockDim.x apart
+  char *runs;               // the terms of this row's spread
+  int lane, rank;           // in the block; of the block in its cluster
+  int head = 0, pieces = 0; // this block's first class, and its pieces
+  int edge_class = -1;
   Real edge, edge_spread;
 
-  MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared)
+  MMIX_DEVICE RowPart(const LossProblem &problem, const RowsPlan &plan_, int64_t r, Piece *shared,
+                      bool reads_edge = true)
       : a(problem), plan(plan_), z(static_cast<const T *>(a.logits)), held(shared + threadIdx.x),
-        spread(reinterpret_cast<Spread *>(shared + blockDim.x * plan.depth) +
-               threadIdx.x / plan.lanes * plan.lanes * plan.depth),
-        lane(blockIdx.x % plan.cluster * plan.lanes + threadIdx.x % plan.lanes),
-        lanes(plan.lanes * plan.cluster) {
+        runs(reinterpret_cast<char *>(shared + blockDim.x * plan.depth) +
+             threadIdx.x / plan.lanes * plan.terms),
+        lane(threadIdx.x % plan.lanes), rank(blockIdx.x % plan.cluster) {
     if (r >= a.rows) return; // the last block's spare rows
     z += a.logits_at.offset(r);
     pieces = a.classes;
@@ -52,96 +62,104 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       head = min(a.classes, (kWidth - misalignment(z)) % kWidth);
       pieces = (a.classes - head) / kWidth;
       const int tail = a.classes - head - pieces * kWidth;
-      if (lane < head + tail) {
+      if (rank == 0 && lane < head + tail) {
         edge_class = lane < head ? lane : a.classes - tail + lane - head;
-        edge = widen(load(z + edge_class));
+        if (reads_edge) edge = widen(load(z + edge_class));
       }
     }
+    if (plan.cluster == 1) return;
+    constexpr int kLine = 8; // pieces; of a packed row, a cache line
+    const int share = (pieces + kLine * plan.cluster - 1) / (kLine * plan.cluster) * kLine;
+    head += rank * share * kWidth;
+    pieces = min(share, pieces - rank * share);
   }
 
-  // Calls f(first class, slot, spread) for this lane's pieces of a segment.
-  template <class F> MMIX_DEVICE void each_piece(int segment, F f) const {
-    int piece = segment * plan.depth * lanes + lane;
+  // The classes of a segment.
+  MMIX_DEVICE int room() const { return plan.depth * plan.lanes * kWidth; }
+
+  // Calls f(first class, slot) for this lane's pieces of a segment. next: another row, whose first
+  // pieces are then read into the slots of these: only for the first segment.
+  template <class F>
+  MMIX_DEVICE void each_piece(int segment, F f, const RowPart *next = nullptr) const {
+    int piece = segment * plan.depth * plan.lanes + lane;
     Piece *slot = held;
-    const Spread *t = spread + threadIdx.x % plan.lanes;
 #pragma unroll kAtOnce
     for (int k = 0; k < plan.depth; ++k) {
-      if (piece >= pieces) break;
-      f(head + piece * kWidth, slot, t);
-      piece += lanes;
+      if (piece >= (next ? max(pieces, next->pieces) : pieces)) break;
+      if (!next || piece < pieces) f(head + piece * kWidth, slot);
+      if (next && piece < next->pieces) next->read_piece(next->head + piece * kWidth, slot);
+      piece += plan.lanes;
       slot += blockDim.x;
-      t += plan.lanes;
     }
   }
 
   // Calls f(first class, values, spread) for each piece, and for the edge with the first segment.
-  template <class F> MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f) {
-    each_piece(segment, [&](int first, Piece *slot, const Spread *t) {
-      if constexpr (kInPlace) {
-        f(first, slot->at, [&](int e) { return kGeneral && a.dense ? t->at[e] : row.base; });
-      } else { // one access to shared memory for the piece
-        const Piece piece = *slot;
-        Spread some;
-        if (kGeneral && a.dense)
-          some = *t;
-        else
-          for (Real &one : some.at) one = row.base;
-        Real values[kWidth];
-        widen_all(piece.at, values);
-        f(first, values, [&](int e) { return some.at[e]; });
-      }
-    });
+  template <class F>
+  MMIX_DEVICE void each(int segment, const LossRow<Real> &row, F f, const RowPart *next = nullptr) {
+    each_piece(
+        segment,
+        [&](int first, Piece *slot) {
+          Real t[kGeneral ? kWidth : 1];
+          if (kGeneral && a.dense)
+            spread_of(a, row, runs, room(), first - head - segment * room(), t);
+          else if (kGeneral)
+            for (Real &one : t) one = row.base;
+          const auto spread = [&](int e) { return kGeneral ? t[e] : row.base; };
+          if constexpr (kInPlace) {
+            f(first, slot->at, spread);
+          } else { // one access to shared memory for the piece
+            const Piece piece = *slot;
+            Real values[kWidth];
+            widen_all(piece.at, values);
+            f(first, values, spread);
+          }
+        },
+        next);
     if (kPacked && segment == 0 && edge_class >= 0) {
       Real value[1] = {edge};
       f(edge_class, value, [&](int) { return edge_spread; });
     }
   }
 
-  // Calls f(y, logit, spread) if this lane holds the class y in this segment.
-  template <class F>
-  MMIX_DEVICE void held_class(int segment, int y, const LossRow<Real> &row, F f) const {
+  // Calls f(logit) if this lane holds the class y in this segment.
+  template <class F> MMIX_DEVICE void held_class(int segment, int y, F f) const {
     if (y < 0) return;
     if (y == edge_class) {
-      if (segment == 0) f(y, edge, edge_spread);
+      if (segment == 0) f(edge);
       return;
     }
     const int at = y - head, piece = at / kWidth;
-    if (at < 0 || piece >= pieces || (piece & (lanes - 1)) != lane) return;
-    const int k = (piece >> (31 - __clz(lanes))) - segment * plan.depth; // lanes: a power of two
+    if (at < 0 || piece >= pieces || (piece & (plan.lanes - 1)) != lane) return;
+    // lanes: a power of two
+    const int k = (piece >> (31 - __clz(plan.lanes))) - segment * plan.depth;
     if (k < 0 || k >= plan.depth) return;
-    const int e = at % kWidth;
-    const bool own = kGeneral && a.dense;
-    f(y, static_cast<Real>(widen(held[k * blockDim.x].at[e])),
-      own ? spread[k * plan.lanes + threadIdx.x % plan.lanes].at[e] : row.base);
+    f(static_cast<Real>(widen(held[k * blockDim.x].at[at % kWidth])));
   }
 
   MMIX_DEVICE Real logit(Real z) const { return kGeneral ? capped(a, z) : z; }
 
+  MMIX_DEVICE void read_piece(int first, Piece *slot) const {
+    if constexpr (kPacked)
+      copy_vec(reinterpret_cast<uint4 *>(slot), z + first);
+    else
+      slot->at[0] = load(z + first * a.logits_at.class_stride);
+  }
   MMIX_DEVICE void read(int segment) const {
-    each_piece(segment, [&](int first, Piece *slot, const Spread *) {
-      if constexpr (kPacked)
-        copy_vec(reinterpret_cast<uint4 *>(slot), z + first);
-      else
-        slot->at[0] = load(z + first * a.logits_at.class_stride);
-    });
+    each_piece(segment, [&](int first, Piece *slot) { read_piece(first, slot); });
   }
 
-  // Loads the spread of a segment, with all lanes of the row. Every thread of the block must call
-  // it.
-  MMIX_DEVICE void read_spread(int segment, const LossRow<Real> &row) {
+  // Starts to load the terms of a segment's spread, with all lanes of the row. Every thread of the
+  // block must call it. again: after another segment.
+  MMIX_DEVICE void read_terms(int segment, LossRow<Real> &row, bool again) const {
     if (!kGeneral || !a.dense) return;
-    // If several blocks share the row, each has one run of pieces for each k < depth. Else the
-    // block has the whole segment.
-    const int runs = plan.cluster == 1 ? 1 : plan.depth;
-    const int run_pieces = plan.cluster == 1 ? plan.depth * plan.lanes : plan.lanes;
-    const ThreadGroup group{static_cast<int>(threadIdx.x % plan.lanes), plan.lanes};
-    each_term(a, [&](int term) {
-      for (int k = 0; k < runs; ++k) {
-        const int piece = segment * plan.depth * lanes + k * lanes + lane - group.lane;
-        spread_term(a, row, term, head + piece * kWidth, min(run_pieces, pieces - piece) * kWidth,
-                    spread[k * run_pieces].at, group);
-      }
-    });
+    if (again) sync_row(plan.lanes); // the readers of the segment before are done
+    const int first = segment * room(), n = max(0, min(room(), pieces * kWidth - first));
+    copy_terms(a, row, head + first, n, runs, room(), {lane, plan.lanes});
+  }
+  // Waits for what was read. Every thread of the block must call it.
+  MMIX_DEVICE void wait() const {
+    wait_copies();
+    if (kGeneral && a.dense) sync_row(plan.lanes); // the other lanes' copies have arrived
   }
   // Loads the spread of the edge, once for the row. rows[] must be complete.
   MMIX_DEVICE void read_edge_spread(const LossRow<Real> &row) {
@@ -181,11 +199,11 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
       s.dot += row.base * shifted_sum;
     }
     const auto add = [&](Real hot) {
-      return [&s, this, hot, pivot](int, Real z, Real) { s.add_term(hot, logit(z) - pivot); };
+      return [&s, this, hot, pivot](Real z) { s.add_term(hot, logit(z) - pivot); };
     };
     if (!kInPlace) {
-      held_class(segment, row.y_own, row, add(row.hot_own));
-      held_class(segment, row.y_other, row, add(row.hot_other));
+      held_class(segment, row.y_own, add(row.hot_own));
+      held_class(segment, row.y_other, add(row.hot_other));
     }
     for (int step = 16; step > 0; step /= 2) {
       s.exp_sum += shuffle_xor(s.exp_sum, step);
@@ -196,33 +214,37 @@ template <class T, bool kPacked, bool kGeneral> struct RowPart {
   }
 
   // Computes the gradient of a segment from the logits held, and writes it to global memory.
-  // `gradient` points to the first class of the row.
+  // `gradient` points to the first class of the row. next: see each_piece().
   MMIX_DEVICE void write_gradient(int segment, const LossRow<Real> &row,
-                                  const RowGradient<Real> &of, T *gradient) {
+                                  const RowGradient<Real> &of, T *gradient,
+                                  const RowPart *next = nullptr) {
     constexpr bool kEach = kInPlace || kGeneral; // looks for the labels at each class
     const auto at = [&](Real z, Real g) { return kGeneral ? through_cap(a, g, z) : g; };
-    each(segment, row, [&](int first, auto &v, auto t) {
-      constexpr int N = sizeof(v) / sizeof(Real);
+    each(
+        segment, row,
+        [&](int first, auto &v, auto t) {
+          constexpr int N = sizeof(v) / sizeof(Real);
 #pragma unroll kUnroll
-      for (int e = 0; e < N; ++e) {
-        const Real z = logit(v[e]);
-        Real g = of(z, t(e));
-        if (kEach && first + e == row.y_own) g -= row.hot_own;
-        if (kEach && first + e == row.y_other) g -= row.hot_other;
-        v[e] = row.live ? at(z, g) : Real(0);
-      }
-      if (!kEach && row.live && row.has_label_in(first, N)) {
+          for (int e = 0; e < N; ++e) {
+            const Real z = logit(v[e]);
+            Real g = of(z, t(e));
+            if (kEach && first + e == row.y_own) g -= row.hot_own;
+            if (kEach && first + e == row.y_other) g -= row.hot_other;
+            v[e] = row.live ? at(z, g) : Real(0);
+          }
+          if (!kEach && row.live && row.has_label_in(first, N)) {
 #pragma unroll
-        for (int e = 0; e < N; ++e) {
-          if (first + e == row.y_own) v[e] -= row.hot_own;
-          if (first + e == row.y_other) v[e] -= row.hot_other;
-        }
-      }
-      if constexpr (N == Vec<T>::kCount)
-        store_vec(gradient + first, narrow_all<T>(v));
-      else
-        store(gradient + first * a.gradient_at.class_stride, narrow<T>(v[0]));
-    });
+            for (int e = 0; e < N; ++e) {
+              if (first + e == row.y_own) v[e] -= row.hot_own;
+              if (first + e == row.y_other) v[e] -= row.hot_other;
+            }
+          }
+          if constexpr (N == Vec<T>::kCount)
+            store_vec(gradient + first, narrow_all<T>(v));
+          else
+            store(gradient + first * a.gradient_at.class_stride, narrow<T>(v[0]));
+        },
+        next);
   }
 };
 

@@ -1,33 +1,20 @@
 // Rows kept in shared memory. A group of lanes, from a warp to a cluster of blocks, owns a row. It
 // reads the row into shared memory once, and computes and writes the gradient from there. Each lane
-// uses only the logits that it loaded itself, so no barrier is needed. A dense spread is loaded by
-// all lanes together (see cross_entropy_spread.cuh). A row longer than the group's share of shared
-// memory is read in segments. Each segment is read twice, except the last, which is still held when
-// the sums are known.
+// uses only the logits that it loaded itself, so no barrier is needed. The terms of a dense spread
+// are loaded by all lanes together (see cross_entropy_terms.cuh). A row longer than the group's
+// share of shared memory is read in segments. Each segment is read twice, except the last, which is
+// still held when the sums are known.
 #pragma once
 #include "cuda/kernels/cross_entropy_row_part.cuh"
 
 namespace mmix {
 
 // Shared memory: the scratch, two LossRows for each row of the block, RowSums of its warps and its
-// cluster, then the pieces of each lane and their spread.
+// cluster, then the pieces of each lane, and the terms of each row's spread.
 template <class Real> __host__ MMIX_DEVICE size_t rows_overhead(int threads, int lanes) {
   static_assert(sizeof(LossRow<Real>) * 2 % 16 == 0 && sizeof(RowSums<Real>) % 16 == 0);
   return sizeof(LossScratch) + sizeof(LossRow<Real>) * 2 * (threads / lanes) +
          sizeof(RowSums<Real>) * (threads / 32 + 1);
-}
-inline size_t piece_bytes(size_t element, bool packed, bool dense) {
-  const size_t classes = packed ? 16 / element : 1, real = element == 8 ? 8 : 4;
-  return classes * (element + (dense ? real : 0));
-}
-
-// What one thread of a row wrote to shared memory is visible to all `lanes` threads of the row
-// after it. Every thread of the block must call it.
-MMIX_DEVICE void sync_row(int lanes) {
-  if (lanes == 32)
-    __syncwarp(); // the row's first lane has written
-  else
-    __syncthreads(); // the row's first lane has written
 }
 
 // Whether a block, or a cluster of them, takes every gridDim-th group of rows. The other kernels
@@ -58,12 +45,19 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 #pragma unroll 1
   for (int64_t first = begin; first < a.rows; first += step) {
     Part part(a, plan, first + group, pieces);
-    if (!kTurns || turn != 0) part.read(0);
     // Two places take turns: other threads may still use the coefficients of the row before.
-    LossRow<Real> &row = rows[turn++ % 2 * groups + group];
+    LossRow<Real> &row = rows[turn % 2 * groups + group];
+    if constexpr (kTurns) {
+      // With one segment, this row was read while the gradient of the row before was written.
+      const LossRow<Real> &before = rows[(turn + 1) % 2 * groups + group];
+      if (turn != 0 && (!a.gradient || before.keep || plan.segments > 1)) part.read(0);
+    } else {
+      part.read(0);
+    }
+    ++turn;
     if (leads)
       row = loss_row<Real>(a, first + group, pair_of_row(a, first + group), scratch.scales);
-    sync_row(plan.lanes);
+    sync_row(plan.lanes); // the row's first lane has written
     part.read_edge_spread(row);
 
     // First all segments for the sums, then all for the gradient, from the held one backwards. Both
@@ -76,7 +70,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     for (bool summing = dense || !a.from_stats;; summing = false) {
       if (!summing) {
         RowResult<Real> result(sums);
-        const Real one = finish_row(a, row.number, part.lane == 0, row, result);
+        const Real one = finish_row(a, row.number, leads && part.rank == 0, row, result);
         if (!kTurns) {
           post_loss(a, one, scratch);
         } else {
@@ -91,12 +85,20 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 #pragma unroll 1
       for (int n = 0; n < plan.segments; ++n) {
         if (n > 0) part.read(held = summing ? n : (held == 0 ? plan.segments : held) - 1);
-        if (n > 0 || summing) part.read_spread(held, row);
-        wait_copies();
+        if (n > 0 || summing) part.read_terms(held, row, n > 0);
+        part.wait();
         if (summing)
           sums = merge(sums, part.sums(held, row));
-        else if (!row.keep)
-          part.write_gradient(held, row, {sums.mass, sums.max, sums.exp_sum}, gradient);
+        else if (!row.keep) {
+          const RowGradient<Real> of{sums.mass, sums.max, sums.exp_sum};
+          if constexpr (kTurns) {
+            const int64_t after = plan.segments == 1 ? first + step + group : a.rows;
+            const Part next(a, plan, after, pieces, false);
+            part.write_gradient(held, row, of, gradient, &next);
+          } else {
+            part.write_gradient(held, row, of, gradient);
+          }
+        }
       }
       if (!summing) break;
       sums = merge_warps(sums, plan.lanes, warps);

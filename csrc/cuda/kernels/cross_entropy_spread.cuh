@@ -15,10 +15,11 @@ template <class Real> struct TermStep {
   MMIX_DEVICE TermStep(const LossProblem &a, const LossRow<Real> &row, int term)
       : base(row.base), coef(row.coef[term]), first(term == kTarget || a.labels != nullptr),
         weighs(term == kWeight) {}
-  MMIX_DEVICE Real operator()(Real so_far, Real v) const {
-    const Real t = first ? base : so_far;
+  MMIX_DEVICE Real add(Real t, Real v) const {
     return !weighs ? t + coef * v : v == 0 ? Real(0) : v * t;
   }
+  // The first step takes nothing from so_far.
+  MMIX_DEVICE Real operator()(Real so_far, Real v) const { return add(first ? base : so_far, v); }
 };
 
 // Adds one term to t[0..N), 16 bytes of shared memory at a time if t is aligned. With single
@@ -91,20 +92,6 @@ template <class F> MMIX_DEVICE void each_term(const LossProblem &a, F f) {
     f(term);
   }
   __syncthreads(); // t is complete
-}
-
-// The spread of a single class.
-template <class Real>
-MMIX_DEVICE Real spread(const LossProblem &a, const LossRow<Real> &row, int c) {
-  Real t = row.base;
-#pragma unroll 1 // keeps one copy of the code for every dtype
-  for (int term = 0; term < kTerms; ++term) {
-    const Values &values = a.terms[term];
-    const TermStep<Real> step(a, row, term);
-    if (values.data != nullptr && step.coef != 0)
-      t = step(t, values.template value<Real>(row.at[term] + c * values.at.class_stride));
-  }
-  return t;
 }
 
 } // namespace mmix

@@ -148,6 +148,12 @@ template <class Real> struct alignas(2 * sizeof(Real)) RowStats {
   Real max, log_sum;
 };
 
+// A row that is not live gets zeros, whatever its logits hold.
+template <class Real>
+MMIX_DEVICE RowStats<Real> stats_of(const LossRow<Real> &row, const RowResult<Real> &of) {
+  return row.live ? RowStats<Real>{of.max, of.log_sum} : RowStats<Real>{0, 0};
+}
+
 // A forward writes the row's statistics, a backward reads them. The lane with `keeps`, one for each
 // row, writes and returns the loss. The other lanes, and a backward, return 0.
 template <class Real>
@@ -162,8 +168,7 @@ MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const L
     return 0;
   }
   if (!keeps) return 0;
-  // A row that is not live gets zeros, whatever its logits hold.
-  store(stats, row.live ? RowStats<Real>{of.max, of.log_sum} : RowStats<Real>{0, 0});
+  store(stats, stats_of(row, of));
   const Real loss = loss_of(row, of);
   if (a.loss && !a.partial) store(static_cast<Real *>(a.loss) + r, loss);
   return loss;
