@@ -13,11 +13,11 @@ constexpr int kGatherThreads = 512; // at most: 128 registers for each, for many
 
 // The rows of a thread in one round: the block has a share of all rows of all tiles, tile after
 // tile, and its teams take turns. find() gives those of one tile: row, row + step, ... of `count`.
-template <class T, bool kVectors, class Cover> struct RoundRows {
+template <class T, bool kVectors, bool kInPlace, class Cover> struct RoundRows {
   const MixArgs<T> &a;
   const Team team;
   Cover cover;
-  Pieces<T, kVectors> at;
+  Pieces<T, kVectors, kInPlace> at;
   int64_t tile;
   int left, row, count = 0; // left: rows of the block from this one on
 
@@ -45,11 +45,12 @@ template <class T, bool kVectors, class Cover> struct RoundRows {
 };
 
 template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
-  using P = Pieces<T, kVectors>;
+  using P = Pieces<T, kVectors, kInPlace>;
   using Piece = typename P::Piece;
-  using Rows = RoundRows<T, kVectors, Cover>;
+  using Rows = RoundRows<T, kVectors, kInPlace, Cover>;
   // Rows, and as many partners, in flight for each thread; with more, registers would spill.
-  static constexpr int kAtOnce = Cover::kPartly || sizeof(T) == 8 ? 2 : 4;
+  static constexpr int kMost = kVectors && sizeof(T) < 8 ? 4 : 2;
+  static constexpr int kAtOnce = Cover::kPartly ? kMost / 2 : kMost;
   const MixArgs<T> &a;
   const Weights<T> weights;
   const Claims claims;
@@ -158,7 +159,7 @@ template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
     T *out = row_of(r.at.to(a.out), a.out_row, r.row);
     const int64_t hop = r.team.step * a.out_row;
     if (usual && regular && (!Cover::kPartly || r.cover.same_for_all())) {
-#pragma unroll 4
+#pragma unroll kMost
       for (int k = 0; k < r.count; ++k, slot += blockDim.x, out += hop)
         r.at.store_piece(out, load(slot), r.at.mask);
       return;
@@ -220,7 +221,7 @@ __device__ __forceinline__ Piece *kept_outside(const MixArgs<T> &a) {
 // unless they are in global memory.
 template <class T, bool kVectors, bool kInPlace, class Cover>
 __device__ __forceinline__ Claims gather_block(const MixArgs<T> &a, const Cover &cover) {
-  using Piece = typename Pieces<T, kVectors>::Piece;
+  using Piece = typename Pieces<T, kVectors, kInPlace>::Piece;
   unsigned *memory = dynamic_shared<unsigned>();
   const Claims claims = place_claims(a.pairing, memory);
   Piece *kept = reinterpret_cast<Piece *>(memory) + threadIdx.x;

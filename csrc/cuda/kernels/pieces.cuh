@@ -17,10 +17,10 @@ template <class T> __device__ __forceinline__ T *row_of(T *start, int64_t stride
 
 // A piece, and where it is in row 0 of x and of out. The mask has a bit for each element that is
 // there and that some row mixes.
-template <class T, bool kVectors> struct Pieces;
+template <class T, bool kVectors, bool kInPlace = false> struct Pieces;
 
 // Aligned 16-byte vectors.
-template <class T> struct Pieces<T, true> {
+template <class T, bool kInPlace> struct Pieces<T, true, kInPlace> {
   using Piece = Vec<T>;
   static constexpr int kCount = Vec<T>::kCount, kPlaces = 1;
   static constexpr unsigned kAll = (1u << kCount) - 1;
@@ -68,7 +68,7 @@ template <class T> struct Pieces<T, true> {
 
 // Single elements, anywhere: a lane has every lanes-th of the tile's, so that lanes read
 // neighbours.
-template <class T> struct Pieces<T, false> {
+template <class T, bool kInPlace> struct Pieces<T, false, kInPlace> {
   static constexpr int kCount = sizeof(T) == 8 ? 2 : 4, kPlaces = kCount;
   static constexpr unsigned kAll = (1u << kCount) - 1;
   union Piece {
@@ -115,7 +115,7 @@ template <class T> struct Pieces<T, false> {
   __device__ __forceinline__ void store_piece(T *row, Piece v, unsigned mask_) const {
 #pragma unroll
     for (int k = 0; k < kCount; ++k)
-      if (mask_ >> k & 1) store(row + out[k], v.at[k]);
+      if (mask_ >> k & 1) store(row + (kInPlace ? x[k] : out[k]), v.at[k]); // fewer registers
   }
   static __device__ __forceinline__ Piece mixed(Piece a, Piece b, Coefficients<Acc<T>> c) {
     Piece y;
