@@ -10,6 +10,7 @@ from tests.machine_code import cuda_kernels
 WIDE_LOADS = (
     "mix_slab",
     "mix_gather",
+    "mix_gather_in_place",
     "cutmix",
     "cross_entropy_rows",
     "cross_entropy_tiles",
@@ -18,7 +19,8 @@ WIDE_LOADS = (
 WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are asynchronous copies
 # Classes whose stride is not 1; rows that are not made of aligned vectors.
 SCALAR = r"(cross_entropy_rows|mix_gather|mix_gather_in_place|cutmix)<\w+, false"
-# 512 threads with 4 to 8 loads of 16 bytes each keep 32 to 64 KB of an SM in flight. In the loss of
+# 512 threads with 4 to 8 loads of 16 bytes each, or 16 of an element, keep 16 to 64 KB of an SM in
+# flight. In the loss of
 # maps each thread has more: one load for each of its classes.
 FEW_THREADS = ("mix_gather", "cutmix", "cross_entropy_maps")
 DTYPES = 4  # that a float target or a class weight may have

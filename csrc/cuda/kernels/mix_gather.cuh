@@ -81,61 +81,81 @@ template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
     return P::both(mine, theirs, a.adjoint ? Coefficients<Acc<T>>{c.other, c.own} : c);
   }
 
-  // Reads the pieces of kRows rows from `first` on, and of those that their entries of perm name.
-  // In place it keeps the mixed pieces, else it writes them. In passes, so that no load waits for
-  // one that it does not need.
+  // The next row of a thread, and the steps to the one after.
+  struct Cursor {
+    int row;
+    const int step;
+    const int64_t hop, out_hop; // elements of x and of out
+    const int64_t *entry;       // of perm
+    const T *own;
+    T *out;
+    Piece *slot;
+    __device__ __forceinline__ Cursor(const MixArgs<T> &a, const Rows &r, Piece *slot_)
+        : row(r.row), step(r.team.step), hop(step * a.x_row), out_hop(step * a.out_row),
+          entry(a.pairing.perm + row), own(row_of(r.at.from(a.x), a.x_row, row)),
+          out(row_of(r.at.to(a.out), a.out_row, row)), slot(slot_) {}
+    __device__ __forceinline__ void skip(int rows) {
+      row += rows * step;
+      entry += rows * step;
+      own += rows * hop;
+      out += rows * out_hop;
+      slot += rows * blockDim.x;
+    }
+  };
+
+  // Reads the pieces of kRows rows from the cursor on, and of those that their entries of perm
+  // name. In place it keeps the mixed pieces, else it writes them. In passes, so that no load waits
+  // for one that it does not need.
   template <bool kUsual, int kRows, bool kWhole = false>
-  __device__ __forceinline__ void take(const Rows &r, int first, Piece *slot) const {
-    const T *x = r.at.from(a.x), *own = row_of(x, a.x_row, first);
-    const int64_t hop = r.team.step * a.x_row, out_hop = r.team.step * a.out_row;
-    T *const out = r.at.to(a.out), *own_out = row_of(out, a.out_row, first);
-    const int64_t *entry = a.pairing.perm + first;
-    int64_t entries[kRows];
+  __device__ __forceinline__ void take(const Rows &r, Cursor &at) const {
+    int named[kRows];
     unsigned some[kRows];
     Piece mine[kRows], theirs[kRows];
+    int64_t entries[kRows];
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
-      some[u] = mask(r, first + u * r.team.step);
-      entries[u] = load(entry + u * r.team.step);
+      some[u] = mask(r, at.row + u * at.step);
+      entries[u] = load(at.entry + u * at.step);
       // With CutMix a row is read only where a vector is partly inside the box.
       if (!Cover::kPartly || !kUsual || (P::kBlends && some[u] && some[u] != P::kAll))
-        mine[u] = r.at.template load_piece<kWhole>(own + u * hop, some[u]);
+        mine[u] = r.at.template load_piece<kWhole>(at.own + u * at.hop, some[u]);
     }
-    int named[kRows];
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
       named[u] = static_cast<int>(entries[u]);
       // In place it is not known yet whether perm is right. Instead of a row outside of x the row
       // itself is read; it becomes NaN later.
-      if (kInPlace && claims.in_range(entries[u]) < 0) named[u] = first + u * r.team.step;
-      const T *other = row_of(x, a.x_row, named[u]);
+      if (kInPlace && claims.in_range(entries[u]) < 0) named[u] = at.row + u * at.step;
+      const T *other = row_of(r.at.from(a.x), a.x_row, named[u]);
       if (!Cover::kPartly || some[u]) theirs[u] = r.at.template load_piece<kWhole>(other, some[u]);
     }
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
       if (Cover::kPartly && !some[u]) continue;
-      Piece y = mixed<kUsual>(mine[u], theirs[u], first + u * r.team.step, named[u]);
+      Piece y = mixed<kUsual>(mine[u], theirs[u], at.row + u * at.step, named[u]);
       if (Cover::kPartly) y = P::blend(mine[u], y, some[u]);
-      if constexpr (kInPlace)
-        store(slot + u * blockDim.x, y);
-      else
-        r.at.store_piece(a.adjoint ? row_of(out, a.out_row, named[u]) : own_out + u * out_hop, y,
-                         some[u]);
+      if constexpr (kInPlace) {
+        store(at.slot + u * blockDim.x, y);
+      } else {
+        T *out = a.adjoint ? row_of(r.at.to(a.out), a.out_row, named[u]) : at.out + u * at.out_hop;
+        r.at.store_piece(out, y, some[u]);
+      }
     }
+    at.skip(kRows);
   }
   template <bool kUsual>
   __device__ __forceinline__ void take_all(const Rows &r, Piece *slot) const {
-    int k = 0;
+    Cursor at(a, r, slot);
+    int left = r.count;
     if constexpr (kUsual && !Cover::kPartly && !kVectors) {
 #pragma unroll 1 // the body is
-      for (; r.at.whole && k + kAtOnce <= r.count; k += kAtOnce)
-        take<kUsual, kAtOnce, true>(r, r.at_row(k), slot + k * blockDim.x);
+      for (; r.at.whole && left >= kAtOnce; left -= kAtOnce) take<kUsual, kAtOnce, true>(r, at);
     }
+    constexpr int kRows = kUsual || kVectors ? kAtOnce : 1; // as registers allow
 #pragma unroll 1
-    for (; k + kAtOnce <= r.count; k += kAtOnce)
-      take<kUsual, kAtOnce>(r, r.at_row(k), slot + k * blockDim.x);
+    for (; left >= kRows; left -= kRows) take<kUsual, kRows>(r, at);
 #pragma unroll 1
-    for (; k < r.count; ++k) take<kUsual, 1>(r, r.at_row(k), slot + k * blockDim.x);
+    for (; left > 0; --left) take<kUsual, 1>(r, at);
   }
   // Out of place, where perm is no permutation: bad rows become NaN.
   __device__ __forceinline__ void write_checked(const Rows &r) const {
@@ -159,7 +179,7 @@ template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
     T *out = row_of(r.at.to(a.out), a.out_row, r.row);
     const int64_t hop = r.team.step * a.out_row;
     if (usual && regular && (!Cover::kPartly || r.cover.same_for_all())) {
-#pragma unroll kMost
+#pragma unroll kVectors ? 4 : 1
       for (int k = 0; k < r.count; ++k, slot += blockDim.x, out += hop)
         r.at.store_piece(out, load(slot), r.at.mask);
       return;

@@ -50,7 +50,8 @@ struct Claims {
   }
   // An entry of perm as a row, or kBad.
   __device__ __forceinline__ int in_range(int64_t entry) const {
-    return static_cast<uint64_t>(entry) < static_cast<uint64_t>(batch) ? static_cast<int>(entry)
+    // Unsigned, so that the upper half is only compared with 0.
+    return static_cast<uint64_t>(entry) < static_cast<unsigned>(batch) ? static_cast<int>(entry)
                                                                        : kBad;
   }
   __device__ __forceinline__ bool contested(int row) const { return has(twice, row); }
