@@ -11,6 +11,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from tests.machine_code import loops
 from tests.machine_code.reading import Kernel, accesses_of, find_tool, run_tool
 from tests.support.cases import ROOT
 
@@ -58,7 +59,10 @@ def inspect(source: Path, architecture: str, folder: Path) -> list[Kernel]:
     for part in re.split(r"\n(?=\.text\.)", run_tool(nvdisasm, "-c", str(cubin))):
         header = re.match(r"\.text\.(\w+):", part)
         if header and header.group(1) in kernels:
-            kernels[header.group(1)].accesses = accesses_of(part)
+            kernel = kernels[header.group(1)]
+            kernel.accesses = accesses_of(part)
+            if kernel.name.startswith(("mix_", "cutmix")):
+                kernel.of_vector = loops.of_vector(loops.innermost_loops(part))
     return list(kernels.values())
 
 

@@ -28,6 +28,7 @@ class Kernel:
     stack: int = 0  # bytes of local memory
     shared: int = 0  # bytes of static shared memory
     accesses: dict[str, int] = field(default_factory=dict)  # "load 128" -> instructions
+    of_vector: float | None = None  # instructions for each 16 bytes that a mixing kernel writes
 
     @property
     def occupancy(self) -> float:

@@ -1,4 +1,7 @@
-"""The table of `python -m benchmarks sass`: registers, spills, occupancy and widths of access."""
+"""The table of `python -m benchmarks sass`: registers, spills, occupancy, widths of access.
+
+instr: instructions for each 16 bytes that a mixing kernel writes (see loops.py).
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,12 @@ def main() -> None:
         from tests.machine_code import triton_kernels
 
         kernels += triton_kernels.inspect_all()
-    heads = f"{'threads':>7}{'regs':>6}{'spill':>7}{'stack':>7}{'occ':>6}"
+    heads = f"{'threads':>7}{'regs':>6}{'spill':>7}{'stack':>7}{'occ':>6}{'instr':>7}"
     print(f"{'kernel':<52}{'arch':<8}{heads}  access")
     for k in sorted(kernels, key=lambda k: (k.name, k.architecture)):
         widths = ", ".join(f"{name}: {n}" for name, n in sorted(k.accesses.items()))
+        instructions = "" if k.of_vector is None else f"{k.of_vector:.1f}"
         print(
             f"{k.name:<52}{k.architecture:<8}{k.threads:>7}{k.registers:>6}{k.spilled:>7}"
-            f"{k.stack:>7}{k.occupancy:>6.0%}  {widths}"
+            f"{k.stack:>7}{k.occupancy:>6.0%}{instructions:>7}  {widths}"
         )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.machine_code import cuda_kernels
+from tests.machine_code import cuda_kernels, loops
 
 # Kernels that load or store a whole batch. The others touch a few bytes of each row.
 WIDE_LOADS = (
@@ -20,9 +20,16 @@ WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are 
 # Classes whose stride is not 1; rows that are not made of aligned vectors.
 SCALAR = r"(cross_entropy_rows|mix_gather|mix_gather_in_place|cutmix)<\w+, false"
 # 512 threads with 4 to 8 loads of 16 bytes each, or 16 of an element, keep 16 to 64 KB of an SM in
-# flight. In the loss of
-# maps each thread has more: one load for each of its classes.
+# flight. In the loss of maps each thread has more: one load for each of its classes.
 FEW_THREADS = ("mix_gather", "cutmix", "cross_entropy_maps")
+# Instructions for each vector of aligned rows: 8 to 12 an element of 4 bytes, 8 to 9.5 one of 2. The
+# arithmetic alone takes 3 and 5.5: each product and sum is rounded for itself.
+INSTRUCTIONS = {
+    r"mix_slab_aligned<float": 4 * 8,
+    r"mix_slab_aligned<__": 8 * 8,
+    r"mix_gather(_in_place)?<float, true": 4 * 12,
+    r"mix_gather(_in_place)?<__\w+, true": 8 * 9.5,
+}
 DTYPES = 4  # that a float target or a class weight may have
 
 
@@ -40,6 +47,9 @@ def test_no_spills_wide_accesses_half_occupancy(architecture):
         base = "" if re.match(SCALAR, k.name) else k.name.split("<")[0]
         assert base not in WIDE_LOADS or k.accesses.get("load 128"), k
         assert base not in WIDE_STORES or k.accesses.get("store 128"), k
+    for pattern, limit in INSTRUCTIONS.items():
+        counts = {k.name: k.of_vector for k in kernels if re.match(pattern, k.name)}
+        assert counts and all(n is not None and n <= limit for n in counts.values()), counts
     # Vector loads of float targets and class weights, one of each dtype, on top of the logits'.
     wide = {k.name: k.accesses.get("load 128", 0) for k in kernels}
     dense = [name for name in wide if re.match(r"cross_entropy_(rows|tiles)<.*true>", name)]
@@ -47,3 +57,29 @@ def test_no_spills_wide_accesses_half_occupancy(architecture):
     assert len(dense) == 4 + 4 + 3  # tiles, rows, and packed rows (not in float64)
     for name in dense:
         assert wide[name] >= wide.get(name.replace("true>", "false>"), 0) + DTYPES, name
+
+
+def test_instructions_of_the_usual_loops():
+    def sass(*blocks):
+        lines, address = [], 0
+        for label, body in blocks:
+            lines.append(f"{label}:")
+            for text in body:
+                lines.append(f"        /*{address:04x}*/                   {text} ;")
+                address += 16
+        return "\n".join(lines)
+
+    load, copy, store = "LDG.E.128 R4, [R2]", "LDGSTS.E.BYPASS.128 [R1], [R2]", "STG.E.128 [R2], R4"
+    back = "@P0 BRA `({})".format
+    both = (".L_x_2", [load, load, "FMUL R4, R4, R5", store, back(".L_x_2")])
+    assert loops.of_vector(loops.innermost_loops(sass(both))) == 5
+    # Read here, written there; a longer loop for rare cases does not count, nor the one around.
+    start = (".L_x_1", ["MOV R1, R2"])
+    reads = (".L_x_3", [copy, copy, "IADD3 R2, R2, R3, RZ", back(".L_x_3")])
+    writes = (".L_x_4", ["LDS.128 R4, [R1]", store, back(".L_x_4")])
+    rare = (".L_x_5", ["NOP"] * 9 + [store, back(".L_x_5")])
+    around = (".L_x_6", [back(".L_x_1"), "BRA `(.L_x_9)"])
+    found = loops.innermost_loops(sass(start, reads, writes, rare, around))
+    assert [loop.instructions for loop in found] == [4, 3, 11]
+    assert loops.of_vector(found) == 2 + 3
+    assert loops.of_vector(loops.innermost_loops(sass(start))) is None

@@ -1,0 +1,63 @@
+"""Counts the instructions that a mixing kernel executes for each element in its usual loops.
+
+The machine code of a loop is all that runs for most of the elements: what comes before it is done
+once for each thread, and what is left after it are a few rows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+VECTOR = 16  # bytes
+
+
+@dataclass(frozen=True)
+class Loop:
+    """An innermost loop, and its 16-byte accesses."""
+
+    instructions: int
+    loads: int  # into registers
+    copies: int  # from global to shared memory
+    stores: int
+
+
+def innermost_loops(sass: str) -> list[Loop]:
+    """The loops of one kernel without a loop inside, from ``nvdisasm -c``."""
+    labels: dict[str, int] = {}
+    code: list[str] = []
+    for line in sass.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line):
+            labels[label.group(1)] = len(code)
+        elif instruction := re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*?);", line):
+            code.append(instruction.group(1))
+    spans = []
+    for end, text in enumerate(code):
+        jump = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", text)
+        if jump and labels.get(jump.group(1), end + 1) <= end:
+            spans.append((labels[jump.group(1)], end + 1))
+    inner = [a for a in spans if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in spans)]
+    found = []
+    for start, end in inner:
+        body = code[start:end]
+        count = lambda pattern, body=body: sum(bool(re.search(pattern, t)) for t in body)  # noqa: E731
+        wide = (count(rf"\b{name}\b\S*\.128\b") for name in ("LDG", "LDGSTS", "STG"))
+        found.append(Loop(end - start, *wide))
+    return found
+
+
+def of_vector(loops: list[Loop]) -> float | None:
+    """Instructions for each vector that is mixed; None for a kernel that writes no vectors.
+
+    A kernel reads a vector and its partner, mixes and writes in one loop, or it reads in one and
+    writes in another. Remainders and rare cases have loops too, which take more instructions.
+    """
+    writing = [(loop.instructions / loop.stores, loop) for loop in loops if loop.stores]
+    if not writing:
+        return None
+    cost, best = min(writing, key=lambda w: w[0])
+    if best.loads:
+        return cost
+    copying = [loop.instructions / loop.copies for loop in loops if loop.copies]
+    reading = [2 * loop.instructions / loop.loads for loop in loops if loop.loads > 1]
+    return cost + min(copying or reading)
