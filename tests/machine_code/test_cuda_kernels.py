@@ -22,8 +22,8 @@ SCALAR = r"(cross_entropy_rows|mix_gather|mix_gather_in_place|cutmix)<\w+, false
 # 512 threads with 4 to 8 loads of 16 bytes each, or 16 of an element, keep 16 to 64 KB of an SM in
 # flight. In the loss of maps each thread has more: one load for each of its classes.
 FEW_THREADS = ("mix_gather", "cutmix", "cross_entropy_maps")
-# Instructions for each vector of aligned rows: 8 to 12 an element of 4 bytes, 8 to 9.5 one of 2. The
-# arithmetic alone takes 3 and 5.5: each product and sum is rounded for itself.
+# Instructions for each vector of aligned rows: 8 to 12 an element of 4 bytes, 8 to 9.5 one of 2.
+# The arithmetic alone takes 3 and 5.5: each product and sum is rounded for itself.
 INSTRUCTIONS = {
     r"mix_slab_aligned<float": 4 * 8,
     r"mix_slab_aligned<__": 8 * 8,
