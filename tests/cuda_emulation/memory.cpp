@@ -3,6 +3,8 @@
 #include "engine.h"
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
+#include <memory>
 #include <tuple>
 #include <unordered_map>
 #include <unordered_set>
@@ -14,13 +16,32 @@ unsigned block_number = 0;
 
 namespace {
 
-constexpr unsigned kNobody = 0xffffffffu, kMany = 0xfffffffeu;
-constexpr size_t kGrain = 2; // the smallest element
+constexpr unsigned kNobody = 0, kMany = 0xffffffffu; // else the number of a block, from 1 on
+constexpr size_t kGrain = 2;                         // the smallest element
+
+// The block that touched each grain of a buffer in this launch. A buffer may have more bytes than
+// the machine: pages that are not touched take no memory.
+class Grains {
+public:
+  bool empty() const { return !first_; }
+  void make(size_t count) {
+    first_.reset(static_cast<unsigned *>(std::calloc(count, sizeof(unsigned))));
+    if (!first_) fail("no memory for " + std::to_string(count) + " records of a buffer");
+  }
+  void clear() { first_.reset(); }
+  unsigned &operator[](size_t i) { return first_.get()[i]; }
+
+private:
+  struct Free {
+    void operator()(unsigned *p) const { std::free(p); }
+  };
+  std::unique_ptr<unsigned, Free> first_;
+};
 
 struct Buffer {
   uintptr_t begin, end;
   bool writable;
-  std::vector<unsigned> writer, reader; // the block that touched each grain in this launch
+  Grains writer, reader;
 };
 std::vector<Buffer> buffers;
 
@@ -62,18 +83,19 @@ std::string place(uintptr_t at, size_t bytes) {
 
 void check_race(Buffer &b, uintptr_t at, size_t bytes, Access access) {
   if (b.writer.empty()) {
-    b.writer.assign((b.end - b.begin) / kGrain + 1, kNobody);
-    b.reader.assign(b.writer.size(), kNobody);
+    b.writer.make((b.end - b.begin) / kGrain + 1);
+    b.reader.make((b.end - b.begin) / kGrain + 1);
   }
   for (size_t g = (at - b.begin) / kGrain; g < (at + bytes - b.begin + kGrain - 1) / kGrain; ++g) {
     unsigned &w = b.writer[g], &r = b.reader[g];
     const bool write = access == Access::kWrite;
-    if ((w != kNobody && w != block_number) || (write && r != kNobody && r != block_number))
+    const unsigned block = block_number + 1;
+    if ((w != kNobody && w != block) || (write && r != kNobody && r != block))
       fail("two blocks race for " + place(at, bytes));
     if (write)
-      w = block_number;
+      w = block;
     else
-      r = r == kNobody || r == block_number ? block_number : kMany;
+      r = r == kNobody || r == block ? block : kMany;
   }
 }
 
@@ -98,7 +120,8 @@ void register_buffer(uintptr_t begin, size_t bytes, bool writable) {
       b.writable |= writable;
       return;
     }
-  buffers.push_back({begin, begin + bytes, writable, {}, {}});
+  Buffer &b = buffers.emplace_back();
+  b.begin = begin, b.end = begin + bytes, b.writable = writable;
 }
 
 void forget_races() {
