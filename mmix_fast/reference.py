@@ -195,13 +195,13 @@ def _row_losses(logp: Tensor, q: Tensor) -> Tensor:
     return -torch.where(q == 0, 0, q * torch.where(q == 0, 0, logp)).sum(-1)
 
 
-def _divisor(weights: Tensor) -> Tensor:
-    """The sum of the labels' weights, but NaN if it is 0: then the mean is NaN, as in PyTorch.
+def _mean(rows: Tensor, total: Tensor) -> Tensor:
+    """``rows.sum()/total``, but NaN if total is 0, as in PyTorch.
 
-    With label smoothing, the weights of other classes would give inf.
+    The gradient to rows is 0 then, not NaN, so that none leaks into rows without this term.
     """
-    total = weights.sum()
-    return total.masked_fill(total == 0, float("nan"))
+    zero = total == 0
+    return torch.where(zero, float("nan"), rows.sum() / torch.where(zero, 1, total))
 
 
 def mixed_cross_entropy(
@@ -242,25 +242,30 @@ def mixed_cross_entropy(
         q_own = w * ((1 - label_smoothing) * t + label_smoothing / classes)
         q_other = torch.zeros_like(q_own)
         valid = other_valid = torch.ones_like(bad)
-        divisors = (own.new_tensor(own.shape[0]),) * 2
+        totals = (own.new_tensor(own.shape[0]),) * 2
         own_loss, other_loss = torch.ones_like(own), torch.zeros_like(own)
     else:
-        pair = []
-        class_numbers = torch.arange(classes, device=target.device)
-        for y in (target.reshape(-1), target_b.reshape(-1)):
-            mask = y != ignore_index
-            bad = bad | (mask & ((y < 0) | (y >= classes)))
-            safe = y.clamp(0, classes - 1)
-            hard = w[safe] * mask
-            # Not one_hot: it reads values on the host, which tracers do not allow.
-            q = (class_numbers == safe.unsqueeze(1)) * hard.unsqueeze(1)
-            q = (1 - label_smoothing) * q + label_smoothing / classes * w * mask.unsqueeze(1)
-            pair.append((q, mask, hard))
-        (q_own, valid, hard_own), (q_other, other_valid, hard_other) = pair
+        labels = target.reshape(-1), target_b.reshape(-1)
+        valid, other_valid = (y != ignore_index for y in labels)
+        safe = [y.clamp(0, classes - 1) for y in labels]
+        hard_own, hard_other = w[safe[0]] * valid, w[safe[1]] * other_valid
         if lam_t.ndim:
-            divisors = (_divisor(_term(own, hard_own) + _term(other, hard_other)),) * 2
+            totals = ((_term(own, hard_own) + _term(other, hard_other)).sum(),) * 2
         else:
-            divisors = _divisor(hard_own), _divisor(hard_other)
+            totals = hard_own.sum(), hard_other.sum()
+        qs = []
+        class_numbers = torch.arange(classes, device=target.device)
+        terms = zip(labels, safe, (valid, other_valid), (own, other), totals, strict=True)
+        for y, inside, mask, coef, total in terms:
+            bad = bad | (mask & ((y < 0) | (y >= classes)))
+            count = mask.to(acc)
+            if reduction == "mean":  # a term over nothing has a gradient of NaN, as in PyTorch
+                count = torch.where(mask & (coef != 0) & (total == 0), float("nan"), count)
+            # Not one_hot: it reads values on the host, which tracers do not allow.
+            q = (class_numbers == inside.unsqueeze(1)) * (w[inside] * count).unsqueeze(1)
+            q = (1 - label_smoothing) * q + label_smoothing / classes * w * count.unsqueeze(1)
+            qs.append(q)
+        q_own, q_other = qs
         own_loss, other_loss = own, other
 
     # A row with no label to count has zero gradient, whatever its logits hold. Its logits are
@@ -279,11 +284,11 @@ def mixed_cross_entropy(
         extra = _term(count * z_loss, z.logsumexp(-1).square())
 
     if reduction == "mean" and not lam_t.ndim and not target.is_floating_point():
-        loss = _term(lam_t, a.sum() / divisors[0]) + _term(1 - lam_t, b.sum() / divisors[1])
+        loss = _term(lam_t, _mean(a, totals[0])) + _term(1 - lam_t, _mean(b, totals[1]))
     else:
         loss = _term(own_loss, a) + _term(other_loss, b)
         if reduction != "none":
-            loss = loss.sum() / divisors[0] if reduction == "mean" else loss.sum()
+            loss = _mean(loss, totals[0]) if reduction == "mean" else loss.sum()
     if z_loss:
         if reduction == "none":
             loss = loss + extra

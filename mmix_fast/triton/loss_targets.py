@@ -99,14 +99,16 @@ def divisor_sums(
 
 
 @triton.jit
-def inverse(d):
-    return tl.where(d == 0, 0, 1 / d)
+def inverse(d, of_zero):
+    return tl.where(d == 0, of_zero, 1 / d)
 
 
 @triton.jit
 def mean_scales(total_rows, labels, pairs, sums_ptr, acc: tl.constexpr, OPT, TILE):
     """1/divisor of the own labels' terms, of the partners', and of the z-loss; and whether the
-    mean is 0/0. From all labels, or from the sums of divisors_kernel."""
+    mean is 0/0. From all labels, or from the sums of divisors_kernel.
+
+    A term's is NaN where its divisor is 0: the gradient of rows that have the term is NaN."""
     if TILE.BLOCK_LABELS > 0:
         own_sum, other_sum, joint, count = divisor_sums(
             0, total_rows, labels, pairs, acc, TILE.BLOCK_LABELS, TILE.BLOCK_BATCH
@@ -123,7 +125,8 @@ def mean_scales(total_rows, labels, pairs, sums_ptr, acc: tl.constexpr, OPT, TIL
     else:
         lam = tl.load(pairs.lam_ptr).to(acc)
         undefined = ((own_sum == 0) & (lam != 0)) | ((other_sum == 0) & (1 - lam != 0))
-    return inverse(own_sum), inverse(other_sum), inverse(count), undefined
+    nan = float("nan")
+    return inverse(own_sum, nan), inverse(other_sum, nan), inverse(count, 0), undefined
 
 
 @triton.jit
@@ -149,6 +152,8 @@ def label_coefficients(
     bad = rows.here & bad
     own = tl.where(has_own, lam, 0)
     other = tl.where(has_other, rest, 0)
+    # The scale of a term that the row does not have may be NaN.
+    own_scale, other_scale = tl.where(has_own, own_scale, 0), tl.where(has_other, other_scale, 0)
     own_hot = keep * own * own_scale * label_weight(own_label, has_own, labels, acc)
     other_hot = keep * other * other_scale * label_weight(other_label, has_other, labels, acc)
     base = base * (own * own_scale + other * other_scale)
