@@ -90,6 +90,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def_property_readonly("threads", [](const emu::Launch &l) { return l.block.x; })
       .def_property_readonly("parameters",
                              [](const emu::Launch &l) { return pybind11::bytes(l.parameters); });
+  m.def("only_plan", [](bool on) { emu::plans_only = on; });
   m.def("launched", [] { return std::exchange(emu::launched, {}); });
   m.def("launches", [] {
     std::vector<std::string> names;

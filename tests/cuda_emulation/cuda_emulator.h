@@ -13,6 +13,7 @@
 //     module.kernels()                  the demangled name of every kernel instantiation that ran
 //     module.launches()                 the kernels launched since it was last called, in order
 //     module.count_traffic(True)        count from here on; traffic() -> {data_ptr: Traffic}
+//     module.only_plan(True)            launches are noted, and not run, from here on
 //     module.set_device(sms, shared)    what cudaDeviceGetAttribute tells the launch heuristics
 //
 // What kernels must do

@@ -65,6 +65,7 @@ extern std::string disabled_file, running;
 extern int disabled_line;
 extern std::set<std::string> executed; // kernels since the library was loaded
 extern std::vector<Launch> launched;   // since Python asked last
+extern bool plans_only;                // launches are noted, and not run
 extern std::set<std::pair<std::string, int>> barrier_sites;
 
 // memory.cpp

@@ -22,6 +22,7 @@ std::string disabled_file, running;
 int disabled_line = 0;
 std::set<std::string> executed;
 std::vector<Launch> launched;
+bool plans_only = false;
 std::set<std::pair<std::string, int>> barrier_sites;
 
 static constexpr size_t kMostShared = 256 * 256 * 1024; // of blocks that run at the same time
@@ -101,8 +102,9 @@ void launch(Launch l, const std::function<void()> &body) {
   }
   shared_bytes = (shared + 15) / 16 * 16;
   cluster_blocks = cluster;
-  executed.insert(running);
   launched.push_back(l);
+  if (plans_only) return;
+  executed.insert(running);
   blockDim = block;
   gridDim = grid;
   begin_launch_memory();

@@ -24,10 +24,15 @@ def missing() -> str:
     return f"{', '.join(absent)} not found" if absent else ""
 
 
+def short_name(demangled: str) -> str:
+    """A kernel's name without its namespace and parameters."""
+    plain = re.sub(r"^void ", "", demangled).replace("mmix::", "")
+    return re.match(r"\w+(<[^()]*>)?", plain).group(0)  # type: ignore[union-attr]
+
+
 def _demangle(names: list[str]) -> list[str]:
     done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True)
-    plain = [re.sub(r"^void ", "", n).replace("mmix::", "") for n in done.stdout.splitlines()]
-    return [re.match(r"\w+(<[^()]*>)?", n).group(0) for n in plain]  # type: ignore[union-attr]
+    return [short_name(n) for n in done.stdout.splitlines()]
 
 
 def inspect(source: Path, architecture: str, folder: Path) -> list[Kernel]:
@@ -61,8 +66,10 @@ def inspect(source: Path, architecture: str, folder: Path) -> list[Kernel]:
         if header and header.group(1) in kernels:
             kernel = kernels[header.group(1)]
             kernel.accesses = accesses_of(part)
-            if kernel.name.startswith(("mix_", "cutmix")):
-                kernel.of_vector = loops.of_vector(loops.innermost_loops(part))
+            if kernel.name.startswith(("mix_slab_aligned", "mix_gather", "cutmix")):
+                inner = loops.innermost_loops(part)
+                kernel.of_vector = loops.of_vector(inner)
+                kernel.loads = loops.reading(inner)[1] if kernel.of_vector else 0
     return list(kernels.values())
 
 

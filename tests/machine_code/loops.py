@@ -52,12 +52,16 @@ def of_vector(loops: list[Loop]) -> float | None:
     A kernel reads a vector and its partner, mixes and writes in one loop, or it reads in one and
     writes in another. Remainders and rare cases have loops too, which take more instructions.
     """
-    writing = [(loop.instructions / loop.stores, loop) for loop in loops if loop.stores]
+    writing = [loop for loop in loops if loop.stores]
     if not writing:
         return None
-    cost, best = min(writing, key=lambda w: w[0])
-    if best.loads:
-        return cost
-    copying = [loop.instructions / loop.copies for loop in loops if loop.copies]
-    reading = [2 * loop.instructions / loop.loads for loop in loops if loop.loads > 1]
-    return cost + min(copying or reading)
+    best = min(writing, key=lambda loop: loop.instructions / loop.stores)
+    cost = best.instructions / best.stores
+    return cost if best.loads else cost + reading(loops)[0]
+
+
+def reading(loops: list[Loop]) -> tuple[float, int]:
+    """Of the loop that reads: instructions for each vector mixed; loads in flight to registers."""
+    copying = [(loop.instructions / loop.copies, 0) for loop in loops if loop.copies]
+    loading = [(2 * loop.instructions / loop.loads, loop.loads) for loop in loops if loop.loads > 1]
+    return min(copying or loading)

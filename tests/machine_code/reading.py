@@ -28,7 +28,10 @@ class Kernel:
     stack: int = 0  # bytes of local memory
     shared: int = 0  # bytes of static shared memory
     accesses: dict[str, int] = field(default_factory=dict)  # "load 128" -> instructions
-    of_vector: float | None = None  # instructions for each 16 bytes that a mixing kernel writes
+    # Of a mixing kernel: instructions for each 16 bytes that it writes; 16-byte loads of a thread
+    # that are in flight to registers (0: they go to shared memory).
+    of_vector: float | None = None
+    loads: int = 0
 
     @property
     def occupancy(self) -> float:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.machine_code import cuda_kernels, loops
+from tests.machine_code import cuda_kernels, loops, plans
 
 # Kernels that load or store a whole batch. The others touch a few bytes of each row.
 WIDE_LOADS = (
@@ -50,6 +50,12 @@ def test_no_spills_wide_accesses_half_occupancy(architecture):
     for pattern, limit in INSTRUCTIONS.items():
         counts = {k.name: k.of_vector for k in kernels if re.match(pattern, k.name)}
         assert counts and all(n is not None and n <= limit for n in counts.values()), counts
+    for name, device in plans.DEVICES.items():
+        for plan in plans.make(name, kernels) if device.architecture == architecture else ():
+            several = plan.op == "loss" and plan.shape[0] > 8192  # the divisors first
+            assert plan.launches == 1 + several, plan
+            if plan.shape in ((8192, 512), (16384, 768)) and plan.op != "loss":
+                assert plan.in_flight >= 16 * 1024, plan
     # Vector loads of float targets and class weights, one of each dtype, on top of the logits'.
     wide = {k.name: k.accesses.get("load 128", 0) for k in kernels}
     dense = [name for name in wide if re.match(r"cross_entropy_(rows|tiles)<.*true>", name)]
