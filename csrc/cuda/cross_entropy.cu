@@ -1,9 +1,8 @@
 // Mixed cross-entropy on the GPU, in one launch, or in two if a mean has many rows. Nothing is read
 // on the host.
 //   divisors             what a mean divides by, from labels, weights and λ, if there are many rows
-//   rows, tiles or maps  these divisors if there are few rows; statistics, losses, their sum and,
-//   if
-//                        wanted, the gradient, from the logits
+//   rows, tiles or maps  these divisors if there are few rows; statistics, losses, their sum; the
+//                        gradient if it is wanted
 #include "cuda/cross_entropy_plan.h"
 #include "cuda/launch.h"
 #include "cuda/tickets.h"

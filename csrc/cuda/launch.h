@@ -194,6 +194,12 @@ private:
   cudaStream_t stream_ = nullptr;
 };
 
+// The size of a batch for a kernel, which counts its rows in 32 bits.
+inline int checked_batch(int64_t batch) {
+  STD_TORCH_CHECK(batch <= 1 << 30, "the batch must have at most 2^30 samples, got ", batch);
+  return static_cast<int>(batch);
+}
+
 // The bytes from the first to the last element of a strided tensor.
 inline size_t extent(const Tensor &t) {
   if (t.numel() == 0) return 0;

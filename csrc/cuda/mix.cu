@@ -39,11 +39,6 @@ template <class T> int alignment_of(const MixArgs<T> &a) {
   return 1 << std::countr_zero(all | 32);
 }
 
-int checked_batch(int64_t batch) {
-  STD_TORCH_CHECK(batch <= 1 << 30, "the batch must have at most 2^30 samples, got ", batch);
-  return static_cast<int>(batch);
-}
-
 // perm for a kernel; for a batch with claims in global memory, room for 2 bits a row.
 struct Pairs {
   Pairing args;

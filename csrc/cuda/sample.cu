@@ -18,16 +18,16 @@ Partners partners_of(const std::string &pairing) {
 std::tuple<Tensor, Tensor> sample_mix_op(Tensor key, int64_t batch, bool per_sample,
                                          std::string pairing, double alpha,
                                          std::optional<Tensor> alpha_tensor) {
-  STD_TORCH_CHECK(batch <= 1 << 30, "the batch must have at most 2^30 samples, got ", batch);
+  const int rows = checked_batch(batch);
   const OnDevice on(key);
   Tensor perm = torch::stable::new_empty(key, {batch});
   Tensor lam = torch::stable::new_empty(
       key, per_sample ? std::vector<int64_t>{batch} : std::vector<int64_t>{}, ScalarType::Float);
-  SampleArgs a{.grid = Grid(static_cast<unsigned>(batch))};
+  SampleArgs a{.grid = Grid(static_cast<unsigned>(rows))};
   a.key = input<int64_t>(key);
   a.perm = output<int64_t>(perm);
   a.lam = output<float>(lam);
-  a.batch = static_cast<int>(batch);
+  a.batch = rows;
   a.lams = per_sample ? a.batch : 1;
   a.partners = partners_of(pairing);
   a.alpha = alpha;
