@@ -29,7 +29,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Backend:
-    """``ops`` has a function for each op; all backends' have the signatures of reference.py.
+    """``ops`` has a function for each op; all backends' have the signatures of reference/.
 
     ``plain``: it runs plain PyTorch, so it has all gradients and rules.
     ``checks_values``: its kernels check labels, perm and box, so Python skips its value checks.

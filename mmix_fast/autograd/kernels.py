@@ -1,6 +1,6 @@
 """The ops as the kernels of one torch.ops namespace compute them, with gradients.
 
-Each method takes the checked arguments of the function of the same name in reference.py, and turns
+Each method takes the checked arguments of the function of the same name in reference/, and turns
 them into the kernel's: λ becomes a tensor of the compute dtype, indices become contiguous.
 sample_mix takes those of draw_mix in sampling.py, which has its plain PyTorch.
 """
