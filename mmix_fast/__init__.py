@@ -2,7 +2,15 @@
 
 from . import reference
 from .dispatch import backends, use_backend
-from .functional import cutmix_, mix, mix_, mix_batch_, mix_targets, mixed_cross_entropy
+from .functional import (
+    cutmix_,
+    mix,
+    mix_,
+    mix_batch_,
+    mix_targets,
+    mixed_binary_cross_entropy,
+    mixed_cross_entropy,
+)
 from .manifold import ManifoldMixup
 from .sampling import Mix, sample_mix
 from .validation import set_validation
@@ -17,6 +25,7 @@ __all__ = [
     "mix_",
     "mix_batch_",
     "mix_targets",
+    "mixed_binary_cross_entropy",
     "mixed_cross_entropy",
     "reference",
     "sample_mix",

@@ -70,6 +70,18 @@ def _fake_cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *a
     return torch.empty_like(logits)
 
 
+def _fake_binary_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    reduction, upstream = args[6], args[-1]
+    acc = compute_dtype(logits.dtype)
+    every = reduction == "none"
+    loss = torch.empty_like(logits, dtype=acc) if every else logits.new_empty((), dtype=acc)
+    return loss, logits.new_empty(0) if upstream is None else torch.empty_like(logits)
+
+
+def _fake_binary_cross_entropy_backward(grad: Tensor, logits: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(logits)
+
+
 _FAKES: dict[str, Any] = {
     "mix": _fake_mix,
     "mix_": _fake_nothing,
@@ -81,6 +93,10 @@ _FAKES: dict[str, Any] = {
     "cross_entropy_backward": _fake_cross_entropy_backward,
     "cross_entropy_backward_": _fake_nothing,
     "cross_entropy_rescale_": _fake_nothing,
+    "binary_cross_entropy": _fake_binary_cross_entropy,
+    "binary_cross_entropy_backward": _fake_binary_cross_entropy_backward,
+    "binary_cross_entropy_backward_": _fake_nothing,
+    "binary_cross_entropy_rescale_": _fake_nothing,
 }
 
 

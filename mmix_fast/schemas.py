@@ -17,6 +17,13 @@ _LOSS = (
     "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "
     "str reduction, float label_smoothing, float z_loss, float softcap"
 )
+# The same of the binary cross-entropy. Of float64 logits the arithmetic is float64, else float32.
+# target: int64 labels (B, d1, ...), or uint8 or floating of the logits' shape; target_b has its
+# dtype.
+_BINARY_LOSS = (
+    "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, "
+    "Tensor? pos_weight, str reduction, float label_smoothing, float? target_threshold"
+)
 SCHEMAS = (
     # out[i] = lam[i]*x[i] + (1-lam[i])*x[perm[i]].
     # Adjoint: out[i] = lam[i]*x[i] + (1-lam[j])*x[j], where perm[j] = i.
@@ -44,4 +51,12 @@ SCHEMAS = (
     # again from the logits.
     "cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
     f"{_LOSS}) -> ()",
+    # As the four ops above. No row depends on a sum over it, so there are no stats. With reduction
+    # "none", loss and grad have the logits' shape. grad may have any strides.
+    f"binary_cross_entropy(Tensor logits, {_BINARY_LOSS}, float? upstream) "
+    "-> (Tensor loss, Tensor gradient)",
+    f"binary_cross_entropy_backward(Tensor grad, Tensor logits, {_BINARY_LOSS}) -> Tensor",
+    f"binary_cross_entropy_backward_(Tensor grad, Tensor(a!) logits, {_BINARY_LOSS}) -> ()",
+    "binary_cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor logits, "
+    f"{_BINARY_LOSS}) -> ()",
 )

@@ -180,16 +180,17 @@ def check_permutation_values(perm: Tensor) -> None:
         raise ValueError(f"perm must be a permutation of 0..{n - 1}, got [{shown}]")
 
 
-def check_label_values(name: str, target: Tensor, classes: int, ignore_index: int) -> None:
+def check_label_values(name: str, target: Tensor, classes: int, ignore_index: int | None) -> None:
     if target.numel() == 0:
         return
     low, high = target.aminmax()
     if low >= 0 and high < classes:  # the common case, without a mask
         return
-    bad = (target != ignore_index) & ((target < 0) | (target >= classes))
+    bad = (target < 0) | (target >= classes)
+    ignored = ""
+    if ignore_index is not None:
+        bad &= target != ignore_index
+        ignored = f" or ignore_index={ignore_index}"
     if bool(bad.any()):
         value = int(target[bad][0])
-        raise IndexError(
-            f"{name} must hold labels in [0, {classes - 1}] or ignore_index={ignore_index}, "
-            f"got {value}"
-        )
+        raise IndexError(f"{name} must hold labels in [0, {classes - 1}]{ignored}, got {value}")

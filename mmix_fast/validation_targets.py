@@ -21,6 +21,7 @@ INTEGERS = (
     torch.int32,
 )
 REDUCTIONS = ("none", "mean", "sum")
+BINARY_REDUCTIONS = (*REDUCTIONS, "batchmean")
 
 
 def as_target(name: str, target: Any) -> Tensor:
@@ -81,18 +82,22 @@ def check_same_batch(target: Tensor, x: Tensor) -> None:
         raise ValueError(f"target must be on {x.device}, got {target.device}")
 
 
-def check_reduction(reduction: Any) -> None:
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+def check_reduction(reduction: Any, known: tuple[str, ...] = REDUCTIONS) -> None:
+    if not isinstance(reduction, str) or reduction not in known:
+        raise ValueError(f"reduction must be one of {', '.join(known)}, got {reduction!r}")
+
+
+def check_one_partner(perm: Tensor | None, target_b: Any) -> None:
+    if (perm is None) == (target_b is None):
+        came = "neither" if perm is None else "both"
+        raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
 
 
 def check_loss_targets(
     logits: Tensor, target: Any, perm: Tensor | None, target_b: Any, ignore_index: int
 ) -> tuple[Tensor, Tensor | None]:
     """Returns target and target_b for the kernels. The other arguments are already checked."""
-    if (perm is None) == (target_b is None):
-        came = "neither" if perm is None else "both"
-        raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
+    check_one_partner(perm, target_b)
     same = target_b is target
     target = check_loss_target("target", target, logits)
     if same:
@@ -107,19 +112,19 @@ def check_loss_targets(
     return target, target_b
 
 
-def check_weight(weight: Any, logits: Tensor) -> None:
+def check_weight(name: str, weight: Any, logits: Tensor) -> None:
     if not isinstance(weight, Tensor) or weight.dtype not in (logits.dtype, torch.float32):
-        raise TypeError(f"{_weight_wanted(logits)}, got {describe(weight)}")
+        raise TypeError(f"{_weight_wanted(name, logits)}, got {describe(weight)}")
     if weight.shape != logits.shape[1:2]:
-        raise ValueError(f"{_weight_wanted(logits)}, got {describe(weight)}")
+        raise ValueError(f"{_weight_wanted(name, logits)}, got {describe(weight)}")
     if weight.device != logits.device:
-        raise ValueError(f"weight must be on {logits.device}, got {weight.device}")
+        raise ValueError(f"{name} must be on {logits.device}, got {weight.device}")
 
 
-def _weight_wanted(logits: Tensor) -> str:
+def _weight_wanted(name: str, logits: Tensor) -> str:
     own = str(logits.dtype).removeprefix("torch.")
     dtypes = own if own == "float32" else f"{own} or float32"
-    return f"weight must be {dtypes} of shape ({logits.shape[1]},)"
+    return f"{name} must be {dtypes} of shape ({logits.shape[1]},)"
 
 
 def check_loss_target(name: str, target: Any, logits: Tensor) -> Tensor:
@@ -131,6 +136,49 @@ def check_loss_target(name: str, target: Any, logits: Tensor) -> Tensor:
     if target.shape != expected:
         wanted = f"shape {tuple(expected)}"
         if target.dtype != torch.int64 and target.shape == labels:
+            wanted += f", or be integer labels of shape {tuple(labels)}"
+        raise ValueError(f"{name} must have {wanted}, got {describe(target)}")
+    if target.device != logits.device:
+        raise ValueError(f"{name} must be on {logits.device}, got {target.device}")
+    return target
+
+
+def check_binary_targets(
+    logits: Tensor, target: Any, perm: Tensor | None, target_b: Any
+) -> tuple[Tensor, Tensor | None]:
+    """check_loss_targets of the binary cross-entropy: labels as int64, multi-hot unchanged."""
+    check_one_partner(perm, target_b)
+    same = target_b is target
+    target = check_binary_target("target", target, logits)
+    if same or target_b is None:
+        return target, target if same else None
+    target_b = check_binary_target("target_b", target_b, logits)
+    if target.shape != target_b.shape:  # labels, and multi-hot
+        kind = describe(target)
+        raise TypeError(f"target_b must be of target's kind, {kind}, got {describe(target_b)}")
+    return target, target_b
+
+
+def check_binary_target(name: str, target: Any, logits: Tensor) -> Tensor:
+    multi_hot = (torch.bool, torch.uint8, *FLOATS)
+    known = isinstance(target, Tensor) and target.dtype in (torch.bool, *TARGETS, *INTEGERS)
+    if not known:
+        raise TypeError(
+            f"{name} must be integer labels, or bool, uint8 or floating of the logits' shape, got "
+            f"{describe(target)}"
+        )
+    labels = logits.shape[:1] + logits.shape[2:]
+    if target.shape == logits.shape:
+        if target.dtype not in multi_hot:
+            raise TypeError(
+                f"{name} of the logits' shape must be bool, uint8 or floating, got "
+                f"{describe(target)}"
+            )
+    elif target.shape == labels and target.dtype not in (torch.bool, *FLOATS):
+        target = target.to(torch.int64)
+    else:
+        wanted = f"shape {tuple(logits.shape)}"
+        if target.dtype not in (torch.bool, *FLOATS):
             wanted += f", or be integer labels of shape {tuple(labels)}"
         raise ValueError(f"{name} must have {wanted}, got {describe(target)}")
     if target.device != logits.device:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..arithmetic import as_lam, compute_dtype
 from ..ops import kernel
 from ..validation import overlaps
-from .loss import LossCall, cross_entropy
+from .loss import LossCall, mixed_loss
 from .mix import MixBatchFn, mix, mix_inplace
 
 Lam = float | Tensor
@@ -128,13 +128,51 @@ class Kernels:
         inplace_backward: bool,
     ) -> Tensor:
         coef = as_lam(lam, compute_dtype(logits.dtype), logits.device)
-        if target.dtype == torch.int64:
-            target = target.contiguous()
-            target_b = None if target_b is None else target_b.contiguous()
-        perm = None if perm is None else perm.contiguous()
-        weight = None if weight is None else weight.contiguous()
-        tensors = (target, perm, target_b, coef, weight)
+        targets = _as_kernels_read(target), _contiguous(perm), _as_kernels_read(target_b)
+        tensors = (*targets, coef, _contiguous(weight))
         options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
-        # In a compiled graph the compiler manages the buffers. Overlapping memory cannot be reused.
-        inplace = inplace_backward and not torch.compiler.is_compiling() and not overlaps(logits)
-        return cross_entropy(logits, tensors, LossCall(options, self.namespace, inplace))
+        inplace = inplace_backward and _can_overwrite(logits)
+        call = LossCall("cross_entropy", reduction, options, self.namespace, inplace)
+        return mixed_loss(logits, tensors, call)
+
+    def mixed_binary_cross_entropy(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        perm: Tensor | None,
+        lam: Lam,
+        *,
+        target_b: Tensor | None,
+        weight: Tensor | None,
+        pos_weight: Tensor | None,
+        reduction: str,
+        label_smoothing: float,
+        target_threshold: float | None,
+        inplace_backward: bool,
+    ) -> Tensor:
+        coef = as_lam(lam, compute_dtype(logits.dtype), logits.device)
+        if target_b is not None and target_b.dtype != target.dtype:  # a rare copy
+            both = torch.promote_types(target.dtype, target_b.dtype)
+            target, target_b = target.to(both), target_b.to(both)
+        targets = _as_kernels_read(target), _contiguous(perm), _as_kernels_read(target_b)
+        tensors = (*targets, coef, _contiguous(weight), _contiguous(pos_weight))
+        options = (reduction, label_smoothing, target_threshold)
+        inplace = inplace_backward and _can_overwrite(logits)
+        call = LossCall("binary_cross_entropy", reduction, options, self.namespace, inplace)
+        return mixed_loss(logits, tensors, call)
+
+
+def _can_overwrite(logits: Tensor) -> bool:
+    """In a compiled graph the compiler manages the buffers. Overlapping memory cannot be reused."""
+    return not torch.compiler.is_compiling() and not overlaps(logits)
+
+
+def _contiguous(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.contiguous()
+
+
+def _as_kernels_read(target: Tensor | None) -> Tensor | None:
+    """Labels are contiguous. A bool tensor becomes uint8 and shares its memory."""
+    if target is None or target.dtype == torch.int64:
+        return _contiguous(target)
+    return target.view(torch.uint8) if target.dtype == torch.bool else target

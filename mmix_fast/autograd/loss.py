@@ -1,7 +1,8 @@
-"""The mixed cross-entropy under autograd."""
+"""The mixed losses under autograd."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,21 +16,31 @@ from .apply import apply, needs_autograd
 
 
 class LossCall(NamedTuple):
-    """The arguments of a mixed cross-entropy, except its tensors."""
+    """The arguments of a mixed loss, except its tensors."""
 
-    options: tuple[Any, ...]  # the op's arguments after weight, in the order of its schema
+    op: str  # "cross_entropy" or "binary_cross_entropy"
+    reduction: str
+    options: tuple[Any, ...]  # the op's arguments after the tensors, in the order of its schema
     namespace: str
     inplace: bool  # backward writes the gradient into the logits' storage
 
+    def kernel(self, suffix: str = "") -> Any:
+        return kernel(self.namespace, self.op + suffix)
 
-LossTensors = tuple[Tensor | None, ...]  # target, perm, target_b, lam, weight
+    def upstream(self, grad: Tensor) -> Tensor:
+        """The upstream gradient as the kernel takes it: one for each row is contiguous."""
+        return grad if self.op == "binary_cross_entropy" else grad.contiguous()
 
 
-def cross_entropy(logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
+# The op's tensors after the logits: target, perm, target_b, lam, weight; binary: also pos_weight.
+LossTensors = tuple[Tensor | None, ...]
+
+
+def mixed_loss(logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
     """Never called under torch.func or forward-mode AD: plain PyTorch serves those calls."""
     if needs_autograd(logits.requires_grad):
-        return apply(CrossEntropyFn, logits, tensors, call)
-    return kernel(call.namespace, "cross_entropy")(logits, *tensors, *call.options, None)[0]
+        return apply(LossFn, logits, tensors, call)
+    return call.kernel()(logits, *tensors, *call.options, None)[0]
 
 
 # For each kind of loss: the last upstream gradient, and whether the one before was equal. Training
@@ -48,21 +59,18 @@ def _expected_upstream(kind: tuple[Any, ...]) -> float | None:
     return last if repeated else None
 
 
-class CrossEntropyFn(Function):
+class LossFn(Function):
     # forward takes ctx, since a separate setup_context costs 30 us a call. The tensors that get no
     # gradient come in a tuple: as separate arguments they cost 2 us.
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tensors: LossTensors, call: LossCall) -> Tensor:
-        reduction = call.options[1]
         kind = upstream = None
         # If inplace, backward must write the gradient: until then the logits are in use.
-        if not call.inplace and reduction != "none" and not torch.compiler.is_compiling():
-            kind = logits.shape[1], logits.dtype, reduction, logits.is_cpu
+        if not call.inplace and call.reduction != "none" and not torch.compiler.is_compiling():
+            kind = call.op, logits.shape[1], logits.dtype, call.reduction, logits.is_cpu
             upstream = _expected_upstream(kind)
-        loss, stats, gradient = kernel(call.namespace, "cross_entropy")(
-            logits, *tensors, *call.options, upstream
-        )
-        ctx.save_for_backward(stats, logits, *tensors)
+        loss, *stats, gradient = call.kernel()(logits, *tensors, *call.options, upstream)
+        ctx.save_for_backward(logits, *tensors, *stats)
         written = upstream is not None and gradient.shape == logits.shape
         ctx.call, ctx.gradient = call, gradient if written else None
         ctx.kind, ctx.upstream = kind, upstream
@@ -83,59 +91,66 @@ class CrossEntropyFn(Function):
             _upstreams[ctx.kind] = upstream, upstream == last
             if ready and upstream == ctx.upstream:
                 return gradient, None, None
-        stats, logits, *tensors = ctx.saved_tensors
+        logits, tensors, stats = _saved(ctx)
         if mapped:
             return _reference_gradient(grad, logits, tensors, ctx.call), None, None
         if ready and ctx.upstream == 1:
-            kernel(ctx.call.namespace, "cross_entropy_rescale_")(
-                gradient, grad.contiguous(), stats, logits, *tensors, *ctx.call.options
-            )
+            up = ctx.call.upstream(grad)
+            ctx.call.kernel("_rescale_")(gradient, up, *stats, logits, *tensors, *ctx.call.options)
             return gradient, None, None
         if ctx.call.inplace:
             if ctx.overwritten:  # saved-tensor hooks bypass autograd's version check
                 raise RuntimeError(
                     "inplace_backward=True overwrites the logits and so allows one backward; "
-                    "call mixed_cross_entropy with inplace_backward=False"
+                    f"call mixed_{ctx.call.op} with inplace_backward=False"
                 )
             out = _gradient_inplace(grad, stats, logits, tensors, ctx.call)
             ctx.overwritten = True
             return out, None, None
         if again:
-            return CrossEntropyGradFn.apply(grad, stats, logits, tensors, ctx.call), None, None
+            return LossGradFn.apply(grad, stats, logits, tensors, ctx.call), None, None
         return _gradient(grad, stats, logits, tensors, ctx.call), None, None
 
 
+def _saved(ctx: Any) -> tuple[Tensor, LossTensors, tuple[Tensor, ...]]:
+    """(logits, the other tensors, stats: none or one)."""
+    logits, *others = ctx.saved_tensors
+    count = 6 if ctx.call.op == "binary_cross_entropy" else 5
+    return logits, tuple(others[:count]), tuple(others[count:])
+
+
 def _gradient(
-    grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
+    grad: Tensor, stats: tuple[Tensor, ...], logits: Tensor, tensors: LossTensors, call: LossCall
 ) -> Tensor:
-    return kernel(call.namespace, "cross_entropy_backward")(
-        grad.contiguous(), stats, logits, *tensors, *call.options
-    )
+    return call.kernel("_backward")(call.upstream(grad), *stats, logits, *tensors, *call.options)
 
 
 def _gradient_inplace(
-    grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
+    grad: Tensor, stats: tuple[Tensor, ...], logits: Tensor, tensors: LossTensors, call: LossCall
 ) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "inplace_backward=True overwrites the logits and so allows no double backward; "
-            "call mixed_cross_entropy with inplace_backward=False"
+            f"call mixed_{call.op} with inplace_backward=False"
         )
     out = logits.detach()  # shares storage and version counter
-    kernel(call.namespace, "cross_entropy_backward_")(
-        grad.contiguous(), stats, out, *tensors, *call.options
-    )
+    call.kernel("_backward_")(call.upstream(grad), *stats, out, *tensors, *call.options)
     # So that every later use of saved logits raises, also in a second backward.
     torch.autograd.graph.increment_version(logits)
     return out
 
 
-class CrossEntropyGradFn(Function):
+class LossGradFn(Function):
     """The gradient as a function of (grad, logits); the reference computes its own backward."""
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, stats: Tensor, logits: Tensor, tensors: LossTensors, call: LossCall
+        ctx: Any,
+        grad: Tensor,
+        stats: tuple[Tensor, ...],
+        logits: Tensor,
+        tensors: LossTensors,
+        call: LossCall,
     ) -> Tensor:
         ctx.save_for_backward(grad, logits, *tensors)
         ctx.call = call
@@ -153,13 +168,24 @@ class CrossEntropyGradFn(Function):
 
 def _reference_gradient(grad: Tensor, logits: Tensor, tensors: Any, call: LossCall) -> Tensor:
     """The gradient in plain PyTorch: differentiable any number of times, under any transform."""
-    (gradient,) = torch.func.vjp(lambda z: _plainly(z, tensors, call.options), logits)[1](grad)
+    plainly = _PLAIN[call.op]
+    (gradient,) = torch.func.vjp(lambda z: plainly(z, *tensors, *call.options), logits)[1](grad)
     return gradient
 
 
-def _plainly(logits: Tensor, tensors: Any, options: tuple[Any, ...]) -> Tensor:
-    target, perm, target_b, lam, weight = tensors
-    ignore_index, reduction, label_smoothing, z_loss, softcap = options
+def _plain_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    perm: Tensor | None,
+    target_b: Tensor | None,
+    lam: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+) -> Tensor:
     return reference.mixed_cross_entropy(
         logits,
         target,
@@ -173,3 +199,36 @@ def _plainly(logits: Tensor, tensors: Any, options: tuple[Any, ...]) -> Tensor:
         z_loss=z_loss,
         softcap=softcap or None,
     )
+
+
+def _plain_binary_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    perm: Tensor | None,
+    target_b: Tensor | None,
+    lam: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: str,
+    label_smoothing: float,
+    target_threshold: float | None,
+) -> Tensor:
+    return reference.mixed_binary_cross_entropy(
+        logits,
+        target,
+        perm,
+        lam,
+        target_b=target_b,
+        weight=weight,
+        pos_weight=pos_weight,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        target_threshold=target_threshold,
+    )
+
+
+# The ops in plain PyTorch, with the arguments of their schemas.
+_PLAIN: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": _plain_cross_entropy,
+    "binary_cross_entropy": _plain_binary_cross_entropy,
+}

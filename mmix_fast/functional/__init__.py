@@ -1,5 +1,6 @@
 """The public ops. Each checks its arguments, asks dispatch for a backend, and runs it."""
 
+from .binary_loss import mixed_binary_cross_entropy as mixed_binary_cross_entropy
 from .cutmix import cutmix_ as cutmix_
 from .loss import mixed_cross_entropy as mixed_cross_entropy
 from .mixing import mix as mix

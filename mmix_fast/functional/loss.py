@@ -77,7 +77,7 @@ def mixed_cross_entropy(
     vt.check_reduction(reduction)
     target, target_b = vt.check_loss_targets(logits, target, perm, target_b, ignore_index)
     if weight is not None:
-        vt.check_weight(weight, logits)
+        vt.check_weight("weight", weight, logits)
     labels = not target.is_floating_point()
     others = beyond_kernels(target=target, target_b=target_b, lam=lam, weight=weight)
     backend = select(logits, others)

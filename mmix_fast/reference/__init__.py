@@ -6,6 +6,7 @@ them. A row whose index is out of range becomes NaN instead of reading out of bo
 and in compiled graphs nothing may be checked on the host.
 """
 
+from .binary_cross_entropy import mixed_binary_cross_entropy as mixed_binary_cross_entropy
 from .cross_entropy import mixed_cross_entropy as mixed_cross_entropy
 from .mixing import cutmix_ as cutmix_
 from .mixing import mix as mix
