@@ -193,8 +193,9 @@ def _binary_gradient(
     if logits.numel() == 0:
         return
     buffer = _collapsed(out)
+    grad = _collapsed(grad) if grad.ndim else grad  # of the logits' shape for reduction "none"
     launches, _ = binary_loss_launch.binary_loss(
-        _collapsed(logits), _inputs(inputs), out=buffer, grad=_collapsed(grad), rescale=rescale
+        _collapsed(logits), _inputs(inputs), out=buffer, grad=grad, rescale=rescale
     )
     _run(launches, logits)
     _copy_back(buffer, out)
