@@ -58,7 +58,8 @@ def _problem(
     op: str, z: Tensor, args: tuple[Tensor, ...], ours: Loss, eager: Loss, goal: float, moved: int
 ) -> Problem:
     compiling = z.shape[1] != IMAGENET_21K[1]  # there an eager call takes seconds
-    return loss_problem(op, z, args, ours, {"dense targets": (eager, goal)}, compiling, moved)
+    baselines = {"dense targets": (eager, goal)}
+    return loss_problem(op, z, args, ours, baselines, compiling, moved, binary=True)
 
 
 IMAGENET, IMAGENET_21K = (256, 1000), (1024, 21841)

@@ -41,16 +41,19 @@ def loss_problem(
     baselines: dict[str, tuple[Loss, float]],
     compiling: bool = True,
     moved: int = 0,
+    binary: bool = False,
 ) -> Problem:
     """``baselines``: name -> (loss, least speedup aimed at). The first, computed in float64, gives
     the expected gradient; it is also the one that is compiled. Every loss takes ``args`` after the
-    logits."""
+    logits. ``binary``: the mean is over elements."""
     formula = next(iter(baselines.values()))[0]
     wide = [t.double() if t.is_floating_point() else t for t in args]
     expected = expected_gradient(formula, z, torch.float64, *wide)
 
     def implementation(loss: Loss, compiled: bool = False) -> Implementation:
-        return Implementation(gradient(loss, *args), expected, *tolerances(z), compiled=compiled)
+        return Implementation(
+            gradient(loss, *args), expected, *tolerances(z, binary), compiled=compiled
+        )
 
     implementations = {OURS: implementation(ours)} | {
         name: implementation(loss) for name, (loss, _) in baselines.items()
