@@ -1,4 +1,4 @@
-// The arguments that all ops of the loss share, in the order of their schema
+// The arguments that all ops of a loss share, in the order of their schemas
 // (mmix_fast/schemas.py): as C++ parameters and as a struct.
 #pragma once
 #include <cstdint>
@@ -18,6 +18,18 @@
         softcap                                                                                    \
   }
 
+// The same of the binary cross-entropy.
+#define MMIX_BINARY_LOSS_PARAMETERS                                                                \
+  Tensor logits, Tensor target, std::optional<Tensor> perm, std::optional<Tensor> target_b,        \
+      Tensor lam, std::optional<Tensor> weight, std::optional<Tensor> pos_weight,                  \
+      std::string reduction, double label_smoothing, std::optional<double> target_threshold
+
+#define MMIX_BINARY_LOSS_ARGS                                                                      \
+  BinaryLossArgs {                                                                                 \
+    logits, target, perm, target_b, lam, weight, pos_weight, reduction, label_smoothing,           \
+        target_threshold                                                                           \
+  }
+
 namespace mmix {
 
 using torch::stable::Tensor;
@@ -33,6 +45,23 @@ struct LossArgs {
 
   bool is_mean() const { return reduction == "mean"; }
   bool is_per_row() const { return reduction == "none"; }
+};
+
+struct BinaryLossArgs {
+  const Tensor &logits, &target;
+  const std::optional<Tensor> &perm, &target_b;
+  const Tensor &lam;
+  const std::optional<Tensor> &weight, &pos_weight;
+  const std::string &reduction;
+  double label_smoothing;
+  const std::optional<double> &target_threshold;
+
+  bool is_per_element() const { return reduction == "none"; }
+  // What every element's loss is divided by.
+  double divisor() const {
+    if (reduction == "mean") return static_cast<double>(logits.numel());
+    return reduction == "batchmean" ? static_cast<double>(logits.size(0)) : 1.0;
+  }
 };
 
 } // namespace mmix
