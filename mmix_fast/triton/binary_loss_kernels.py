@@ -110,7 +110,7 @@ def binary_loss_kernel(
         if OPT.LABELS:
             t = of_labels(c, row)
         else:
-            t = of_floats(c, mask, sides, row_lam, lam, rest, keep, base, threshold, OPT)
+            t = of_floats(c, mask, sides, row_lam, lam, rest, keep, base, threshold, OPT, TILE)
         if pos_weight_ptr is None:
             # 1, but NaN where a float target is infinite.
             value, slope = terms(z, 1 - t, t, 1 if OPT.LABELS else 1 - t + t)

@@ -15,7 +15,7 @@ from .binary_loss_kernels import binary_loss_kernel
 from .launch import Launch, cdiv, pow2
 from .loss_launch import Layout, layout, matrix, pairing, tile_elements
 
-MAX_ROWS = 512  # BESIDE: adjacent rows of a tile; each warp reads whole lines
+MAX_ROWS = 256  # of a tile; adjacent ones (BESIDE) fill the accesses of a warp
 # A program takes all classes of its rows, unless there would be fewer programs than this. What it
 # does once for its rows (it reads the permutation, for one) then costs little.
 MANY_PROGRAMS = 1024
@@ -26,10 +26,13 @@ def tile_sizes(at: Layout, acc: int) -> tuple[int, int, int]:
     size of the compute dtype in bytes."""
     every = pow2(at.classes)
     elements = tile_elements(at.n * every, at.outer, acc)
-    step = 1 if at.beside else min(every, elements)
-    rows = min(pow2(at.n), elements // step, MAX_ROWS)
     if at.beside:
+        elements //= 2  # labels and addresses of each row take registers
+        rows = min(pow2(at.n), elements, MAX_ROWS)
         step = min(every, elements // rows)
+    else:
+        step = min(every, elements)
+        rows = min(pow2(at.n), elements // step, MAX_ROWS)
     steps = cdiv(at.classes, step)
     wanted = cdiv(MANY_PROGRAMS, at.outer * cdiv(at.n, rows))
     return rows, step, cdiv(steps, min(steps, wanted)) * step

@@ -69,11 +69,22 @@ def of_labels(c, row):
 
 
 @triton.jit
-def of_floats(c, mask, sides, row_lam, lam, rest, keep, base, threshold, OPT):
+def target_cells(at, c, col, OPT, TILE):
+    """cells, in vectors of as many elements as those of logits. With 16 of one byte, the compiler
+    would give a thread 16 adjacent logits too: four accesses, each of which skips bytes."""
+    # Not a call of cells: the hint must be on the addition itself.
+    at = at[:, None] + (c.to(tl.int64) * col)[None, :]
+    VEC: tl.constexpr = TILE.VEC
+    return tl.max_contiguous(at, (VEC, 1) if OPT.BESIDE else (1, VEC))
+
+
+@triton.jit
+def of_floats(c, mask, sides, row_lam, lam, rest, keep, base, threshold, OPT, TILE):
     """t of the classes c, from targets of the logits' shape. A side whose coefficient is 0 is not
     read; row_lam tells which, since masks made from lam would split vector accesses."""
-    own = load_side(sides.own_at, c, sides.own_col, mask, row_lam)
-    other = load_side(sides.other_at, c, sides.other_col, mask, 1 - row_lam)
+    own_at = target_cells(sides.own_at, c, sides.own_col, OPT, TILE)
+    other_at = target_cells(sides.other_at, c, sides.other_col, OPT, TILE)
+    own, other = load_side(own_at, mask, row_lam), load_side(other_at, mask, 1 - row_lam)
     if OPT.SMOOTH:
         own, other = keep * own + base, keep * other + base
     return above(lam[:, None] * own + rest[:, None] * other, threshold, OPT)

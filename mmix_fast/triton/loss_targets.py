@@ -211,9 +211,9 @@ def float_coefficients(
 
 
 @triton.jit
-def load_side(at, c, col, mask, coef):
-    """The targets of the classes c; 0, and not read, where the row's coefficient is 0."""
-    return tl.load(cells(at, c, col), mask=mask & (coef != 0)[:, None], other=0).to(coef.dtype)
+def load_side(at, mask, coef):
+    """The targets at these pointers; 0, and not read, where the row's coefficient is 0."""
+    return tl.load(at, mask=mask & (coef != 0)[:, None], other=0).to(coef.dtype)
 
 
 @triton.jit
@@ -230,8 +230,8 @@ def row_targets(c, mask, row, targets, OPT):
             t += row.base[:, None] * w
     else:
         sides = targets.sides
-        own = load_side(sides.own_at, c, sides.own_col, mask, row.lam)
-        other = load_side(sides.other_at, c, sides.other_col, mask, row.rest)
+        own = load_side(cells(sides.own_at, c, sides.own_col), mask, row.lam)
+        other = load_side(cells(sides.other_at, c, sides.other_col), mask, row.rest)
         mix = row.lam[:, None] * own + row.rest[:, None] * other
         t = tl.where(w == 0, 0, w * row.scale * (row.keep * mix + row.base))
     return tl.where(mask, t, 0)
