@@ -67,9 +67,10 @@ def cutmix_(
     plain = readable(x)  # no tracer or mode: constants may be made without torch ops
     edges, box = _as_box(box, x, plain)
     beyond = beyond_kernels(x=x)
-    # As integers, since not every dtype can be indexed; not where autograd or torch.func needs x.
+    # As integers: not every dtype can be indexed, and kernels know no others. Not where autograd or
+    # torch.func needs x.
     written = x.view(BYTES[x.element_size()]) if as_bytes and not beyond else x
-    backend = select(x, beyond, as_bytes)
+    backend = select(x, beyond)
     if checks_here(backend, x, perm, box):
         v.check_permutation_values(perm)
         _check_box_values(box, x)

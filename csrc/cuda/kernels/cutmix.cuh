@@ -11,9 +11,10 @@ struct BoxArgs {
   // Column c of a sample is the pixel (c / y_every % height, c / x_every % width).
   int64_t y_every, height, x_every, width;
   int64_t hop; // from one tile to the next, modulo their number; they have no common divisor
-  // Whether aligned vectors of so many columns have one y, and consecutive x or one x.
+  bool bits;   // elements without a NaN: a row with a bad entry of perm stays as it is
+  // Whether aligned vectors of so many columns have one y, and an x that does not fall.
   template <int kCount> bool in_vectors() const {
-    return y_every % kCount == 0 && (x_every == 1 || x_every % kCount == 0);
+    return y_every % kCount == 0 && x_every * width % kCount == 0;
   }
 };
 
@@ -23,6 +24,7 @@ template <int kPlaces, int kEach> struct Boxes {
   static constexpr bool kPartly = true;
   const BoxArgs &b;
   int64_t y[kPlaces], x[kPlaces];
+  int64_t same; // columns before a vector that have the x of its first one
   __device__ explicit Boxes(const BoxArgs &b_) : b(b_) {}
 
   // Blocks take neighbouring tiles, and a box covers neighbouring tiles: in this order each block
@@ -31,6 +33,7 @@ template <int kPlaces, int kEach> struct Boxes {
     return index * b.hop % tiles;
   }
   __device__ bool same_for_all() const { return b.stride == 0; }
+  __device__ bool poisons() const { return !b.bits; }
   __device__ void enter(int place, int64_t column) {
     if (column <= UINT32_MAX) { // short divisions
       const auto c = static_cast<unsigned>(column);
@@ -40,6 +43,14 @@ template <int kPlaces, int kEach> struct Boxes {
       y[place] = column / b.y_every % b.height;
       x[place] = column / b.x_every % b.width;
     }
+    if (kEach > 1) same = b.x_every == 1 ? 0 : column % b.x_every;
+  }
+  // The elements at a place that are left of an edge.
+  __device__ __forceinline__ unsigned left_of(int64_t edge, int place) const {
+    if (kEach == 1 || edge <= x[place]) return edge > x[place];
+    const int64_t pixels = edge - x[place]; // the product could overflow where this is large
+    const int64_t columns = pixels < kEach ? pixels * b.x_every - same : kEach;
+    return columns < kEach ? (1u << columns) - 1 : (1u << kEach) - 1;
   }
   __device__ unsigned mask(int row) const {
     const int64_t *box = b.box + row * b.stride;
@@ -48,12 +59,8 @@ template <int kPlaces, int kEach> struct Boxes {
     unsigned inside = 0;
 #pragma unroll
     for (int p = 0; p < kPlaces; ++p) {
-      const bool in_y = y[p] >= top && y[p] < bottom;
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int64_t at = b.x_every == 1 ? x[p] + i : x[p];
-        inside |= unsigned(in_y && at >= left && at < right) << (p * kEach + i);
-      }
+      if (y[p] >= top && y[p] < bottom)
+        inside |= (left_of(right, p) & ~left_of(left, p)) << (p * kEach);
     }
     return inside;
   }
