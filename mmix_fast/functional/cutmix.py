@@ -47,7 +47,8 @@ def cutmix_(
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`mmix_fast.mix_`; ValueError for a bad box on
-        the CPU (on other devices a box past the edge is clipped to the image).
+        the CPU (on other devices a box past the edge is clipped to the image, and where a row would
+        become NaN, it stays as it is in a dtype that can only be pasted).
 
     Equivalent PyTorch: ``x[..., top:bottom, left:right] = x[perm][..., top:bottom, left:right]``.
     Source: Yun et al., CutMix, ICCV 2019, equation 1 and section 3.1.
