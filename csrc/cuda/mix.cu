@@ -203,17 +203,12 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
 // Calls body.template operator()<T>() with the element type of the kernel for x. Bits are moved by
 // the kernel of a floating dtype of their size: a paste does no arithmetic.
 template <class Body> void with_element(const Tensor &x, const Body &body) {
-  if (!are_bits(x)) return with_dtype(x.scalar_type(), body);
-  switch (x.element_size()) {
-  case 1:
-    return body.template operator()<uint8_t>();
-  case 2:
-    return body.template operator()<__half>();
-  case 4:
-    return body.template operator()<float>();
-  default:
-    return body.template operator()<double>();
-  }
+  const int64_t size = x.element_size();
+  if (size == 1) return body.template operator()<uint8_t>();
+  const ScalarType of_size = size == 2   ? ScalarType::Half
+                             : size == 4 ? ScalarType::Float
+                                         : ScalarType::Double;
+  with_dtype(are_bits(x) ? of_size : x.scalar_type(), body);
 }
 
 bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tensor &lam,
