@@ -9,6 +9,7 @@ import mmix_fast as m
 ORDER = [
     "scalars",
     "tracing",
+    "layouts",
     "validation",
     "validation_targets",
     "arithmetic",
@@ -35,6 +36,7 @@ ORDER = [
     "autograd",
     "autograd.apply",
     "autograd.mix",
+    "autograd.mix_other",
     "autograd.loss",
     "autograd.kernels",
     "dispatch",
