@@ -26,6 +26,7 @@ ORDER = [
     "triton.cycles",
     "triton.cutmix",
     "triton.walk",
+    "triton.other",
     "triton.loss_rows",
     "triton.loss_logits",
     "triton.loss_targets",
