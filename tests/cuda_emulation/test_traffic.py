@@ -91,8 +91,8 @@ def test_a_second_batch_is_read_once(emulator, shape, dtype):
     for name, (tensors, call, passes) in calls.items():
         emulator.count_traffic(True)
         call()
-        # A warp's 64 bytes of odd bfloat16 rows touch three sectors instead of two, its 512 bytes of
-        # rows of 2000 bytes 17 instead of 16, in every other row.
+        # A warp's 64 bytes of odd bfloat16 rows touch three sectors instead of two; its 512 bytes
+        # of rows of 2000 bytes touch 17 instead of 16, in every other row.
         once, all_sectors = (moved(emulator, *tensors, distinct=d)[0] * 2 / passes for d in (1, 0))
         assert once <= (1.3 if odd else 1.01) and all_sectors <= (1.6 if odd else 1.05), name
         widths = emulator.traffic()[x.data_ptr()].loads  # of 1, 2, 4, 8, 16 bytes
