@@ -30,21 +30,21 @@ class Kernels:
         self, x: Tensor, perm: Tensor | None, lam: Lam, *, other: Tensor | None = None, dim: int = 0
     ) -> Tensor:
         weight = as_lam(lam, compute_dtype(x.dtype), x.device)
-        perm = None if perm is None else perm.contiguous()
         if other is not None:
-            return mix_other(x, other, perm, weight, dim, self.namespace)
+            index = None if perm is None else perm.contiguous()
+            return mix_other(x, other, index, weight, dim, self.namespace)
         assert perm is not None  # mmix_fast.functional raises otherwise
-        return mix(x, perm, weight, dim, False, self.namespace)
+        return mix(x, perm.contiguous(), weight, dim, False, self.namespace)
 
     def mix_(
         self, x: Tensor, perm: Tensor | None, lam: Lam, *, other: Tensor | None = None, dim: int = 0
     ) -> Tensor:
         weight = as_lam(lam, compute_dtype(x.dtype), x.device)
-        perm = None if perm is None else perm.contiguous()
         if other is not None:
-            return mix_other_inplace(x, other, perm, weight, dim, self.namespace)
+            index = None if perm is None else perm.contiguous()
+            return mix_other_inplace(x, other, index, weight, dim, self.namespace)
         assert perm is not None  # mmix_fast.functional raises otherwise
-        return mix_inplace(x, perm, weight, dim, self.namespace)
+        return mix_inplace(x, perm.contiguous(), weight, dim, self.namespace)
 
     def cutmix_(self, x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> Tensor:
         # lam is a tensor already, since the op returns one that is made from it.
