@@ -52,6 +52,48 @@ def test_coefficients_of_0_and_1_keep_the_bits(size, dtype):
     assert torch.equal(x.view(bits), want.view(bits))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_second_batch_has_the_bits_of_cpp(dtype):
+    """Forward and both gradients; groups of no, one and many rows; gaps, and three layouts."""
+    perm, lam = torch.tensor([3, 1, 3, 3, 0, 1, 3]), torch.rand(7, dtype=compute_dtype(dtype))
+    lam[0], lam[3] = 0, 1
+    order, begin = perm.argsort(stable=True), torch.tensor([0, 1, 3, 3, 7])
+    wide = torch.randn(7, 3, 5, 16).to(dtype)
+    images = wide.contiguous(memory_format=torch.channels_last)
+    for x in (wide, images, wide[..., 1::2, :9], wide[..., ::2]):
+        other = torch.randn(4, *x.shape[1:]).to(dtype)
+        for second in (other, other.contiguous(memory_format=torch.channels_last)):
+            want = CPP.mix_other(x, second, perm, lam, 0)
+            assert torch.equal(TRITON.mix_other(x, second, perm, lam, 0), want)
+            mixed = torch.empty_strided(x.shape, x.stride(), dtype=dtype).copy_(x)
+            TRITON.mix_other_(mixed, second, perm, lam, 0)
+            assert torch.equal(mixed, want)
+            got, sums = torch.empty_like(second), torch.empty_like(second)
+            CPP.sum_rows_(sums, x, lam, order, begin, 0)
+            TRITON.sum_rows_(got, x, lam, order, begin, 0)
+            assert torch.equal(got, sums)
+        want, got = torch.empty_like(x), torch.empty_like(x)
+        CPP.sum_rows_(want, x, lam, None, None, 0)
+        TRITON.sum_rows_(got, x, lam, None, None, 0)
+        assert torch.equal(got, want)
+        assert torch.equal(TRITON.mix_other(x, x, None, lam, 0), CPP.mix_other(x, x, None, lam, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_bad_index_of_a_second_batch_poisons_its_row_alone(dtype):
+    x, lam = torch.randn(6, 5).to(dtype), torch.tensor(0.3)
+    fence = torch.full((7, 5), 123.0).to(dtype)
+    other = fence[2:-2]
+    other.copy_(torch.randn(3, 5))
+    perm = torch.tensor([0, 3, -1, 2**62, 2, 2])
+    want = TRITON.mix_other(x, other, perm.clamp(0, 2), lam, 0)
+    want[1:4] = float("nan")
+    got = TRITON.mix_other(x, other, perm, lam, 0)
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    TRITON.mix_other_(x, other, perm, lam, 0)
+    torch.testing.assert_close(x, want, rtol=0, atol=0, equal_nan=True)
+
+
 BAD_PERMS = {
     "past the end": [1, 2, 3, 4, 5, 6, 7, 8, 9],
     "negative": [-1, 0, 1, 2, 3, 4, 5, 6, 7],
@@ -190,3 +232,26 @@ def test_cutmix_poisons_inside_the_box_alone():
     want[..., 1:3, 0:2] = float("nan")
     TRITON.cutmix_(x, perm, box, torch.tensor(0.5))
     torch.testing.assert_close(x, want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("walks", [False, True], ids=["slab", "walk"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_paste_of_integers_leaves_bad_rows(monkeypatch, dtype, walks, bad):
+    if walks:
+        monkeypatch.setattr(launch, "SLAB_ROWS", 8)
+        monkeypatch.setattr(launch, "WALK_ROWS", 16)
+    info = torch.iinfo(dtype)
+    for width in (16, 5):
+        x = torch.randint(info.min, info.max, (40, 2, 4, width), dtype=dtype)
+        perm, stays = torch.randperm(40), torch.zeros(40, dtype=torch.bool)
+        if bad:
+            perm[7], perm[20] = -3, perm[21]
+            stays[[7, 20, 21]] = True
+        for box in ([1, 3, 2, 5], [0, 4, 0, width], [2, 2, 0, 3]):
+            top, bottom, left, right = box
+            want = x.clone()
+            partners = torch.where(stays, torch.arange(40), perm.clamp(0))
+            want[..., top:bottom, left:right] = x[partners][..., top:bottom, left:right]
+            TRITON.cutmix_(x, perm, torch.tensor(box), torch.zeros(()))
+            assert torch.equal(x, want)
