@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, default_collate
 
 import mmix_fast as m
 from tests.support.cases import TOLERANCE
+from tests.support.recording import Seen
 
 B, C, EPS = 6, 5, 0.2
 PERM = torch.tensor([1, 2, 0, 5, 3, 4])
@@ -206,19 +206,6 @@ def test_what_it_holds_is_checked_where_it_is_used(change, kind, message):
     for use in (*LOSSES, m.Mix.identity(B).accuracy):
         with pytest.raises(kind, match=message):
             use(torch.zeros(B, C), mixed)
-
-
-class Seen(TorchDispatchMode):
-    """Records how many elements the results of all ops have."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.sizes += [t.numel() for t in (out if isinstance(out, tuple) else (out,))]
-        return out
 
 
 def test_it_runs_no_op():
