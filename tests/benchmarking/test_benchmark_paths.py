@@ -34,8 +34,10 @@ packages = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch):
-    """Skips torch.compile, which takes minutes, of the formula that gives the expected result."""
+    """Skips torch.compile, which takes minutes, of the formula that gives the expected result;
+    and timm, whose import takes seconds."""
     monkeypatch.setattr(losses, "compiled", lambda function: function)
+    monkeypatch.setattr(losses, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
@@ -89,9 +91,25 @@ def test_quick_takes_the_first_shape():
             (make.args[0].func, *make.args[0].args[-3:-1]) for make in losses.makers("cpu", quick)
         ]
 
-    assert {shape for _, shape, _ in taken(True)} == {(128, 1000), (512, 1000), (4, 21, 128, 128)}
+    assert {shape for _, shape, _ in taken(True)} == {
+        (128, 1000),
+        (256, 1000),
+        (512, 1000),
+        (4, 21, 128, 128),
+    }
     assert (losses.timm_targets, (256, 21841), torch.float32) in taken(False)
     assert {dtype for *_, dtype in taken(True)} == {torch.float32, torch.bfloat16, torch.float64}
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(find_spec("timm") is None, reason="no timm here")
+def test_timms_own_loop(monkeypatch):
+    monkeypatch.setattr(losses, "find_spec", find_spec)
+    for kind in (losses.timm_loop, losses.timm_loop_with_images):
+        some = kind((6, 10), torch.float32, "cpu")
+        verify.verify(some)
+        assert list(some.implementations) == [OURS, "dense drop-in", "timm"]
+        assert some.moved == 2 * 6 * 10 * 4
 
 
 def repeats(some):
