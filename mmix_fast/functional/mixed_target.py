@@ -86,7 +86,7 @@ class MixedTarget:
         ``non_blocking``: as in ``Tensor.to``, but a copy to the CPU always blocks.
         """
         device = torch.device(device)
-        if all(t is None or t.device == device for t in self._tensors().values()):
+        if all(t.device == device for t in self._tensors().values()):
             return self
         ahead = non_blocking and device.type != "cpu"
         return self._each(lambda t: t.to(device, non_blocking=ahead))

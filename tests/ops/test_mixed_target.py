@@ -208,6 +208,13 @@ def test_what_it_holds_is_checked_where_it_is_used(change, kind, message):
             use(torch.zeros(B, C), mixed)
 
 
+def test_partner_labels_are_checked():
+    pairs = m.MixedTarget(MIXED.target, None, 0.3, target_b=MIXED.target + C)
+    for use in (*LOSSES, m.Mix.identity(B).accuracy):
+        with pytest.raises(IndexError, match=r"target_b must hold labels in \[0, 4\].*got 5"):
+            use(torch.zeros(B, C), pairs)
+
+
 def test_it_runs_no_op():
     with Seen() as seen:
         mixed = m.MixedTarget(MIXED.target, PERM, 0.3, num_classes=C)
@@ -256,6 +263,9 @@ def test_devices_and_pinned_memory(monkeypatch):
     assert {there.target.device.type, there.target_b.device.type, there.lam.device.type} == {"meta"}
     assert there.num_classes == C and there.perm is None
     assert copies == [((B,), "meta", True)] * 3
+    copies.clear()
+    partly = m.MixedTarget(there.target, there.target, torch.tensor(0.3))
+    assert partly.to("meta").lam.is_meta  # where the others were already
     copies.clear()
     mixed.to(torch.device("meta"), non_blocking=False)
     assert copies == [((B,), "meta", False)] * 3
