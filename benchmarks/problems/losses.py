@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmix_fast import mixed_cross_entropy
-from mmix_fast.integrations.timm import Mixup, SoftTargetCrossEntropy
+from mmix_fast.integrations.timm import SoftTargetCrossEntropy
 
 from ..problem import OURS, Goal, Implementation, Maker, Problem, by_threads, compiled
-from ..torchvision_ops import declare_missing
 from .common import (
     Loss,
     expected_gradient,
@@ -33,8 +30,6 @@ from .common import (
 SMOOTHING = 0.1  # timm's default
 CAP = 30.0  # Gemma 2's, for its final logits
 Z_LOSS = 1e-4  # PaLM's
-IMAGE = (3, 32, 32)
-SEED = 3  # λ = 0.71 in timm's Mixup
 SHARE = 0.25  # the weight of one of four accumulated batches
 
 
@@ -46,16 +41,19 @@ def loss_problem(
     baselines: dict[str, tuple[Loss, float]],
     compiling: bool = True,
     moved: int = 0,
+    binary: bool = False,
 ) -> Problem:
     """``baselines``: name -> (loss, least speedup aimed at). The first, computed in float64, gives
     the expected gradient; it is also the one that is compiled. Every loss takes ``args`` after the
-    logits."""
+    logits. ``binary``: the mean is over elements."""
     formula = next(iter(baselines.values()))[0]
     wide = [t.double() if t.is_floating_point() else t for t in args]
     expected = expected_gradient(formula, z, torch.float64, *wide)
 
     def implementation(loss: Loss, compiled: bool = False) -> Implementation:
-        return Implementation(gradient(loss, *args), expected, *tolerances(z), compiled=compiled)
+        return Implementation(
+            gradient(loss, *args), expected, *tolerances(z, binary), compiled=compiled
+        )
 
     implementations = {OURS: implementation(ours)} | {
         name: implementation(loss) for name, (loss, _) in baselines.items()
@@ -95,42 +93,6 @@ def timm_targets(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Pro
     z, t = torch.randn(2, *shape, device=device).to(dtype)
     baselines = {"timm's formula": (timm_formula, 3.0), "soft targets": (F.cross_entropy, 2.5)}
     return loss_problem("timm's loss", z, (t.softmax(1),), SoftTargetCrossEntropy(), baselines)
-
-
-def timm_loop(
-    shape: tuple[int, ...], dtype: torch.dtype, device: str, sample: tuple[int, ...] = (1,)
-) -> Problem:
-    """Mixup and the loss of a step, with targets that stay sparse, from dense ones, and by timm.
-
-    Each call mixes ``sample`` times B numbers in place; with one number a sample, what remains are
-    the targets and the loss. Sparse targets move the logits and their gradient, 2N bytes; dense
-    ones are written and read too, 4N. Every call seeds NumPy (about 3 us) to draw the same λ.
-    """
-    z, y, *_ = make_inputs(shape, dtype, device)
-    x = torch.rand(shape[0], *sample, device=device)
-
-    def of(mixup: Callable[..., tuple], criterion: nn.Module) -> Loss:
-        def loss(z: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            np.random.seed(SEED)
-            return criterion(z, mixup(x, y)[1])
-
-        return loss
-
-    options, criterion = {"num_classes": shape[1]}, SoftTargetCrossEntropy()
-    baselines = {"dense drop-in": (of(Mixup(**options), criterion), 2.0)}
-    if find_spec("timm"):
-        declare_missing()  # timm imports torchvision
-        from timm.data import Mixup as Original
-        from timm.loss import SoftTargetCrossEntropy as OriginalLoss
-
-        baselines["timm"] = (of(Original(**options), OriginalLoss()), 3.0)
-    ours = of(Mixup(**options, soft_targets=False), criterion)
-    name = "timm loop" if sample == (1,) else f"timm loop, images {'x'.join(map(str, sample))}"
-    return loss_problem(name, z, (x, y), ours, baselines, compiling=False, moved=2 * z.nbytes)
-
-
-def timm_loop_with_images(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
-    return timm_loop(shape, dtype, device, IMAGE)
 
 
 def probabilities(
@@ -216,10 +178,11 @@ double = partial(two_terms_problem, "cross-entropy", goal=2.0, compiling=False)
 IMAGENET, IMAGES = ((512, 1000),), ((4, 21, 128, 128),)  # 21 classes: Pascal VOC
 FLOAT = (torch.float32,)
 # (what makes the problem, its shapes, its dtypes); --quick takes the first shape
-CASES = (
+Cases = tuple[
+    tuple[Callable[..., Problem], tuple[tuple[int, ...], ...], tuple[torch.dtype, ...]], ...
+]
+CASES: Cases = (
     (timm_targets, ((128, 1000), (1024, 1000), (256, 21841)), FLOAT),
-    (timm_loop, ((256, 1000), (256, 21841)), FLOAT),
-    (timm_loop_with_images, ((256, 1000),), FLOAT),
     (probabilities, ((128, 1000), (512, 1000)), FLOAT),
     (weighted, IMAGENET, FLOAT),
     (softcap, IMAGENET, FLOAT),
@@ -232,10 +195,10 @@ CASES = (
 )
 
 
-def makers(device: str, quick: bool) -> list[Maker]:
+def makers(device: str, quick: bool, cases: Cases = CASES) -> list[Maker]:
     found: list[Maker] = [
         partial(kind, shape, dtype, device)
-        for kind, shapes, dtypes in CASES
+        for kind, shapes, dtypes in cases
         for shape in (shapes[:1] if quick else shapes)
         for dtype in dtypes
     ]

@@ -9,14 +9,21 @@ import torch
 
 from benchmarks import check, datafile, report, rows, runner, verify
 from benchmarks.clock import Clock
+from benchmarks.commands import LOSSES
 from benchmarks.problem import OURS, Goal, Implementation, Problem, by_threads
-from benchmarks.problems import cross_entropy, cutmix, losses, mix
+from benchmarks.problems import cross_entropy, cutmix, losses, mix, timm_loop
 
 TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # number of dimensions -> shape
-KINDS = [
-    (kind, TINY[len(shapes[0])], dtype) for kind, shapes, types in losses.CASES for dtype in types
-]
-IDS = [f"{getattr(kind, '__name__', None) or kind.args[0]}-{dtype}" for kind, _, dtype in KINDS]
+KINDS = [(kind, TINY[len(shapes[0])], dtype) for kind, shapes, types in LOSSES for dtype in types]
+
+
+def kind_name(kind):
+    if hasattr(kind, "__name__"):
+        return kind.__name__
+    return kind.args[0] if kind.args else f"{kind.func.__name__}, {kind.keywords}"
+
+
+IDS = [f"{kind_name(kind)}-{dtype}" for kind, _, dtype in KINDS]
 packages = pytest.mark.parametrize(
     "package",
     [
@@ -37,7 +44,7 @@ def no_compiler(monkeypatch):
     """Skips torch.compile, which takes minutes, of the formula that gives the expected result;
     and timm, whose import takes seconds."""
     monkeypatch.setattr(losses, "compiled", lambda function: function)
-    monkeypatch.setattr(losses, "find_spec", lambda name: None)
+    monkeypatch.setattr(timm_loop, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
@@ -50,7 +57,9 @@ def test_implementations_of_the_loss_agree(kind, shape, dtype):
     assert set(verify.verify(some)) == compiled <= {"compiled"}
     assert {goal.baseline for goal in some.goals} == set(some.implementations) - {OURS} - compiled
     x = some.fresh()
-    assert x.is_leaf and x.requires_grad and not torch.equal(some.implementations[OURS].op(x), x)
+    assert x.is_leaf and x.requires_grad
+    before = x.detach().clone()  # an op in place overwrites x
+    assert not torch.equal(some.implementations[OURS].op(x), before)
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
@@ -91,12 +100,7 @@ def test_quick_takes_the_first_shape():
             (make.args[0].func, *make.args[0].args[-3:-1]) for make in losses.makers("cpu", quick)
         ]
 
-    assert {shape for _, shape, _ in taken(True)} == {
-        (128, 1000),
-        (256, 1000),
-        (512, 1000),
-        (4, 21, 128, 128),
-    }
+    assert {shape for _, shape, _ in taken(True)} == {(128, 1000), (512, 1000), (4, 21, 128, 128)}
     assert (losses.timm_targets, (256, 21841), torch.float32) in taken(False)
     assert {dtype for *_, dtype in taken(True)} == {torch.float32, torch.bfloat16, torch.float64}
 
@@ -104,12 +108,12 @@ def test_quick_takes_the_first_shape():
 @pytest.mark.deep
 @pytest.mark.skipif(find_spec("timm") is None, reason="no timm here")
 def test_timms_own_loop(monkeypatch):
-    monkeypatch.setattr(losses, "find_spec", find_spec)
-    for kind in (losses.timm_loop, losses.timm_loop_with_images):
+    monkeypatch.setattr(timm_loop, "find_spec", find_spec)
+    for kind, *_ in timm_loop.CASES:
         some = kind((6, 10), torch.float32, "cpu")
         verify.verify(some)
         assert list(some.implementations) == [OURS, "dense drop-in", "timm"]
-        assert some.moved == 2 * 6 * 10 * 4
+        assert some.moved in (0, 2 * 6 * 10 * 4)
 
 
 def repeats(some):
