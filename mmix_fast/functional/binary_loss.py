@@ -71,10 +71,10 @@ def mixed_binary_cross_entropy(
     tensor(0.6931)
     """
     if isinstance(target, MixedTarget):
-        smoothing = label_smoothing or None
-        target.check_alone(perm=perm, lam=lam, target_b=target_b, label_smoothing=smoothing)
-        target.check_classes(logits)
-        target, perm, lam, target_b, label_smoothing = target.for_binary_cross_entropy()
+        target.check_alone(logits, perm, lam, target_b, label_smoothing)
+        target, perm, lam, target_b, label_smoothing = target.for_binary_cross_entropy(
+            logits.shape[1]
+        )
     v.check_logits(logits)
     if perm is not None:
         v.check_perm(perm, logits.shape[0], logits.device)

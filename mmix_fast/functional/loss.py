@@ -69,9 +69,7 @@ def mixed_cross_entropy(
     tensor(0.6931)
     """
     if isinstance(target, MixedTarget):
-        smoothing = label_smoothing or None
-        target.check_alone(perm=perm, lam=lam, target_b=target_b, label_smoothing=smoothing)
-        target.check_classes(logits)
+        target.check_alone(logits, perm, lam, target_b, label_smoothing)
         target, perm, lam, target_b, label_smoothing = target.for_cross_entropy()
     v.check_logits(logits)
     if perm is not None:

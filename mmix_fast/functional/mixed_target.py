@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..accuracy import mixed_accuracy
-from ..validation import check_logits, describe
+from ..validation import check_fraction, check_logits, check_tensor, describe
 from .targets import mix_targets
 
 # target, perm, lam, target_b, label_smoothing, as a loss takes them
@@ -95,13 +95,17 @@ class MixedTarget:
         """A copy in pinned memory; a DataLoader with ``pin_memory=True`` calls this."""
         return self._each(Tensor.pin_memory)
 
-    def check_alone(self, **others: object) -> None:
-        """Raises ValueError if an argument of a loss that this stands for is not None."""
-        given = [name for name, value in others.items() if value is not None]
-        if given:
+    def check_alone(
+        self, logits: Tensor, perm: object, lam: object, target_b: object, label_smoothing: object
+    ) -> None:
+        """Raises ValueError if a loss of these logits was also given what this stands for."""
+        others = {"perm": perm, "lam": lam, "target_b": target_b}
+        others["label_smoothing"] = label_smoothing or None
+        if given := [name for name, value in others.items() if value is not None]:
             raise ValueError(
                 f"{', '.join(given)} must not be given with a MixedTarget, which has its own"
             )
+        self.check_classes(logits)
 
     def check_classes(self, logits: Tensor) -> None:
         check_logits(logits)
@@ -115,20 +119,23 @@ class MixedTarget:
         """The arguments of a loss that smooths dense targets towards 1/C."""
         if self.multi_label:  # in float32 whatever the dtype, as timm computes it
             return self._changed(lambda t: _smooth(t.float(), self.label_smoothing, 0.5), 0.0)
-        return self._changed(lambda t: t, self.label_smoothing)
+        return self.target, self.perm, self.lam, self.target_b, self.label_smoothing
 
-    def for_binary_cross_entropy(self) -> LossTargets:
+    def for_binary_cross_entropy(self, classes: int) -> LossTargets:
         """The arguments of a loss that smooths dense targets towards 1/2."""
+        eps = self.label_smoothing
         if self.multi_label:
-            return self._changed(multi_hot, self.label_smoothing)
-        if self.target.is_floating_point():
-            eps = self.label_smoothing
-            return self._changed(lambda t: _smooth(t, eps, 1 / t.shape[1]), 0.0)
-        return self._changed(lambda t: t, self.label_smoothing)
+            return self._changed(multi_hot, eps)
+        if eps and isinstance(self.target, Tensor) and self.target.is_floating_point():
+            return self._changed(lambda t: _smooth(t, eps, 1 / classes), 0.0)
+        return self.target, self.perm, self.lam, self.target_b, eps
 
     def _changed(self, change: Callable[[Tensor], Tensor], smoothing: float) -> LossTargets:
-        target_b = None if self.target_b is None else change(self.target_b)
-        return change(self.target), self.perm, self.lam, target_b, smoothing
+        check_tensor(self.target, "target")
+        if self.target_b is None:
+            return change(self.target), self.perm, self.lam, None, smoothing
+        check_tensor(self.target_b, "target_b")
+        return change(self.target), self.perm, self.lam, change(self.target_b), smoothing
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
@@ -139,6 +146,7 @@ class MixedTarget:
 
 
 def _smooth(dense: Tensor, eps: float, towards: float) -> Tensor:
+    eps = check_fraction("label_smoothing", eps)
     return dense * (1 - eps) + towards * eps if eps else dense
 
 

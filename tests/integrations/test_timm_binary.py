@@ -94,10 +94,11 @@ def test_dense_targets_of_every_shape(backend, options, shape):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtypes(backend, dtype):
     z, y = torch.randn(B, C).to(dtype).requires_grad_(), torch.randint(0, C, (B,))
-    for weight in (torch.rand(C), torch.rand(C, dtype=torch.float64), torch.tensor(2)):
-        got = BinaryCrossEntropy(pos_weight=weight)(z, y)
+    in_half_it_is_1 = torch.full((C,), 1.0004, dtype=torch.float64)
+    for weight in (torch.rand(C), in_half_it_is_1, torch.tensor(2)):
+        got = BinaryCrossEntropy(weight=weight, pos_weight=weight)(z, y)
         assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        want = by_hand(z.detach().double(), y, pos_weight=weight)
+        want = by_hand(z.detach().double(), y, weight=weight, pos_weight=weight)
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
 
 

@@ -198,6 +198,14 @@ def test_arguments_beside_it(loss, arguments, options, kind, message):
         ({"perm": None}, ValueError, "exactly one of perm and target_b must be given, got neither"),
         ({"lam": "0.3"}, TypeError, "lam must be a float or a floating tensor"),
         ({"target": MIXED.target.to("meta")}, ValueError, "target must be on cpu, got meta"),
+        ({"target": [0] * B}, TypeError, "target must be integer labels.*got list"),
+        ({"target": [0] * B, "multi_label": True}, TypeError, "target must be a Tensor, got list"),
+        ({"target": torch.rand(B), "label_smoothing": EPS}, ValueError, "target must have shape"),
+        (
+            {"target": torch.rand(B, C), "multi_label": True, "label_smoothing": 2.0},
+            ValueError,
+            r"label_smoothing must be in \[0, 1\], got 2.0",
+        ),
     ],
 )
 def test_what_it_holds_is_checked_where_it_is_used(change, kind, message):
