@@ -67,6 +67,7 @@ ORDER = [
     "integrations.mixup_cifar10",
     "integrations.timm_losses",
     "integrations.timm",
+    "integrations.torchmetrics",
     "integrations.torchvision",
     "integrations.transformers",
     "integrations.lightning",
