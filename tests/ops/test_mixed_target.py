@@ -216,6 +216,15 @@ def test_what_it_holds_is_checked_where_it_is_used(change, kind, message):
             use(torch.zeros(B, C), mixed)
 
 
+def test_dense_targets_of_neither_or_both_partners():
+    for perm, target_b in ((None, None), (PERM, MIXED.target)):
+        mixed = m.MixedTarget(MIXED.target, perm, 0.3, target_b=target_b, num_classes=C)
+        with pytest.raises(ValueError, match="exactly one of perm and target_b must be given"):
+            mixed.soft()
+    with pytest.raises(ValueError, match="num_classes must be given for integer targets"):
+        m.MixedTarget(MIXED.target, PERM, 0.3).soft()
+
+
 def test_partner_labels_are_checked():
     pairs = m.MixedTarget(MIXED.target, None, 0.3, target_b=MIXED.target + C)
     for use in (*LOSSES, m.Mix.identity(B).accuracy):
