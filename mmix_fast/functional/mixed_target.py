@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..accuracy import mixed_accuracy
 from ..validation import check_fraction, check_logits, check_tensor, describe
-from ..validation_targets import check_one_partner
 from .targets import mix_targets
 
 # target, perm, lam, target_b, label_smoothing, as a loss takes them
@@ -65,21 +64,15 @@ class MixedTarget:
     def soft(self, dtype: torch.dtype | None = None) -> Tensor:
         """The dense targets ``(B, C, d1, ...)``, by :func:`mix_targets`."""
         target, perm, lam, target_b, smoothing = self.for_cross_entropy()
-        check_one_partner(perm, target_b)
-        if perm is None:  # a batch of both, whose second half is dropped
-            assert target_b is not None
-            target = torch.cat((target, target_b))
-            perm = torch.arange(len(target), device=target.device).roll(len(self))
-            lam = torch.cat((lam, lam)) if isinstance(lam, Tensor) and lam.ndim else lam
-        soft = mix_targets(
+        return mix_targets(
             target,
             perm,
             lam,
+            target_b=target_b,
             num_classes=self.num_classes,
             label_smoothing=smoothing,
             dtype=self.dtype if dtype is None else dtype,
         )
-        return soft if target_b is None else soft[: len(self)]  # not a view where it is whole
 
     def accuracy(self, logits: Tensor, topk: int = 1) -> Tensor:
         """λ-weighted fraction of correct predictions, as :meth:`mmix_fast.Mix.accuracy`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import reference
 from ..arithmetic import compute_dtype
+from ..layouts import in_order
 from ..ops import define, empty_soft_targets
 from ..schemas import SCHEMAS
 from . import launch, loss_launch
@@ -46,18 +47,63 @@ def mix_(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> None:
         _run(launch.mix_inplace(x, perm, lam, dim), x)
 
 
+def mix_other(x: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel():
+        launches = launch.mix_other(x, out, other, perm, lam, dim)
+        if launches is None:  # as in mix
+            launches = launch.mix_other(
+                _dense(x), out, in_order(_dense(other), out, dim), perm, lam, dim
+            )
+        assert launches is not None  # all three are dense, in the same order
+        _run(launches, x)
+    return out
+
+
+def mix_other_(x: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int) -> None:
+    if x.numel() == 0:
+        return
+    launches = launch.mix_other(x, x, other, perm, lam, dim)
+    if launches is None:
+        x.copy_(mix_other(x, other, perm, lam, dim))
+    else:
+        _run(launches, x)
+
+
+def sum_rows_(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    order: Tensor | None,
+    begin: Tensor | None,
+    dim: int,
+) -> None:
+    if out.numel() == 0:
+        return
+    launches = launch.sum_rows(out, x, weight, order, begin, dim)
+    if launches is None:  # out is dense; x gets its order
+        launches = launch.sum_rows(out, in_order(_dense(x), out, dim), weight, order, begin, dim)
+    assert launches is not None
+    _run(launches, out)
+
+
+def _dense(t: Tensor) -> Tensor:
+    return torch.empty_like(t).copy_(t)
+
+
 def mix_targets(
     target: Tensor,
-    perm: Tensor,
+    perm: Tensor | None,
     lam: Tensor,
     num_classes: int,
     label_smoothing: float,
     ignore_index: int,
     dtype: torch.dtype,
+    target_b: Tensor | None = None,
 ) -> Tensor:
     out = empty_soft_targets(target, num_classes, dtype)
     if out.numel():
-        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index), out)
+        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index, target_b), out)
     return out
 
 

@@ -9,6 +9,7 @@ import mmix_fast as m
 ORDER = [
     "scalars",
     "tracing",
+    "layouts",
     "validation",
     "validation_targets",
     "arithmetic",
@@ -26,6 +27,7 @@ ORDER = [
     "triton.cycles",
     "triton.cutmix",
     "triton.walk",
+    "triton.other",
     "triton.loss_rows",
     "triton.loss_logits",
     "triton.loss_targets",
@@ -36,6 +38,7 @@ ORDER = [
     "autograd",
     "autograd.apply",
     "autograd.mix",
+    "autograd.mix_other",
     "autograd.loss",
     "autograd.kernels",
     "dispatch",

@@ -20,6 +20,8 @@ QUICK = [
     "mix_ (1024,2048) float16",
     "mix_ (8192,1000) bfloat16",
     "mix_batch_ (128,3,32,32) float32",
+    "mix_ other (256,1000) bfloat16",
+    "sum_rows (256,1000) bfloat16",
     "cutmix_ (128,3,224,224) bfloat16",
     "cutmix_ (256,3,224,224) uint8",
     "loss (256,1000) bfloat16",

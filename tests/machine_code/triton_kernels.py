@@ -81,6 +81,22 @@ def _targets(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
     return launch.targets(_index(shape[0], *shape[2:]), out, _index(shape[0]), meta(), 0.1, -100)
 
 
+def _pairs(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
+    y, out = _index(shape[0]), meta(*shape, dtype=dtype)
+    return launch.targets(y, out, None, meta(), 0.1, -100, _index(shape[0]))
+
+
+def _other(shape: tuple[int, ...], dtype: torch.dtype, inplace: bool = True) -> Any:
+    x = meta(*shape, dtype=dtype)
+    out = x if inplace else torch.empty_like(x)
+    return launch.mix_other(x, out, torch.empty_like(x), _index(shape[0]), meta(), 0)
+
+
+def _sums(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    x, order, begin = meta(*shape, dtype=dtype), _index(shape[0]), _index(shape[0] + 1)
+    return launch.sum_rows(torch.empty_like(x), x, meta(), order, begin, 0)
+
+
 def _loss(
     shape: tuple[int, ...],
     dtype: torch.dtype,
@@ -137,6 +153,13 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "mix_ (100,1000) float64": lambda: _mix_inplace((100, 1000), DOUBLE),
     "mix_ (4096,4096) float32": lambda: _mix_inplace((4096, 4096), FLOAT),
     "mix_ (8192,1000) bfloat16": lambda: _mix_inplace((8192, 1000), BF16),
+    "mix_ other (128,64,32,32) float32": lambda: _other((128, 64, 32, 32), FLOAT),
+    "mix_ other (256,1000) bfloat16": lambda: _other((256, 1000), BF16),
+    "mix other (8192,1024) float16": lambda: _other((8192, 1024), HALF, inplace=False),
+    "mix other (64,4096) float64": lambda: _other((64, 4096), DOUBLE, inplace=False),
+    "sum_rows (128,64,32,32) float32": lambda: _sums((128, 64, 32, 32), FLOAT),
+    "sum_rows (256,1000) bfloat16": lambda: _sums((256, 1000), BF16),
+    "mix_targets of pairs (256,1000) float32": lambda: _pairs((256, 1000), FLOAT),
     "mix_batch_ (128,3,32,32) float32": lambda: _batch((128, 3, 32, 32), 10, FLOAT),
     "mix_batch_ (256,3,224,224) bfloat16": lambda: _batch((256, 3, 224, 224), 1000, BF16),
     "mix_targets (256,1000) float32": lambda: _targets((256, 1000), FLOAT),

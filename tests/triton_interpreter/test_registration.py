@@ -17,6 +17,10 @@ def test_opcheck():
     for op, inputs in (
         (OPS.mix, (x, perm, lam, 0, False)),
         (OPS.mix_, (x.clone(), perm, lam, 0)),
+        (OPS.mix_other, (x, x.clone(), perm, lam, 0)),
+        (OPS.mix_other_, (x.clone(), x, None, lam, 0)),
+        (OPS.sum_rows_, (x.clone(), x, lam, perm, torch.arange(4), 0)),
+        (OPS.mix_targets, (y, None, *targets[2:], y.flip(0))),
         (OPS.cutmix_, (torch.randn(3, 2, 4), perm, torch.tensor([0, 1, 1, 3]), lam)),
         (OPS.mix_targets, targets),
         (OPS.mix_batch_, (x.clone(), *targets)),
