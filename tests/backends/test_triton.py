@@ -122,6 +122,10 @@ def test_launches_read_no_value_on_the_host(monkeypatch):
             loss, stats, gradient = ops.cross_entropy(x, *inputs, 1.0)
             ops.cross_entropy_rescale_(gradient, loss, stats, x, *inputs)
             ops.cross_entropy_backward_(loss, stats, x, *inputs)
+            inputs = (y, p, None, lam, None, None, reduction, 0.1, 0.2)
+            loss, gradient = ops.binary_cross_entropy(x, *inputs, 1.0)
+            ops.binary_cross_entropy_rescale_(gradient, loss, x, *inputs)
+            ops.binary_cross_entropy_backward_(loss, x, *inputs)
     assert len(ran) > 20
     one = [each for each in ran if each.kernel.fn.__name__ == "batch_kernel"]
     assert len(one) == 1 and ran.index(one[0]) == 5  # mix_batch_ of a slab is one launch
