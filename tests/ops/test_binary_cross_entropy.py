@@ -9,30 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmix_fast as m
-from tests.support.cases import DTYPES, TOLERANCE
+from tests.support.binary_loss import KINDS, check, expected, make_target, smoothed
+from tests.support.cases import DTYPES
 
 RUNS_ON_GPU = True
 INF, NAN = float("inf"), float("nan")
 # Short rows, a map, rows longer than a piece of the CPU's and not a whole number of vectors.
 SHAPES = [(6, 11), (5, 4, 3), (33, 200), (3, 4099)]
-KINDS = ["labels", "bool", "uint8", "probabilities"]
-
-
-def make_target(kind, shape, dtype=torch.float32):
-    if kind == "labels":
-        return torch.randint(0, shape[1], shape[:1] + shape[2:])
-    hot = torch.rand(shape) < 0.3
-    if kind == "bool":
-        return hot
-    return hot.to(torch.uint8) if kind == "uint8" else torch.rand(shape).to(dtype)
-
-
-def smoothed(target, shape, eps):
-    """q of SPEC section 2 in float64, as timm smooths labels and multi-hot targets."""
-    if target.dtype == torch.int64:
-        q = F.one_hot(target, shape[1]).movedim(-1, 1).double()
-        return q * (1 - eps) + eps / shape[1]
-    return target.double() * (1 - eps) + eps / 2
 
 
 def q32(target, z, eps):
@@ -41,40 +24,6 @@ def q32(target, z, eps):
         return (1 - eps) * target.float() + eps / 2
     on = 1 - eps + eps / z.shape[1]
     return torch.where(F.one_hot(target, z.shape[1]) == 1, on, eps / z.shape[1]).float()
-
-
-def expected(z, own, other, lam, weight=None, pos_weight=None, reduction="mean", threshold=None):
-    """The loss of float64 logits against own and other, the smoothed targets of the two sides."""
-    per_class = [-1 if d == 0 else 1 for d in range(z.ndim - 1)]
-    lam = torch.as_tensor(lam, dtype=torch.float64)
-    if lam.ndim:
-        lam = lam.reshape(-1, *[1] * (z.ndim - 1))
-    t = lam * own + (1 - lam) * other
-    if threshold is not None:
-        t = (t > threshold).double()
-    options = {
-        name: None if given is None else given.double().reshape(per_class).expand(z.shape[1:])
-        for name, given in (("weight", weight), ("pos_weight", pos_weight))
-    }
-    by_sum = "sum" if reduction == "batchmean" else reduction
-    loss = F.binary_cross_entropy_with_logits(z, t, reduction=by_sum, **options)
-    return loss / len(z) if reduction == "batchmean" else loss
-
-
-def check(got, z, want, z64, dtype):
-    """Values, and gradients for an upstream gradient of 1 and for another one."""
-    tol = TOLERANCE[got.dtype]
-    assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(got.double(), want, rtol=tol, atol=tol)
-    up = torch.rand_like(want)
-    (want_grad,) = torch.autograd.grad(want, z64, up)
-    (grad,) = torch.autograd.grad(got, z, up.to(got.dtype))
-    assert grad.dtype == dtype and grad.shape == z.shape
-    # Relative to the largest entry, since the entries of a mean are small: in float16 subnormal.
-    info = torch.finfo(dtype)
-    tol = TOLERANCE[dtype]
-    atol = tol * want_grad.abs().max().item() + info.smallest_normal * info.eps
-    torch.testing.assert_close(grad.double(), want_grad, rtol=tol, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
