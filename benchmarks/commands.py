@@ -20,10 +20,10 @@ from . import (
 from .clock import clock_of
 from .options import Options, checked
 from .problem import Maker
-from .problems import binary_cross_entropy, cross_entropy, losses, mix, scaling, step
+from .problems import binary_cross_entropy, cross_entropy, losses, mix, scaling, step, timm_loop
 from .runner import FULL, QUICK, run
 
-LOSSES = losses.CASES + binary_cross_entropy.CASES
+LOSSES = losses.CASES + binary_cross_entropy.CASES + timm_loop.CASES
 FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
 
 

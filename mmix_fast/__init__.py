@@ -3,6 +3,7 @@
 from . import reference
 from .dispatch import backends, use_backend
 from .functional import (
+    MixedTarget,
     cutmix_,
     mix,
     mix_,
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ManifoldMixup",
     "Mix",
+    "MixedTarget",
     "backends",
     "cutmix_",
     "mix",

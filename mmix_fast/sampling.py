@@ -65,13 +65,20 @@ class Mix:
         """:func:`mmix_fast.mixed_cross_entropy` of this draw."""
         return functional.mixed_cross_entropy(logits, target, self.perm, self.lam, **options)
 
-    def accuracy(self, logits: Tensor, target: Tensor, topk: int = 1) -> Tensor:
+    def binary_cross_entropy(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        """:func:`mmix_fast.mixed_binary_cross_entropy` of this draw."""
+        return functional.mixed_binary_cross_entropy(logits, target, self.perm, self.lam, **options)
+
+    def accuracy(
+        self, logits: Tensor, target: Tensor | functional.MixedTarget, topk: int = 1
+    ) -> Tensor:
         """λ-weighted fraction in [0, 1] of correct predictions, a 0-dim float32 tensor.
 
         Args:
             logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating.
             target: integer labels ``(B, d1, ...)``, or probabilities of the logits' shape; their
-                argmax is the label. A label of -100 never counts as correct.
+                argmax is the label. A label of -100 never counts as correct. A
+                :class:`mmix_fast.MixedTarget`, mixed already, counts with its own pairing and λ.
             topk: correct means that the label is among the ``topk`` largest logits;
                 1 <= topk <= C.
 
@@ -83,6 +90,8 @@ class Mix:
 
         >>> top1, top5 = mix.accuracy(logits, y), mix.accuracy(logits, y, topk=5)
         """
+        if isinstance(target, functional.MixedTarget):
+            return target.accuracy(logits, topk)
         return mixed_accuracy(logits, target, self.perm, self.lam, topk)
 
 

@@ -3,6 +3,7 @@
 from .binary_loss import mixed_binary_cross_entropy as mixed_binary_cross_entropy
 from .cutmix import cutmix_ as cutmix_
 from .loss import mixed_cross_entropy as mixed_cross_entropy
+from .mixed_target import MixedTarget as MixedTarget
 from .mixing import mix as mix
 from .mixing import mix_ as mix_
 from .targets import mix_batch_ as mix_batch_

@@ -10,14 +10,15 @@ from .. import validation_targets as vt
 from ..dispatch import select
 from ..scalars import check_fraction
 from ..tracing import beyond_kernels
+from .mixed_target import MixedTarget
 from .values import checks_here
 
 
 def mixed_binary_cross_entropy(
     logits: Tensor,
-    target: Tensor,
-    perm: Tensor | None,
-    lam: float | Tensor,
+    target: Tensor | MixedTarget,
+    perm: Tensor | None = None,
+    lam: float | Tensor | None = None,
     *,
     target_b: Tensor | None = None,
     weight: Tensor | None = None,
@@ -37,7 +38,8 @@ def mixed_binary_cross_entropy(
     Args:
         logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides.
         target: labels ``(B, d1, ...)`` of any integer dtype, or multi-hot (or probabilities) of the
-            logits' shape: bool, uint8 or floating.
+            logits' shape: bool, uint8 or floating. A :class:`MixedTarget` stands for target, perm,
+            lam, target_b and label_smoothing; none of them may then be given.
         perm: int64 ``(B,)``, or None if target_b is given.
         lam: as in :func:`mix`.
         target_b: the partners' targets instead of ``target[perm]``, of target's kind.
@@ -58,7 +60,7 @@ def mixed_binary_cross_entropy(
 
     Raises:
         TypeError, ValueError: as in :func:`mix`; also if neither or both of perm and target_b are
-            given.
+            given, or any argument that a MixedTarget stands for.
         IndexError: a label outside [0, C-1]. There is no ignore_index.
 
     Equivalent PyTorch: ``F.binary_cross_entropy_with_logits(logits, lam*q + (1-lam)*q[perm], ...)``
@@ -68,6 +70,11 @@ def mixed_binary_cross_entropy(
     >>> mixed_binary_cross_entropy(torch.zeros(2, 2), torch.tensor([0, 1]), perm, 0.75)
     tensor(0.6931)
     """
+    if isinstance(target, MixedTarget):
+        target.check_alone(logits, perm, lam, target_b, label_smoothing)
+        target, perm, lam, target_b, label_smoothing = target.for_binary_cross_entropy(
+            logits.shape[1]
+        )
     v.check_logits(logits)
     if perm is not None:
         v.check_perm(perm, logits.shape[0], logits.device)

@@ -9,14 +9,15 @@ from .. import validation_targets as vt
 from ..dispatch import select
 from ..scalars import check_fraction, check_index, check_positive, check_real
 from ..tracing import beyond_kernels
+from .mixed_target import MixedTarget
 from .values import checks_here
 
 
 def mixed_cross_entropy(
     logits: Tensor,
-    target: Tensor,
-    perm: Tensor | None,
-    lam: float | Tensor,
+    target: Tensor | MixedTarget,
+    perm: Tensor | None = None,
+    lam: float | Tensor | None = None,
     *,
     target_b: Tensor | None = None,
     weight: Tensor | None = None,
@@ -32,7 +33,8 @@ def mixed_cross_entropy(
     Args:
         logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides. -inf masks a class.
         target: labels ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is, others are
-            converted), or float probabilities of the logits' shape.
+            converted), or float probabilities of the logits' shape. A :class:`MixedTarget` stands
+            for target, perm, lam, target_b and label_smoothing; none of them may then be given.
         perm: int64 ``(B,)``, or None if target_b is given.
         lam: as in :func:`mix`.
         target_b: the partners' labels (or probabilities) instead of ``target[perm]``.
@@ -56,7 +58,7 @@ def mixed_cross_entropy(
 
     Raises:
         TypeError, ValueError: as in :func:`mix`; also if neither or both of perm and target_b are
-            given.
+            given, or any argument that a MixedTarget stands for.
         IndexError: a label outside [0, C-1] that is not ignore_index.
 
     Equivalent PyTorch:
@@ -66,6 +68,9 @@ def mixed_cross_entropy(
     >>> mixed_cross_entropy(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75)
     tensor(0.6931)
     """
+    if isinstance(target, MixedTarget):
+        target.check_alone(logits, perm, lam, target_b, label_smoothing)
+        target, perm, lam, target_b, label_smoothing = target.for_cross_entropy()
     v.check_logits(logits)
     if perm is not None:
         v.check_perm(perm, logits.shape[0], logits.device)

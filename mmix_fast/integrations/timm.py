@@ -1,8 +1,11 @@
-"""timm's ``Mixup`` and ``SoftTargetCrossEntropy`` on mmix_fast's ops; timm itself is not needed.
+"""timm's ``Mixup`` and its losses on mmix_fast's ops; timm itself is not needed.
 
 >>> from mmix_fast.integrations.timm import Mixup, SoftTargetCrossEntropy  # instead of timm's
 >>> mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=1000)
 >>> loss = SoftTargetCrossEntropy()(model(x), target)  # after x, target = mixup(x, target)
+
+``Mixup(..., soft_targets=False)`` returns a :class:`mmix_fast.MixedTarget` in place of soft
+targets, and both losses take it: nothing of size ``(B, num_classes)`` is written and read back.
 
 ``FastCollateMixup`` and ``NaFlexMixup`` have no drop-in here: keep timm's. By default (prefetcher
 on) timm's train.py mixes with ``FastCollateMixup`` and never calls ``Mixup``: run it with
@@ -19,14 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .. import cutmix_, mix_, mix_targets, mixed_cross_entropy
-from ..tracing import readable
+from .. import MixedTarget, cutmix_, mix_
 from ..validation import check_fraction, describe
+from .timm_losses import BinaryCrossEntropy as BinaryCrossEntropy
+from .timm_losses import SoftTargetCrossEntropy as SoftTargetCrossEntropy
 
-# λ = 1 of SoftTargetCrossEntropy on the CPU: creating it takes as long as a small loss.
-_OWN_ALONE = torch.ones((), dtype=torch.float32, device="cpu")
 MODES = ("batch", "pair", "elem")
 NOT_OFFERED = ("FastCollateMixup", "NaFlexMixup")
 
@@ -58,6 +60,8 @@ class Mixup:
         correct_lam: compute λ from the area of the box after clipping at the edge.
         label_smoothing, num_classes: of the soft targets.
         multi_label: targets are dense ``(B, num_classes)``, smoothed towards 0.5.
+        soft_targets: False returns a :class:`mmix_fast.MixedTarget` in place of soft targets. A bad
+            label then raises in the loss.
 
     A call takes x ``(B, ..., H, W)``, which it overwrites, and B labels of any dtype and shape,
     such as ``(B,)`` or ``(B, 1)`` (fractions are truncated). It returns x and soft targets
@@ -83,6 +87,8 @@ class Mixup:
         label_smoothing: float = 0.1,
         num_classes: int = 1000,
         multi_label: bool = False,
+        *,
+        soft_targets: bool = True,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -99,9 +105,10 @@ class Mixup:
         self.mix_prob, self.switch_prob, self.mode = prob, switch_prob, mode
         self.correct_lam, self.label_smoothing = correct_lam, label_smoothing
         self.num_classes, self.multi_label = num_classes, multi_label
+        self.soft_targets = soft_targets
         self.mixup_enabled = True  # timm's training loop switches it off
 
-    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Any]:
         target = self._check_target(target, len(x))
         perm = torch.arange(len(x) - 1, -1, -1, device=x.device)
         dtype = torch.float32
@@ -115,18 +122,16 @@ class Mixup:
         if target.device != x.device:  # labels that stay on the CPU: this copy must block
             perm = perm.to(target.device)
             lam = lam.to(target.device) if isinstance(lam, Tensor) else lam
-        smoothing = self.label_smoothing
-        if self.multi_label:
-            target, smoothing = target.float() * (1 - smoothing) + 0.5 * smoothing, 0.0
-        soft = mix_targets(
+        mixed = MixedTarget(
             target,
             perm,
             lam,
             num_classes=self.num_classes,
-            label_smoothing=smoothing,
+            label_smoothing=self.label_smoothing,
+            multi_label=self.multi_label,
             dtype=dtype,
         )
-        return x, soft
+        return x, mixed.soft() if self.soft_targets else mixed
 
     def _check_target(self, target: Tensor, batch: int) -> Tensor:
         """Checked before any draw. Returns dense targets unchanged, or int64 labels ``(B,)``."""
@@ -240,38 +245,3 @@ def _check_blendable(x: Tensor) -> None:
             f"x must be floating to be blended by Mixup, got {describe(x)}; give x.float(), or "
             "paste alone: Mixup(mixup_alpha=0, cutmix_alpha=1)"
         )
-
-
-def _broadcast(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    try:
-        if target.is_floating_point() or target.ndim == x.ndim:  # not C labels (C,)
-            x, target = torch.broadcast_tensors(x, target)
-            return x, target
-    except RuntimeError:
-        pass
-    raise ValueError(
-        f"target must hold probabilities of shape {tuple(x.shape)}, got {describe(target)}; labels "
-        "belong to mmix_fast.mixed_cross_entropy or nn.CrossEntropyLoss"
-    )
-
-
-class SoftTargetCrossEntropy(nn.Module):
-    """timm.loss.SoftTargetCrossEntropy: ``mean(sum(-target * log_softmax(x)))``, in one pass.
-
-    x is ``(B, ..., C)``. The target has x's shape or broadcasts to it, in any dtype; its
-    probabilities need not sum to 1. Labels ``(B,)`` raise ValueError. The loss is float32 for
-    half-precision x, else of x's dtype. A probability of 0 at a logit of -inf contributes 0
-    (in timm it gives NaN).
-
-    Equivalent PyTorch: ``(-target * F.log_softmax(x, -1)).sum(-1).mean()``.
-    """
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        if target.shape != x.shape:
-            x, target = _broadcast(x, target)
-        if not target.is_floating_point():
-            target = target.to(x.dtype)
-        if x.ndim != 2:  # the mean is over all rows; not for 2-D: a view costs time in backward too
-            x, target = x.reshape(-1, x.shape[-1]), target.reshape(-1, x.shape[-1])
-        lam = _OWN_ALONE if x.is_cpu and readable(x) else 1.0
-        return mixed_cross_entropy(x, target, None, lam, target_b=target)

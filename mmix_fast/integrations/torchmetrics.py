@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..functional import MixedTarget
 from ..sampling import Mix
 from ..validation import check_index
 
@@ -27,8 +28,9 @@ class MixedAccuracy(Metric):
 
     ``update(logits, target, mix)`` takes what :meth:`mmix_fast.Mix.accuracy` takes. ``mix`` is the
     :class:`mmix_fast.Mix` of the batch, such as ``mixup.mix``; None: nothing was mixed, and the
-    accuracy is the plain one. A label of -100 counts, and is never correct. In a MetricCollection
-    pass ``mix=`` by its name, since other metrics do not know it.
+    accuracy is the plain one, or that of a :class:`mmix_fast.MixedTarget` as target. A label of
+    -100 counts, and is never correct. In a MetricCollection pass ``mix=`` by its name, since other
+    metrics do not know it.
 
     Raises:
         ValueError, TypeError: a bad topk. In ``update`` as :meth:`mmix_fast.Mix.accuracy`.
@@ -51,7 +53,7 @@ class MixedAccuracy(Metric):
         self.add_state("correct", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, target: Tensor, mix: Mix | None = None) -> None:
+    def update(self, logits: Tensor, target: Tensor | MixedTarget, mix: Mix | None = None) -> None:
         if mix is None:
             mix = Mix.identity(len(logits), logits.device)
         share = mix.accuracy(logits, target, self.topk)

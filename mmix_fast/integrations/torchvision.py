@@ -7,11 +7,19 @@ All else is as in v2: ``labels_getter``, nested samples, the inputs that raise (
 masks), and the draws from torch's default generator. Labels are indices ``(B,)`` of any integer
 dtype (v2: int64 only; -100 gives a row of zeros) or dense ``(B, C)``: floating targets keep their
 dtype, integer ones become float32. Images are rounded once.
+
+``soft_targets=False`` returns a :class:`mmix_fast.MixedTarget` in place of soft targets: the labels
+as they came, their pairing and λ. Nothing of size ``(B, C)`` is built, and a bad label raises in
+the loss.
+
+>>> images, target = MixUp(num_classes=1000, soft_targets=False)(images, labels)
+>>> loss = mmix_fast.mixed_cross_entropy(model(images), target)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +28,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2._utils import query_size
 
-from .. import cutmix_, mix, mix_targets
+from .. import MixedTarget, cutmix_, mix
 from ..validation import describe
 
 
@@ -28,6 +36,18 @@ class _Fused:
     """Overrides v2's transform(): mixes labels and images, and returns anything else unchanged."""
 
     num_classes: int | None
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        num_classes: int | None = None,
+        labels_getter: Callable[[Any], Any] | str | None = "default",
+        soft_targets: bool = True,
+    ) -> None:
+        options = {"alpha": alpha, "num_classes": num_classes, "labels_getter": labels_getter}
+        super().__init__(**options)  # v2's, which comes next
+        self.soft_targets = soft_targets
 
     def _pair(self, images: Tensor, perm: Tensor, params: dict[str, Any]) -> Tensor:
         raise NotImplementedError
@@ -51,11 +71,15 @@ class _Fused:
         out = self._pair(inpt.as_subclass(Tensor), perm, params)
         return tv_tensors.wrap(out, like=inpt) if image else out
 
-    def _mix_labels(self, labels: Tensor, perm: Tensor, lam: float) -> Tensor:
+    def _mix_labels(self, labels: Tensor, perm: Tensor, lam: float) -> Tensor | MixedTarget:
         if labels.ndim == 1:
-            return mix_targets(labels, perm, lam, num_classes=self.num_classes)
-        dense = labels if labels.is_floating_point() else labels.float()
-        return mix_targets(dense, perm, lam, dtype=dense.dtype)
+            mixed = MixedTarget(labels, perm, lam, num_classes=self.num_classes)
+        elif labels.is_floating_point():
+            classes = labels.shape[1]
+            mixed = MixedTarget(labels, perm, lam, num_classes=classes, dtype=labels.dtype)
+        else:
+            mixed = MixedTarget(labels, perm, lam, num_classes=labels.shape[1], multi_label=True)
+        return mixed.soft() if self.soft_targets else mixed
 
 
 class MixUp(_Fused, v2.MixUp):

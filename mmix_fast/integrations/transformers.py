@@ -21,12 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils.generic import find_labels
 
-from .. import mixed_cross_entropy
+from .. import mixed_binary_cross_entropy, mixed_cross_entropy
+from ..functional.mixed_target import multi_hot
 from ..manifold import ManifoldMixup
 from ..validation import describe
 
@@ -40,7 +40,6 @@ BY_PROBLEM_TYPE = (
 )
 BY_TOKEN = ("ForTokenClassification", "ForMaskedLM")
 SHIFTED = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-BINARY_OPTIONS = ("weight", "pos_weight", "reduction")
 
 
 class MixupTrainer(Trainer):
@@ -51,9 +50,9 @@ class MixupTrainer(Trainer):
             the model. For token models give the embedding instead of "". All other arguments are
             Trainer's.
         loss_options: of :func:`mmix_fast.mixed_cross_entropy`, such as
-            ``{"weight": torch.tensor([1.0, 5.0])}``; for multi-label models ``weight``,
-            ``pos_weight`` and ``reduction`` of ``F.binary_cross_entropy_with_logits``. They apply
-            to training only: the evaluation loss is the model's.
+            ``{"weight": torch.tensor([1.0, 5.0])}``; for multi-label models of
+            :func:`mmix_fast.mixed_binary_cross_entropy`, such as ``pos_weight``. They apply to
+            training only: the evaluation loss is the model's.
 
     The loss is computed from the model's logits; the model's own loss is not used. The problem type
     is ``model.config.problem_type`` or, as in transformers, follows from the labels: integers are
@@ -151,20 +150,19 @@ class MixupTrainer(Trainer):
                 f"labels of multi-label classification must have the logits' shape "
                 f"{tuple(logits.shape)}, got {describe(labels)}"
             )
-        mix, target = self.mixup.mix, labels.to(torch.promote_types(logits.dtype, torch.float32))
-        if mix is not None:
-            target = mix.to(logits.device).targets(target, dtype=target.dtype)
-        return F.binary_cross_entropy_with_logits(logits, target, **self._loss_options)
+        logits, labels = logits.movedim(-1, 1), multi_hot(labels).movedim(-1, 1)
+        return self.mixup.binary_cross_entropy(logits, labels, **self._loss_options)
 
 
 def _loss_options(options: Mapping[str, Any], args: Any) -> dict[str, Any]:
     """Checks the options, and moves their tensors to the training device."""
-    parameters = inspect.signature(mixed_cross_entropy).parameters.values()
+    ops = (mixed_cross_entropy, mixed_binary_cross_entropy)
+    parameters = [p for op in ops for p in inspect.signature(op).parameters.values()]
     known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"target_b"}
     for name in options:
-        if name not in known and name not in BINARY_OPTIONS:
+        if name not in known:
             raise TypeError(
-                f"loss_options must be of mixed_cross_entropy or {', '.join(BINARY_OPTIONS)}, got "
+                "loss_options must be of mixed_cross_entropy or mixed_binary_cross_entropy, got "
                 f"{name!r}"
             )
     if args.label_smoothing_factor and "label_smoothing" in options:

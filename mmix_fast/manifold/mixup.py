@@ -165,6 +165,16 @@ class ManifoldMixup:
         """
         return self._for(logits).cross_entropy(logits, target, **options)
 
+    def binary_cross_entropy(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        """:func:`mmix_fast.mixed_binary_cross_entropy`, with the same draw and rules as ``loss``.
+
+        For multi-label targets, and for training on labels with binary cross-entropy. Plain binary
+        cross-entropy, with the same options, if the forward mixed nothing.
+
+        >>> loss = mixup.binary_cross_entropy(model(x), multi_hot, pos_weight=pos_weight)
+        """
+        return self._for(logits).binary_cross_entropy(logits, target, **options)
+
     def accuracy(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
         """λ-weighted fraction of correct predictions: :meth:`mmix_fast.Mix.accuracy` of a draw."""
         return self._for(logits).accuracy(logits, target, **options)

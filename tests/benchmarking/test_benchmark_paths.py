@@ -11,7 +11,7 @@ from benchmarks import check, datafile, report, rows, runner, verify
 from benchmarks.clock import Clock
 from benchmarks.commands import LOSSES
 from benchmarks.problem import OURS, Goal, Implementation, Problem, by_threads
-from benchmarks.problems import cross_entropy, cutmix, losses, mix
+from benchmarks.problems import cross_entropy, cutmix, losses, mix, timm_loop
 
 TINY = {2: (6, 10), 4: (2, 5, 4, 3)}  # number of dimensions -> shape
 KINDS = [(kind, TINY[len(shapes[0])], dtype) for kind, shapes, types in LOSSES for dtype in types]
@@ -41,8 +41,10 @@ packages = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch):
-    """Skips torch.compile, which takes minutes, of the formula that gives the expected result."""
+    """Skips torch.compile, which takes minutes, of the formula that gives the expected result;
+    and timm, whose import takes seconds."""
     monkeypatch.setattr(losses, "compiled", lambda function: function)
+    monkeypatch.setattr(timm_loop, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), KINDS, ids=IDS)
@@ -101,6 +103,17 @@ def test_quick_takes_the_first_shape():
     assert {shape for _, shape, _ in taken(True)} == {(128, 1000), (512, 1000), (4, 21, 128, 128)}
     assert (losses.timm_targets, (256, 21841), torch.float32) in taken(False)
     assert {dtype for *_, dtype in taken(True)} == {torch.float32, torch.bfloat16, torch.float64}
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(find_spec("timm") is None, reason="no timm here")
+def test_timms_own_loop(monkeypatch):
+    monkeypatch.setattr(timm_loop, "find_spec", find_spec)
+    for kind, *_ in timm_loop.CASES:
+        some = kind((6, 10), torch.float32, "cpu")
+        verify.verify(some)
+        assert list(some.implementations) == [OURS, "dense drop-in", "timm"]
+        assert some.moved in (0, 2 * 6 * 10 * 4)
 
 
 def repeats(some):

@@ -129,6 +129,45 @@ def test_multi_hot_integers_and_half_logits(make):
     assert z.dtype == torch.bfloat16
 
 
+def test_options_of_the_multi_label_loss(make):
+    """Those of mixed_binary_cross_entropy; they do not apply to an evaluation."""
+    declared = classifier(problem_type="multi_label_classification")
+    options = {"label_smoothing": 0.2, "weight": torch.tensor([1.0, 2.0, 0.5]), "reduction": "sum"}
+    for label in (multi, lambda i: torch.tensor([i % 2 == 0, True, False])):
+        trainer = make(declared, label, loss_options=options)
+        loss, z, y, mix = step(trainer)
+        torch.testing.assert_close(loss, mix.binary_cross_entropy(z, y, **options))
+        q = y.float() * 0.8 + 0.1
+        want = F.binary_cross_entropy_with_logits(
+            z, mix.lam * q + (1 - mix.lam) * q[mix.perm], options["weight"], reduction="sum"
+        )
+        torch.testing.assert_close(loss, want)
+        trainer.train()
+        trainer.mixup.close()
+
+
+def test_the_multi_label_loss_is_that_of_the_forward_that_made_the_logits(make):
+    class Probing(MixupTrainer):
+        def compute_loss(self, model, *args, **kwargs):
+            self.drawn = None
+            hook = model.register_forward_hook(self.probe)
+            loss = super().compute_loss(model, *args, **kwargs)
+            hook.remove()
+            return loss
+
+        def probe(self, model, args, output):
+            if self.drawn is None:  # another forward in training, before the loss is computed
+                self.drawn = self.mixup.mix
+                with torch.no_grad():
+                    model(**batch(self))
+
+    trainer = make(classifier(problem_type="multi_label_classification"), multi)
+    trainer.__class__ = Probing
+    loss, z, y, mix = step(trainer)
+    torch.testing.assert_close(loss, trainer.drawn.binary_cross_entropy(z, y))
+    assert mix is not trainer.drawn
+
+
 def test_token_classification_and_masked_language_model(make):
     for kind in (transformers.BertForTokenClassification, transformers.BertForMaskedLM):
         labels = lambda i: [i % 3, -100, (i + 1) % 3, 2, -100]  # noqa: E731

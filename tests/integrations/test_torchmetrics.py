@@ -36,6 +36,15 @@ def joined(some):
 
 
 @pytest.mark.parametrize("topk", [1, 3])
+def test_targets_that_are_mixed_already(topk):
+    draws, sparse = MixedAccuracy(topk=topk), MixedAccuracy(topk=topk)
+    for logits, y, mix in batches(5, 16):
+        draws.update(logits, y, mix)
+        sparse.update(logits, m.MixedTarget(y, *mix, num_classes=CLASSES))
+    assert torch.equal(draws.compute(), sparse.compute())
+
+
+@pytest.mark.parametrize("topk", [1, 3])
 @pytest.mark.parametrize("shape", [(), (4, 5)], ids=["labels", "maps"])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_batches_of_different_sizes_are_one_batch(topk, shape, per_sample):
