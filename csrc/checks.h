@@ -3,6 +3,7 @@
 // inside it, the message is lost.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -25,11 +26,14 @@ inline void check_permutation(const int64_t *perm, int64_t n) {
   }
 }
 
-inline void check_label(const char *name, int64_t y, int64_t classes, int64_t ignore_index) {
+// ignore_index: the label that needs no class; the binary cross-entropy has none.
+inline void check_label(const char *name, int64_t y, int64_t classes,
+                        std::optional<int64_t> ignore_index) {
   if (y == ignore_index || (y >= 0 && y < classes)) return;
   std::ostringstream text;
-  text << name << " must hold labels in [0, " << classes - 1 << "] or ignore_index=" << ignore_index
-       << ", got " << y;
+  text << name << " must hold labels in [0, " << classes - 1 << "]";
+  if (ignore_index) text << " or ignore_index=" << *ignore_index;
+  text << ", got " << y;
   throw std::out_of_range(text.str());
 }
 

@@ -1,13 +1,16 @@
-// The floating-point dtypes that the kernels serve: the only list of them. No torch header, because
-// the vector code of the CPU and the device code include it too. scalar_types.h has torch's names.
+// The dtypes that the kernels serve: the only list of them. No torch header, because the vector
+// code of the CPU and the device code include it too. scalar_types.h has torch's names.
 #pragma once
 #include <cstdint>
 
 namespace mmix {
 
-enum DType { kHalf, kBFloat16, kFloat, kDouble, kDTypes };
+// kDTypes floating-point dtypes, and kByte, which only multi-hot targets may have.
+enum DType { kHalf, kBFloat16, kFloat, kDouble, kDTypes, kByte = kDTypes, kTargetDTypes };
 
-constexpr int64_t element_size(DType type) { return type == kDouble ? 8 : type == kFloat ? 4 : 2; }
+constexpr int64_t element_size(DType type) {
+  return type == kDouble ? 8 : type == kFloat ? 4 : type == kByte ? 1 : 2;
+}
 
 // The type of the arithmetic for elements T: double for double, else float.
 template <class T> struct AccOf {

@@ -31,6 +31,11 @@ inline DType dtype_of(ScalarType type) {
   return *found;
 }
 
+// Of targets of the logits' shape.
+inline DType target_dtype_of(ScalarType type) {
+  return type == ScalarType::Byte ? kByte : dtype_of(type);
+}
+
 // The dtype of the arithmetic on operands of these dtypes.
 template <class... Types> ScalarType arithmetic_of(Types... types) {
   return ((types == ScalarType::Double) || ...) ? ScalarType::Double : ScalarType::Float;

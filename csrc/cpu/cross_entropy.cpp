@@ -3,36 +3,14 @@
 // numbers. It writes to a new tensor or over the logits.
 #include "cpu/loss_across.h"
 #include "cpu/loss_along.h"
-#include <algorithm>
-#include <numeric>
 #include <torch/csrc/stable/library.h>
 
 namespace mmix {
 namespace {
 
-// A thread gets at least kLogitsPerThread of work. A row costs as much as kRowCost more classes.
-constexpr int64_t kLogitsPerThread = 65536, kRowCost = 256;
 // Rows with fewer classes than this are processed by AcrossRows. With vectors along the classes,
 // the partial vector at the end of each row would cost more than a transposition.
 constexpr int64_t kShortRow = 160;
-
-// Calls body(worker, first row, number of rows) for all rows, with a worker for each thread.
-// Returns the sum of the results. The order of the sum does not depend on the number of threads.
-template <class Worker, class A, class Body>
-double share_out(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
-  const int64_t several = Worker::rows_at_a_time(rows);
-  const int64_t grain =
-      std::max<int64_t>(1, kLogitsPerThread / (rows.classes + kRowCost) / several);
-  const int64_t units = (rows.count + several - 1) / several;
-  std::vector<double> sums(units);
-  torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
-    Worker worker(rows, out);
-    for (int64_t unit = begin; unit < end; ++unit)
-      sums[unit] = body(worker, unit * several, std::min(several, rows.count - unit * several));
-    if (out && out->stream) publish_streamed();
-  });
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
-}
 
 template <class A, class Body>
 double over_rows(const LossRows<A> &rows, const GradientRows *out, const Body &body) {
@@ -53,10 +31,6 @@ double forward(const LossRows<A> &rows, const GradientRows *gradient, double ups
 // stats, a (rows, 2) tensor, as one Softmax for each row.
 template <class A> Softmax<A> *softmax_of(const Tensor &stats) {
   return static_cast<Softmax<A> *>(const_cast<void *>(stats.const_data_ptr()));
-}
-
-template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F &f) {
-  return arithmetic_of(logits.scalar_type()) == ScalarType::Double ? f(double{}) : f(float{});
 }
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,

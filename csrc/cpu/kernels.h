@@ -65,15 +65,35 @@ template <class V> struct LossScales {
 // A label as an integer of the size of A, so that a vector holds as many labels as elements of A.
 template <class A> using LabelOf = std::conditional_t<sizeof(A) == 8, int64_t, int32_t>;
 
-// Kernels of the loss, computed in A: float, or double for float64 logits. Coefficients are passed
-// as double and converted to A first. `stream` writes past the caches, for a destination so large
-// that its next reader would not find it there. A tile has layout [classes][lanes], one row in each
-// lane.
+// How the targets of a binary cross-entropy are smoothed, mixed and compared.
+template <class A> struct BinaryBlend {
+  A own, other, keep, base;
+  bool has_threshold;
+  A threshold;
+};
+// n elements of a binary cross-entropy.
+template <class A> struct BinaryLine {
+  const void *z;                // logits
+  const A *t;                   // their targets
+  const A *weight, *pos_weight; // of their classes; null: 1
+  const A *upstream;            // the upstream gradients of their losses; null: 1
+  void *out;                    // what BinaryResult says. It may be z, if it has the dtype of z.
+  int64_t n;
+  double scale; // of the gradients: the upstream gradient of the sum of all losses
+  bool stream;
+};
+// What the kernel of a line writes. It returns the sum of the losses, except with kGradientAlone.
+enum BinaryResult { kNothing, kGradient, kGradientAlone, kLosses, kBinaryResults };
+
+// Kernels of the losses, computed in A: float, or double for float64 logits. Coefficients are
+// passed as double and converted to A first. `stream` writes past the caches, for a destination so
+// large that its next reader would not find it there. A tile has layout [classes][lanes], one row
+// in each lane.
 template <class A> struct LossKernels {
   int64_t lanes; // the lanes of a tile are a multiple of this
 
   // Kernels on n contiguous elements.
-  void (*widen[kDTypes])(A *dst, const void *src, int64_t n);
+  void (*widen[kTargetDTypes])(A *dst, const void *src, int64_t n);
   void (*narrow[kDTypes])(void *dst, const A *src, int64_t n);
   void (*cap)(A *z, int64_t n, double softcap);
   void (*uncap)(A *gradient, const A *capped, int64_t n, double softcap);
@@ -114,6 +134,11 @@ template <class A> struct LossKernels {
   // t = blend_row of t and b, with the coefficients kOwn and kOther of each lane.
   void (*blend_tile)(A *t, const A *b, const A *weight, int64_t classes, TileRows<A> rows,
                      double keep, double base);
+
+  double (*binary[kBinaryResults][kDTypes])(const BinaryLine<A> &line);
+  // t = own*(keep*t + base) + other*(keep*b + base), each operation rounded once. A target whose
+  // coefficient is 0 is absent. Where there is a threshold, t becomes 1 above it, else 0.
+  void (*binary_targets)(A *t, const A *b, int64_t n, const BinaryBlend<A> &blend);
 };
 
 struct RowKernels {

@@ -2,35 +2,24 @@
 // lane. Used for logits that have stride 1 along rows, e.g. (B, C, H, W), and for rows so short
 // that vectors along the classes would be mostly partial.
 #pragma once
-#include "cpu/loss_worker.h"
+#include "cpu/loss_rows.h"
+#include "cpu/loss_tiles.h"
 #include <algorithm>
 #include <numeric>
 
 namespace mmix {
 
-// A tile has at most kLossTileBytes, so that it stays in the L1 cache together with the other
-// arrays. It has at most kRunBytes of each class: longer runs were not faster. If even the smallest
-// number of lanes needs more, the tile has that number.
-constexpr int64_t kLossTileBytes = 16384, kRunBytes = 512;
-constexpr int64_t kAhead = 3; // classes to prefetch ahead
-
 // Copies the logits of a tile to scratch, [classes][lanes], and the gradient from scratch to
 // memory.
 template <class A> class AcrossRows {
 public:
-  static int64_t rows_at_a_time(const LossRows<A> &rows) {
-    const int64_t least = row_kernels().loss<A>().lanes, bytes = sizeof(A);
-    const int64_t fit = kLossTileBytes / bytes / std::max<int64_t>(rows.classes, 1);
-    const int64_t most = kRunBytes / element_size(rows.logits.type);
-    const int64_t needed = (rows.count + least - 1) / least * least;
-    return std::max(least, std::min({fit / least * least, most, needed}));
-  }
+  static int64_t rows_at_a_time(const LossRows<A> &rows) { return tile_rows<A>(rows); }
 
   AcrossRows(const LossRows<A> &rows, const GradientRows *out)
       : rows_(rows), out_(out), kernels_(row_kernels().loss<A>()), lanes_(rows_at_a_time(rows)),
         cap_(rows.args.softcap), given_(2 * lanes_), labels_(2 * lanes_, none()), partners_(lanes_),
-        size_(rows.classes * lanes_), z_(size_ + lanes_), numbers_(kTileArrays * lanes_),
-        row_{numbers_.data(), lanes_} {
+        size_(rows.classes * lanes_), z_(size_ + lanes_), tiles_(rows.classes, size_),
+        numbers_(kTileArrays * lanes_), row_{numbers_.data(), lanes_} {
     if (cap_ != 0) apart_.resize(z_.size());
     if (rows.spread == kWeights) u_ = rows.weights();
     if (rows.spread == kTargets) {
@@ -93,7 +82,7 @@ private:
 
   void load(int64_t first, int64_t n) {
     find(first, n);
-    load_tile(z_.data(), rows_.logits, first, n);
+    tiles_.load(z_.data(), lanes_, rows_.logits, first, n);
     if (cap_ != 0) kernels_.cap(z_.data(), size_, cap_);
     if (rows_.spread == kTargets) {
       load_targets(first, n);
@@ -156,11 +145,11 @@ private:
       return std::any_of(row_[name], row_[name] + n, [](A coef) { return coef != 0; });
     };
     const bool both = any(kOther);
-    if (any(kOwn)) load_tile(t_.data(), *rows_.target, first, n);
+    if (any(kOwn)) tiles_.load(t_.data(), lanes_, *rows_.target, first, n);
     b_.resize(both ? size_ : 0);
     for (int64_t k = 0, end; both && k < n; k = end) { // runs of consecutive partners
       for (end = k + 1; end < n && partners_[end] == partners_[end - 1] + 1;) ++end;
-      load_tile(b_.data() + k, *rows_.target_b, partners_[k], end - k);
+      tiles_.load(b_.data() + k, lanes_, *rows_.target_b, partners_[k], end - k);
     }
     kernels_.blend_tile(t_.data(), both ? b_.data() : nullptr, rows_.weights(), rows_.classes, row_,
                         rows_.smoothing.keep, rows_.smoothing.base);
@@ -178,76 +167,7 @@ private:
     for (int64_t k = 0; any_dead_ && k < n; ++k)
       for (int64_t c = 0; row_[kLive][k] == 0 && c < rows_.classes; ++c) to[c * lanes_ + k] = 0;
     if (cap_ != 0) kernels_.uncap(to, z_.data(), size_, cap_);
-    store_tile(to, first, n);
-  }
-
-  // Splits n rows from `first` on into runs with a constant stride. Calls run(k, rows, offset) for
-  // each run: `rows` rows from row first + k on, at `offset`.
-  template <class Run>
-  static void over_runs(const RowView &view, int64_t first, int64_t n, const Run &run) {
-    const int64_t size = view.dims.empty() ? 1 : view.dims[0].size;
-    for (int64_t k = 0, rows; k < n; k += rows) {
-      rows = std::min(n - k, size - (first + k) % size);
-      run(k, rows, view.offset(first + k));
-    }
-  }
-
-  // Whether consecutive rows are contiguous in memory, without gaps.
-  bool adjoining(const RowView &view) const {
-    return view.class_stride == 1 && view.step() == rows_.classes;
-  }
-
-  // Calls f(c, offset) for each class c of the run of rows at `offset`, with the offset of that
-  // class. Prefetches kAhead classes ahead: classes are too far apart for the hardware prefetcher.
-  template <bool kWrite = false, class F>
-  void over_classes(const RowView &view, int64_t offset, int64_t rows, const F &f) const {
-    const int64_t bytes = rows * element_size(view.type);
-    for (int64_t c = 0; c < rows_.classes; ++c, offset += view.class_stride) {
-      const char *ahead = view.at(offset + kAhead * view.class_stride);
-      for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(ahead + byte, kWrite);
-      f(c, offset);
-    }
-  }
-
-  // Copies n rows from `first` on to the lanes from `tile` on.
-  void load_tile(A *tile, const RowView &view, int64_t first, int64_t n) {
-    over_runs(view, first, n, [&](int64_t k, int64_t rows, int64_t offset) {
-      const int64_t classes = rows_.classes, step = view.step();
-      if (view.rows_adjacent())
-        return over_classes(view, offset, rows, [&](int64_t c, int64_t at) {
-          kernels_.widen[view.type](tile + c * lanes_ + k, view.at(at), rows);
-        });
-      const char *at = view.at(offset);
-      if (view.class_stride == 1 && view.type == kArithmetic<A>)
-        return kernels_.transpose(tile + k, lanes_, reinterpret_cast<const A *>(at), step, rows,
-                                  classes);
-      row_major_.resize(size_);
-      const int64_t together = adjoining(view) ? rows : 1;
-      for (int64_t i = 0; i < rows; i += together)
-        gather(kernels_, row_major_.data() + i * classes, view.at(offset + i * step), view.type,
-               view.class_stride, together * classes);
-      kernels_.transpose(tile + k, lanes_, row_major_.data(), classes, rows, classes);
-    });
-  }
-
-  void store_tile(const A *tile, int64_t first, int64_t n) {
-    const RowView &view = out_->view;
-    over_runs(view, first, n, [&](int64_t k, int64_t rows, int64_t offset) {
-      const int64_t classes = rows_.classes, step = view.step();
-      if (view.rows_adjacent())
-        return over_classes<true>(view, offset, rows, [&](int64_t c, int64_t at) {
-          kernels_.narrow[view.type](out_->at(at), tile + c * lanes_ + k, rows);
-        });
-      if (view.class_stride == 1 && view.type == kArithmetic<A>)
-        return kernels_.transpose(reinterpret_cast<A *>(out_->at(offset)), step, tile + k, lanes_,
-                                  classes, rows);
-      row_major_.resize(size_);
-      kernels_.transpose(row_major_.data(), classes, tile + k, lanes_, classes, rows);
-      const int64_t together = adjoining(view) ? rows : 1;
-      for (int64_t i = 0; i < rows; i += together)
-        scatter(kernels_, out_->at(offset + i * step), view.type, view.class_stride,
-                row_major_.data() + i * classes, together * classes);
-    });
+    tiles_.store(to, lanes_, *out_, first, n);
   }
 
   const LossRows<A> &rows_;
@@ -255,11 +175,12 @@ private:
   const LossKernels<A> &kernels_;
   int64_t lanes_;
   double cap_;
-  std::vector<int64_t> given_;     // labels as passed: the rows' own, then their partners'
-  std::vector<LabelOf<A>> labels_; // after tile_labels: the labels that count, else none()
-  std::vector<int64_t> partners_;  // the partner's row in target_b, for each lane
-  int64_t size_;                   // elements of a tile
-  std::vector<A> z_, apart_, t_, b_, row_major_; // tiles
+  std::vector<int64_t> given_;       // labels as passed: the rows' own, then their partners'
+  std::vector<LabelOf<A>> labels_;   // after tile_labels: the labels that count, else none()
+  std::vector<int64_t> partners_;    // the partner's row in target_b, for each lane
+  int64_t size_;                     // elements of a tile
+  std::vector<A> z_, apart_, t_, b_; // tiles
+  TileCopies<A> tiles_;
   std::vector<A> numbers_;
   TileRows<A> row_;
   const A *u_ = nullptr; // see Spread

@@ -1,5 +1,6 @@
 // The work of one thread on long rows, one row at a time. Vectors run along the classes.
 #pragma once
+#include "cpu/loss_rows.h"
 #include "cpu/loss_worker.h"
 #include <cstring>
 

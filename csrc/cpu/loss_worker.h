@@ -1,7 +1,9 @@
-// Shared by loss_along.h and loss_across.h: the destination of the gradient, and copies between
-// memory of any dtype and stride and scratch of type A.
+// Shared by the workers of both losses: the destination of the gradient, copies between memory of
+// any dtype and stride and scratch of type A, and the division of the rows among threads.
 #pragma once
-#include "cpu/loss_rows.h"
+#include "cpu/paired_rows.h"
+#include <algorithm>
+#include <numeric>
 
 namespace mmix {
 
@@ -22,7 +24,7 @@ template <class A>
 void gather(const LossKernels<A> &kernels, A *dst, const char *src, DType type, int64_t stride,
             int64_t n) {
   if (stride == 1) return kernels.widen[type](dst, src, n);
-  visit(type, [&](auto *t) {
+  visit_target(type, [&](auto *t) {
     const auto *from = static_cast<decltype(t)>(static_cast<void *>(const_cast<char *>(src)));
     for (int64_t c = 0; c < n; ++c) dst[c] = static_cast<A>(from[c * stride]);
   });
@@ -38,6 +40,31 @@ void scatter(const LossKernels<A> &kernels, char *dst, DType type, int64_t strid
     T *to = static_cast<T *>(static_cast<void *>(dst));
     for (int64_t c = 0; c < n; ++c) to[c * stride] = static_cast<T>(src[c]);
   });
+}
+
+// A thread gets at least kLogitsPerThread of work. A row costs as much as kRowCost more classes.
+constexpr int64_t kLogitsPerThread = 65536, kRowCost = 256;
+
+// Calls body(worker, first row, number of rows) for all rows, with a worker for each thread.
+// Returns the sum of the results. The order of the sum does not depend on the number of threads.
+template <class Worker, class Rows, class Body>
+double share_out(const Rows &rows, const GradientRows *out, const Body &body) {
+  const int64_t several = Worker::rows_at_a_time(rows);
+  const int64_t grain =
+      std::max<int64_t>(1, kLogitsPerThread / (rows.classes + kRowCost) / several);
+  const int64_t units = (rows.count + several - 1) / several;
+  std::vector<double> sums(units);
+  torch::stable::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+    Worker worker(rows, out);
+    for (int64_t unit = begin; unit < end; ++unit)
+      sums[unit] = body(worker, unit * several, std::min(several, rows.count - unit * several));
+    if (out && out->stream) publish_streamed();
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+template <class F> decltype(auto) with_arithmetic(const Tensor &logits, const F &f) {
+  return arithmetic_of(logits.scalar_type()) == ScalarType::Double ? f(double{}) : f(float{});
 }
 
 } // namespace mmix

@@ -24,6 +24,10 @@ template <class F> decltype(auto) visit(DType type, const F &f) {
   return visit_dtype<c10::Half, c10::BFloat16>(type, f);
 }
 
+template <class F> decltype(auto) visit_target(DType type, const F &f) {
+  return type == kByte ? f(static_cast<uint8_t *>(nullptr)) : visit(type, f);
+}
+
 inline double read(const void *p, DType type, int64_t i) {
   return visit(type, [&](auto *t) {
     return static_cast<double>(static_cast<const std::remove_pointer_t<decltype(t)> *>(p)[i]);
