@@ -18,7 +18,7 @@ BinaryProblem problem_of(const BinaryLossArgs &args) {
   a.threshold = args.target_threshold.value_or(0);
   if (args.pos_weight) a.pos_weight = class_values(*args.pos_weight);
   a.weighted = args.weight || args.pos_weight;
-  a.per_element = a.upstream_per_row = args.is_per_element();
+  a.per_element = args.is_per_element();
   a.by_classes = divisor(a.classes);
   a.inverse_classes = ~0u / static_cast<unsigned>(std::max(a.classes, 1));
   return a;
@@ -80,6 +80,13 @@ std::tuple<Tensor, Tensor> binary_cross_entropy(MMIX_BINARY_LOSS_PARAMETERS,
   return {loss, gradient};
 }
 
+// Whether all elements of t are one element in memory, as in the gradient of a sum.
+bool is_expanded(const Tensor &t) {
+  for (int64_t d = 0; d < t.dim(); ++d)
+    if (t.size(d) > 1 && t.stride(d) != 0) return false;
+  return true;
+}
+
 void backward_into(const Tensor &out, const Tensor &grad, const BinaryLossArgs &args,
                    bool rescale) {
   const OnDevice device(args.logits);
@@ -88,6 +95,7 @@ void backward_into(const Tensor &out, const Tensor &grad, const BinaryLossArgs &
   a.gradient = output<char>(out);
   a.gradient_at = row_layout(out);
   a.upstream = input<char>(grad);
+  a.per_element = a.upstream_per_row = !is_expanded(grad);
   if (a.per_element) a.upstream_at = row_layout(grad);
   a.rescale = rescale;
   run(device, a, args.logits);
