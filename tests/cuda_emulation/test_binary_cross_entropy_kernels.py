@@ -158,14 +158,17 @@ def test_a_target_is_read_once_for_its_row_and_once_as_a_partner(emulator, shape
         emulator.count_traffic(True)
         (_, gradient), _ = forward(z, t, None, lam, target_b=other)
         assert moved(emulator, z, z) <= 1.01 and moved(emulator, gradient, z) <= 1.01
+        # Four numbers of float64 are two accesses, to the same sectors.
+        most = 2.05 if kind == DOUBLE else 1.05
         for reads, tensor in ((own, t), (partner, other)):
-            assert reads <= moved(emulator, tensor, tensor) <= 1.05 * reads
+            assert reads <= moved(emulator, tensor, tensor) <= most * reads
         widths = emulator.traffic()[(t if own else other).data_ptr()].loads
         wide = min(4, (4 * kind.itemsize).bit_length() - 1)  # four elements
         assert sum(widths) == widths[wide]
     emulator.count_traffic(True)
     forward(z, t, torch.arange(len(z)).roll(1), 0.3)
-    assert 1.99 <= moved(emulator, t, t) <= 2.1
+    # The 128 bytes or more that a warp reads of a partner may begin and end within a sector.
+    assert 1.99 <= moved(emulator, t, t) <= 2 * most + 32 / 128
 
 
 def test_losses_and_upstreams_of_elements_are_moved_once(emulator):
