@@ -20,9 +20,10 @@ from . import (
 from .clock import clock_of
 from .options import Options, checked
 from .problem import Maker
-from .problems import cross_entropy, losses, mix, scaling, step
+from .problems import binary_cross_entropy, cross_entropy, losses, mix, scaling, step
 from .runner import FULL, QUICK, run
 
+LOSSES = losses.CASES + binary_cross_entropy.CASES
 FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
 
 
@@ -34,7 +35,7 @@ def dtypes_of(options: Options) -> tuple[torch.dtype, ...]:
 MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
     "mix": lambda o: mix.makers(o.shapes, dtypes_of(o), o.device, o.quick),
     "cross_entropy": lambda o: cross_entropy.makers(o.shapes, dtypes_of(o), o.device, o.quick),
-    "losses": lambda o: losses.makers(o.device, o.quick),
+    "losses": lambda o: losses.makers(o.device, o.quick, LOSSES),
     "scaling": lambda o: scaling.makers(o.dtypes or FLOAT, o.device, o.quick),
     "step": lambda o: step.makers(o.device, o.quick),
 }

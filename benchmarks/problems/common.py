@@ -16,15 +16,15 @@ MIX_TOLERANCES = (2e-2, 2e-2)  # relative, absolute: baselines round to bfloat16
 
 # Tolerances of a gradient to logits. The relative one is a few roundings, but not less than the
 # error of compiled exponentials; it must stay below 1e-3, else a missing z-loss of 1e-4 would go
-# unnoticed. The absolute one is a few roundings of a row's gradient, whose terms may cancel,
-# divided by the number of rows, as the mean does.
+# unnoticed. The absolute one is a few roundings of a term's gradient, whose parts may cancel,
+# divided by the number of terms, as the mean does: rows, or elements of a binary loss.
 RTOL_ROUNDINGS, MIN_RTOL, ATOL_ROUNDINGS = 3, 1e-4, 4
 
 
-def tolerances(z: Tensor) -> tuple[float, float]:
+def tolerances(z: Tensor, binary: bool = False) -> tuple[float, float]:
     """Relative and absolute tolerance of the gradient to the logits z."""
-    eps, rows = torch.finfo(z.dtype).eps, z.numel() // z.shape[1]
-    return max(RTOL_ROUNDINGS * eps, MIN_RTOL), ATOL_ROUNDINGS * eps / rows
+    eps, terms = torch.finfo(z.dtype).eps, z.numel() // (1 if binary else z.shape[1])
+    return max(RTOL_ROUNDINGS * eps, MIN_RTOL), ATOL_ROUNDINGS * eps / terms
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ more shapes and cold caches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -39,16 +40,20 @@ def loss_problem(
     ours: Loss,
     baselines: dict[str, tuple[Loss, float]],
     compiling: bool = True,
+    moved: int = 0,
+    binary: bool = False,
 ) -> Problem:
     """``baselines``: name -> (loss, least speedup aimed at). The first, computed in float64, gives
     the expected gradient; it is also the one that is compiled. Every loss takes ``args`` after the
-    logits."""
+    logits. ``binary``: the mean is over elements."""
     formula = next(iter(baselines.values()))[0]
     wide = [t.double() if t.is_floating_point() else t for t in args]
     expected = expected_gradient(formula, z, torch.float64, *wide)
 
     def implementation(loss: Loss, compiled: bool = False) -> Implementation:
-        return Implementation(gradient(loss, *args), expected, *tolerances(z), compiled=compiled)
+        return Implementation(
+            gradient(loss, *args), expected, *tolerances(z, binary), compiled=compiled
+        )
 
     implementations = {OURS: implementation(ours)} | {
         name: implementation(loss) for name, (loss, _) in baselines.items()
@@ -60,7 +65,9 @@ def loss_problem(
     def fresh() -> Tensor:
         return z.clone().requires_grad_()
 
-    return Problem(op, tuple(z.shape), z.dtype, fresh, implementations, goals=goals, cold=False)
+    return Problem(
+        op, tuple(z.shape), z.dtype, fresh, implementations, moved, goals=goals, cold=False
+    )
 
 
 def two_terms_problem(
@@ -171,7 +178,10 @@ double = partial(two_terms_problem, "cross-entropy", goal=2.0, compiling=False)
 IMAGENET, IMAGES = ((512, 1000),), ((4, 21, 128, 128),)  # 21 classes: Pascal VOC
 FLOAT = (torch.float32,)
 # (what makes the problem, its shapes, its dtypes); --quick takes the first shape
-CASES = (
+Cases = tuple[
+    tuple[Callable[..., Problem], tuple[tuple[int, ...], ...], tuple[torch.dtype, ...]], ...
+]
+CASES: Cases = (
     (timm_targets, ((128, 1000), (1024, 1000), (256, 21841)), FLOAT),
     (probabilities, ((128, 1000), (512, 1000)), FLOAT),
     (weighted, IMAGENET, FLOAT),
@@ -185,10 +195,10 @@ CASES = (
 )
 
 
-def makers(device: str, quick: bool) -> list[Maker]:
+def makers(device: str, quick: bool, cases: Cases = CASES) -> list[Maker]:
     found: list[Maker] = [
         partial(kind, shape, dtype, device)
-        for kind, shapes, dtypes in CASES
+        for kind, shapes, dtypes in cases
         for shape in (shapes[:1] if quick else shapes)
         for dtype in dtypes
     ]

@@ -2,15 +2,13 @@
 short or adjacent in memory; labels and probabilities; tails, special values, instruction sets."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import mmix_fast as m
-from tests.support.cases import DTYPES, ISAS, ROOT, TOLERANCE, run
+from tests.support.cases import DTYPES, ISAS, TOLERANCE
+from tests.support.instruction_sets import check_bits_by_threads, run_tests_with
 
 KINDS = {  # name -> (options, dtype of the target or None for labels, λ)
     "labels": ({}, None, 0.3),
@@ -195,43 +193,16 @@ def test_a_masked_row_whose_targets_have_weight_0_adds_nothing(classes, across):
     assert got[1] == 0 and got.isfinite().all()
 
 
-BITS = """
-import hashlib, itertools, torch, mmix_fast as m
-torch.set_num_threads({threads})
-from tests.backends.test_cpu_loss import KINDS, LAYOUTS, problem
-for kind, layout in itertools.product(KINDS, ("rows", "rows beside", "images", "channels_last")):
-    for classes, dt in ((21, torch.float32), (170, torch.bfloat16), (21, torch.float64)):
-        torch.manual_seed(classes)
-        small = LAYOUTS[layout][0](classes, dt)
-        z = torch.cat([small] * (1000 // len(small))).requires_grad_()
-        y, perm, lam, options = problem(kind, z)
-        loss = m.mixed_cross_entropy(z, y, perm, lam, **options)
-        for up in (1.0, 0.25):
-            g, = torch.autograd.grad(loss, z, torch.tensor(up, dtype=loss.dtype), retain_graph=True)
-            print(loss.item(), hashlib.sha256(g.contiguous().view(torch.uint8).numpy()).hexdigest())
-"""
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("isa", [ISAS[0], ISAS[-1]])  # the narrowest and the widest vectors
 def test_same_bits_on_any_number_of_threads(isa):
-    here = {"ATEN_CPU_CAPABILITY": isa, "PYTHONPATH": str(ROOT)}
-    one, two = (run(BITS.format(threads=n), **here) for n in (1, 2))
-    assert one.returncode == 0, one.stderr
-    assert one.stdout == two.stdout and len(one.stdout.split()) == 2 * 2 * 3 * 4 * len(KINDS)
+    check_bits_by_threads(isa, __name__, "mixed_cross_entropy", len(KINDS))
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("isa", ISAS[:-1])
 def test_every_path_on_every_instruction_set(isa):
-    """Runs the tests of this file with another instruction set."""
-    best = torch.backends.cpu.get_cpu_capability().lower()
-    if isa == best or (isa == "avx512" and isa not in best):
-        pytest.skip("this set is the default, or the CPU lacks it")
-    env = os.environ | {"ATEN_CPU_CAPABILITY": isa}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not deep", __file__]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]
+    run_tests_with(isa, __file__)
 
 
 def test_a_row_is_the_same_wherever_its_tile_begins():

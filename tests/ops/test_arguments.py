@@ -49,6 +49,15 @@ NUMBERS = {
     ),
     "z_loss": (lambda n: m.mixed_cross_entropy(X, Y, PERM, 0.3, z_loss=n), 0.25),
     "softcap": (lambda n: m.mixed_cross_entropy(X, Y, PERM, 0.3, softcap=n), 0.25),
+    "binary lam": (lambda n: m.mixed_binary_cross_entropy(X, Y, PERM, n), 0.25),
+    "binary smoothing": (
+        lambda n: m.mixed_binary_cross_entropy(X, Y, PERM, 0.3, label_smoothing=n),
+        0.25,
+    ),
+    "target_threshold": (
+        lambda n: m.mixed_binary_cross_entropy(X, Y, PERM, 0.3, target_threshold=n),
+        0.25,
+    ),
     "batch_size": (lambda n: tuple(m.sample_mix(n, 1.0)), 4),
     "alpha": (lambda n: tuple(m.sample_mix(4, n)), 0.25),
     "identity": (lambda n: tuple(m.Mix.identity(n)), 4),
@@ -150,6 +159,8 @@ def test_labels_of_any_integer_dtype(backend, dtype):
     same(
         m.mix_batch_(X.clone(), small, PERM, 0.3, **kw), m.mix_batch_(X.clone(), y, PERM, 0.3, **kw)
     )
+    same(m.mixed_binary_cross_entropy(X, Y.to(dtype), PERM, 0.3),
+         m.mixed_binary_cross_entropy(X, Y, PERM, 0.3))  # fmt: skip
     mix = m.Mix(PERM, torch.tensor(0.3))
     same(mix.accuracy(X, Y.to(dtype)), mix.accuracy(X, Y))
     same(mix.targets(small, **kw), mix.targets(y, **kw))
@@ -197,6 +208,9 @@ def everything(x_dtype):
             options = {"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 5, "reduction": reduction}
             loss = m.mixed_cross_entropy(z, target, PERM, lam, **options)
             out += [loss.detach(), torch.autograd.grad(loss.sum(), z)[0]]
+            options = {"label_smoothing": 0.1, "target_threshold": 0.4, "reduction": reduction}
+            loss = m.mixed_binary_cross_entropy(z, target, PERM, lam, **options)
+            out += [loss.detach(), torch.autograd.grad(loss.sum(), z)[0]]
     return out
 
 
@@ -220,6 +234,7 @@ def test_the_default_device_changes_nothing(backend):
         m.mix_batch_(x, y, perm, 0.3, num_classes=3)
         assert m.cutmix_(images, perm, (0, 2, 1, 4))[1].device.type == "cpu"
         assert m.mixed_cross_entropy(x, y, perm, 0.3).device.type == "cpu"
+        assert m.mixed_binary_cross_entropy(x, y, perm, 0.3).device.type == "cpu"
         assert m.Mix(perm, 0.3).accuracy(x, y).device.type == "cpu"
         assert m.sample_mix(4, 1.0, generator=generator).lam.device.type == "cpu"
         assert m.sample_mix(4, 1.0, device="cpu").perm.device.type == "cpu"

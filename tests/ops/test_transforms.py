@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
@@ -31,10 +32,24 @@ def plain(name):
             rows = -(q * logp).sum(1)
         return rows if "none" in name else rows.sum() if "sum" in name else rows.mean()
 
+    def binary_cross_entropy(z, d):
+        if "labels" in name:
+            hot = torch.arange(C)
+            own, other = ((d[k].unsqueeze(1) == hot).to(z.dtype) for k in ("y", "y_b"))
+            own, other = (0.9 * q + 0.1 / C for q in (own, other))
+            lam = d["lams"].unsqueeze(1)
+            t = lam * own + (1 - lam) * other
+        else:
+            t = mixed((d["t"] > 0.2).to(z.dtype), d["perm"], d["lam"])
+        every = -(1 - t) * F.logsigmoid(-z) - t * F.logsigmoid(z)
+        return every if "none" in name else every.mean()
+
     def cut(z, d):
         return torch.cat([mixed(z[:, :3], d["perm"], torch.zeros((), dtype=D64)), z[:, 3:]], 1)
 
     def call(z, d):
+        if "binary" in name:
+            return binary_cross_entropy(z, d)
         if "loss" in name:
             return cross_entropy(z, d)
         if name == "cutmix_":
@@ -72,7 +87,13 @@ TRANSFORMS = {
 }
 
 
-KINDS = ("loss, labels, mean", "loss, pairs, none", "loss, probabilities, sum")
+KINDS = (
+    "loss, labels, mean",
+    "loss, pairs, none",
+    "loss, probabilities, sum",
+    "binary loss, labels, none",
+    "binary loss, multi-hot, mean",
+)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

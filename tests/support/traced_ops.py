@@ -56,10 +56,29 @@ LOSSES = {
     for reduction in ("mean", "sum", "none")
     for kind, call in _loss(reduction=reduction).items()
 }
+
+
+def _binary(**options):
+    return {
+        "labels": lambda z, d: m.mixed_binary_cross_entropy(
+            z * 1, d["y"], None, d["lams"], target_b=d["y_b"], label_smoothing=0.1, **options
+        ),
+        "multi-hot": lambda z, d: m.mixed_binary_cross_entropy(
+            z * 1, d["t"] > 0.2, d["perm"], d["lam"], **options
+        ),
+    }
+
+
+LOSSES |= {
+    f"binary loss, {kind}, {reduction}": call
+    for reduction in ("mean", "none")
+    for kind, call in _binary(reduction=reduction).items()
+}
 IN_PLACE = {
     f"loss in place, {reduction}": _loss(reduction=reduction, inplace_backward=True)["labels"]
     for reduction in ("mean", "none")
 }
+IN_PLACE["binary loss in place, mean"] = _binary(inplace_backward=True)["multi-hot"]
 # Only plain PyTorch has the gradient to x of these.
 PLAIN = {
     "cutmix_": lambda z, d: m.cutmix_((z * 1).reshape(B, C, 1), d["perm"], (0, 3, 0, 1))[0],
