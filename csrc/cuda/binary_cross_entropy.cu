@@ -28,8 +28,7 @@ template <class T, bool kAcross, int kWidth, bool kGeneral>
 void run_as(const OnDevice &device, BinaryProblem &a, const BinaryForm &form, const Tensor &z) {
   const auto kernel = binary_cross_entropy_tiles<T, kAcross, kWidth, kGeneral>;
   const BinaryPlan plan = plan_binary(a, form, device.device());
-  const size_t shared =
-      sizeof(LossScratch) + 2 * plan.rows * sizeof(BinaryRow<Acc<T>, kGeneral>);
+  const size_t shared = sizeof(LossScratch) + 2 * plan.rows * sizeof(BinaryRow<Acc<T>, kGeneral>);
   const unsigned blocks =
       grid_for(plan.tiles, 1, device.device(), device.kernel(kernel), kBinaryThreads, shared);
   std::optional<Workspace> sums; // until the launch
@@ -61,8 +60,8 @@ std::tuple<Tensor, Tensor> binary_cross_entropy(MMIX_BINARY_LOSS_PARAMETERS,
   const OnDevice device(logits);
   const ScalarType acc = arithmetic_of(logits.scalar_type());
   const bool with_gradient = upstream && *upstream == 1; // loss and gradient share coefficients
-  Tensor loss = args.is_per_element() ? empty_like(logits, acc)
-                                      : torch::stable::new_empty(logits, {}, acc);
+  Tensor loss =
+      args.is_per_element() ? empty_like(logits, acc) : torch::stable::new_empty(logits, {}, acc);
   Tensor gradient =
       with_gradient ? torch::stable::empty_like(logits) : torch::stable::new_empty(logits, {0});
   if (logits.numel() == 0) { // a mean over nothing is NaN, a sum 0

@@ -10,15 +10,12 @@ namespace mmix {
 struct BinaryForm {
   bool across;  // pieces are neighbouring rows
   int width;    // elements of a piece; 1 for any strides
-  bool general; // float targets, weights, or a number for each element
+  bool general; // there is more than labels, or there are gaps between rows
 };
 
-// Whether pieces of `width` elements along the classes are aligned. If rows are no multiple of a
-// piece, there must be no gaps between them.
-inline bool along_near(const void *p, const RowLayout &at, int classes, int width,
-                       int64_t element) {
+// Whether pieces of `width` elements along the classes, of which rows are multiples, are aligned.
+inline bool along_near(const void *p, const RowLayout &at, int width, int64_t element) {
   if (at.class_stride != 1 || !aligned_to(p, std::min<int64_t>(16, width * element))) return false;
-  if (classes % width != 0) return tile_order(at, classes) == TileOrder::kFlat;
   for (int d = 0; d < at.dims; ++d)
     if (at.size[d].n > 1 && at.stride[d] % width != 0) return false;
   return true;
@@ -26,15 +23,19 @@ inline bool along_near(const void *p, const RowLayout &at, int classes, int widt
 
 // Also notes which numbers of elements are moved a piece at a time.
 inline BinaryForm binary_form(BinaryProblem &a, int64_t element) {
-  BinaryForm form{tile_order(a.logits_at, a.classes) == TileOrder::kRowsNear, 1,
-                  !a.labels || a.weighted || a.per_element};
-  form.general = form.general || form.across || element == 8;
-  if (element == 8) return form; // exp in float64 is long code for each element
-  const int width = form.general ? kPixels : static_cast<int>(16 / element);
-  if (form.across ? a.inner % width != 0 : form.general && a.classes % width != 0) return form;
+  const auto flat = [&](const void *p, const RowLayout &at) {
+    return tile_order(at, a.classes) == TileOrder::kFlat && aligned_to(p, 16);
+  };
+  const bool lean = a.labels && !a.weighted && !a.per_element && flat(a.logits, a.logits_at) &&
+                    (!a.gradient || flat(a.gradient, a.gradient_at));
+  // exp in float64 is long code for each element.
+  if (lean && element < 8) return {false, static_cast<int>(16 / element), false};
+  BinaryForm form{tile_order(a.logits_at, a.classes) == TileOrder::kRowsNear, 1, true};
+  constexpr int width = kPixels;
+  if (element == 8 || (form.across ? a.inner : int64_t{a.classes}) % width != 0) return form;
   const auto fits = [&](const void *p, const RowLayout &at, int64_t of) {
     if (!p) return true;
-    return form.across ? pixels_near(p, at, of) : along_near(p, at, a.classes, width, of);
+    return form.across ? pixels_near(p, at, of) : along_near(p, at, width, of);
   };
   const auto all_fit = [&](const Values &v, bool bytes) {
     return fits(v.data, v.at, bytes ? 1 : element_size(v.type));
@@ -53,13 +54,14 @@ inline BinaryForm binary_form(BinaryProblem &a, int64_t element) {
   return form;
 }
 
-constexpr int kMostTileRows = 256;  // their labels are kept in shared memory
-constexpr int kTileDepth = 4;       // pieces of a thread, along classes
-constexpr int kTileGroups = 32;     // pieces of a class of a tile, across rows
+constexpr int kMostTileRows = 256;   // their labels are kept in shared memory
+constexpr int kTileDepth = 8;        // pieces of a thread, along classes
+constexpr int kTileGroups = 32;      // pieces of a class of a tile, across rows
 constexpr int kTileGroupsOfOne = 64; // the same if a piece is an element
 
 // Tiles are smaller if there are fewer than two for each multiprocessor.
-inline BinaryPlan plan_binary(const BinaryProblem &a, const BinaryForm &form, const Device &device) {
+inline BinaryPlan plan_binary(const BinaryProblem &a, const BinaryForm &form,
+                              const Device &device) {
   BinaryPlan plan{};
   const int64_t enough = int64_t{2} * device.multiprocessors;
   if (form.across) {
@@ -67,7 +69,8 @@ inline BinaryPlan plan_binary(const BinaryProblem &a, const BinaryForm &form, co
     plan.rows = plan.groups * form.width;
     const int lanes = kBinaryThreads / plan.groups; // classes that are moved at the same time
     const int64_t of_rows = (a.rows + plan.rows - 1) / plan.rows;
-    const int64_t chunks = std::clamp<int64_t>(enough / of_rows, 1, (a.classes + lanes - 1) / lanes);
+    const int64_t chunks =
+        std::clamp<int64_t>(enough / of_rows, 1, (a.classes + lanes - 1) / lanes);
     plan.width = static_cast<int>((a.classes + chunks - 1) / chunks + lanes - 1) / lanes * lanes;
     plan.chunks = (a.classes + plan.width - 1) / plan.width;
     plan.tiles = of_rows * plan.chunks;
@@ -84,6 +87,5 @@ inline BinaryPlan plan_binary(const BinaryProblem &a, const BinaryForm &form, co
   plan.tiles = (all + width - 1) / width;
   return plan;
 }
-
 
 } // namespace mmix

@@ -12,11 +12,15 @@ from tests.support.cases import TOLERANCE
 KERNEL = "binary_cross_entropy_tiles"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# Code path -> (device, whether pieces are neighbouring rows, function of a dtype that makes logits).
+# Code path -> (device, whether pieces are neighbouring rows, function of a dtype: makes logits).
 WAYS = {
     "rows": (CALM, False, dense(19, 1040)),
     "rows_apart": (CALM, False, lambda dtype: torch.randn(21, 200)[:, :160]),
-    "rows_cut": (CALM, False, dense(19, 1040, odd=1)),  # pieces go on into the next row; a last tail
+    "rows_cut": (
+        CALM,
+        False,
+        dense(19, 1040, odd=1),
+    ),  # pieces go on into the next row; a last tail
     "short_rows": (CALM, False, lambda dtype: torch.randn(2101, 3)),  # several tiles for each block
     "long_rows": (CALM, False, lambda dtype: torch.randn(2, 9000)),
     "unaligned": (CALM, False, sliced(5, 900)),

@@ -24,14 +24,15 @@ template <class T, bool kAcross, int kWidth, bool kGeneral> struct BinaryTile {
   using Piece = Pack<T, kWidth>;
   using Elements = BinaryElements<T, kAcross, kGeneral>;
   using Row = typename Elements::Row;
-  static constexpr int kDepth = kGeneral ? 1 : 4; // pieces of a thread in flight
+  // Pieces of a thread in flight, and the step from one to the next.
+  static constexpr int kDepth = kGeneral ? 1 : 4, kStep = kBinaryThreads;
 
   const BinaryProblem &a;
   const BinaryPlan &plan;
   Row *rows;
-  int64_t first_row;
+  int64_t first_row, begin = 0;   // begin: its first element, along classes
   int first_class, count, pieces; // count: its rows
-  int elements = 0;               // along classes
+  int tail = 0;                   // elements behind the last piece, where the tensor ends
 
   MMIX_DEVICE BinaryTile(const BinaryProblem &problem, const BinaryPlan &plan_, int64_t index,
                          Row *shared)
@@ -43,16 +44,18 @@ template <class T, bool kAcross, int kWidth, bool kGeneral> struct BinaryTile {
       count = static_cast<int>(min(int64_t{plan.rows}, a.rows - first_row));
       pieces = plan.groups * min(plan.width, a.classes - first_class);
     } else {
-      const int64_t begin = index * plan.width, all = a.rows * a.classes;
+      begin = index * plan.width;
       first_row = a.by_classes.quotient(begin);
       first_class = static_cast<int>(begin - first_row * a.classes);
-      elements = static_cast<int>(min(int64_t{plan.width}, all - begin));
+      const int elements = static_cast<int>(min(int64_t{plan.width}, a.rows * a.classes - begin));
       count = row_of(first_class + elements - 1) + 1;
-      pieces = (elements + kWidth - 1) / kWidth;
+      pieces = elements / kWidth;
+      tail = elements % kWidth;
     }
   }
 
-  // Along classes: the row of the tile that has an element, counted from the start of its first row.
+  // Along classes: the row of the tile that has an element, counted from the start of its first
+  // row.
   MMIX_DEVICE int row_of(int element) const {
     const auto x = static_cast<unsigned>(element), n = static_cast<unsigned>(a.classes);
     // Exact, or one too small.
@@ -60,72 +63,100 @@ template <class T, bool kAcross, int kWidth, bool kGeneral> struct BinaryTile {
     return static_cast<int>(q + (x - q * n >= n));
   }
 
-  // n: its elements; none: there is no such piece. whole: all its elements are there, and in one row
-  // if they are along classes; always if there is a piece and kGeneral.
   struct Part {
-    int row, c, n;
-    bool whole;
+    int row, c; // the piece's first row and class
   };
   MMIX_DEVICE Part part(int piece) const {
     if constexpr (kAcross) {
-      const int row = (piece & (plan.groups - 1)) * kWidth;
-      const int c = first_class + (piece >> (31 - __clz(plan.groups)));
-      const bool there = piece < pieces && row < count;
-      return {row, c, there ? kWidth : 0, there};
+      return {(piece & (plan.groups - 1)) * kWidth,
+              first_class + (piece >> (31 - __clz(plan.groups)))};
     } else {
       const int x = first_class + piece * kWidth, row = row_of(x);
-      const int c = x - row * a.classes, n = max(0, min(kWidth, elements - piece * kWidth));
-      return {row, c, n, n == kWidth && c + kWidth <= a.classes};
+      return {row, x - row * a.classes};
     }
   }
-  MMIX_DEVICE void read(int piece, Piece (&z)[kDepth]) const {
+  // Across rows, the last tile may have fewer.
+  MMIX_DEVICE bool exists(int piece) const {
+    return piece < pieces && (!kAcross || (piece & (plan.groups - 1)) * kWidth < count);
+  }
+
+  // first: before the rows are known.
+  MMIX_DEVICE void read(int piece, Piece (&z)[kDepth], bool first) const {
     const T *logits = static_cast<const T *>(a.logits);
+    if constexpr (kGeneral) {
+      if (!exists(piece)) return;
+      const Part p = part(piece);
+      const int64_t row = first ? a.logits_at.offset(first_row + p.row) : rows[p.row].at[kLogits];
+      load_pack(logits + row + p.c * a.logits_at.class_stride, z[0]);
+    } else {
+      const T *from = logits + begin + piece * kWidth;
 #pragma unroll
-    for (int k = 0; k < kDepth; ++k) {
-      const Part p = part(piece + k * blockDim.x);
-      if (p.n == 0) continue;
-      const T *from =
-          logits + a.logits_at.offset(first_row + p.row) + p.c * a.logits_at.class_stride;
-      if (p.n == kWidth)
-        load_pack(from, z[k]);
-      else if constexpr (!kGeneral) // the last piece of all
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i)
-          if (i < p.n) z[k].at[i] = load(from + i);
+      for (int k = 0; k < kDepth; ++k)
+        if (piece + k * kStep < pieces) load_pack(from + k * kStep * kWidth, z[k]);
     }
   }
 
   MMIX_DEVICE void find_rows() const {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < count; i += blockDim.x)
-      find_row(a, first_row + i, rows[i]);
+    for (int i = threadIdx.x; i < count; i += kBinaryThreads) find_row(a, first_row + i, rows[i]);
   }
 
   // Computes the gradient of a thread's pieces from the logits z, and writes it.
   MMIX_DEVICE void write(int piece, const Piece (&z)[kDepth], Elements &of) const {
-#pragma unroll
-    for (int k = 0; k < kDepth; ++k) {
-      const Part p = part(piece + k * blockDim.x);
-      if (p.n == 0) continue;
+    T *gradient = static_cast<T *>(a.gradient);
+    if constexpr (kGeneral) {
+      if (!exists(piece)) return;
+      const Part p = part(piece);
       Piece g;
-      if (p.whole)
-        whole_piece(p, z[k], g, of);
-      else if constexpr (!kGeneral)
-        one_by_one(p, z[k], g, of);
-      if (!a.gradient) continue;
-      T *to = static_cast<T *>(a.gradient) + rows[p.row].at[kGradient] +
-              p.c * a.gradient_at.class_stride;
-      if (p.n == kWidth)
-        store_pack(to, g);
-      else if constexpr (!kGeneral)
+      any_piece(p, z[0], g, of);
+      if (!gradient) return;
+      store_pack(gradient + rows[p.row].at[kGradient] + p.c * a.gradient_at.class_stride, g);
+    } else {
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i)
-          if (i < p.n) store(to + i, g.at[i]);
+      for (int k = 0; k < kDepth; ++k) {
+        const int at = piece + k * kStep;
+        if (at >= pieces) break;
+        Piece g;
+        const Part p = part(at);
+        if (p.c + kWidth <= a.classes)
+          piece_of_row(p, z[k], g, of);
+        else
+          piece_of_rows(p, z[k], g, of);
+        if (gradient) store_pack(gradient + begin + at * kWidth, g);
+      }
     }
   }
 
+  // Without gaps between rows: the elements behind the last piece.
+  MMIX_DEVICE void write_tail(Elements &of) const {
+    if (threadIdx.x >= tail) return;
+    const int at = pieces * kWidth + threadIdx.x;
+    const Part p = [&] {
+      const int x = first_class + at, row = row_of(x);
+      return Part{row, x - row * a.classes};
+    }();
+    const Real z[1] = {widen(load(static_cast<const T *>(a.logits) + begin + at))};
+    const Real t[1] = {rows[p.row].target(p.c)};
+    Real g[1];
+    of(p.row, p.c, t, z, g);
+    if (a.gradient) store(static_cast<T *>(a.gradient) + begin + at, narrow<T>(g[0]));
+  }
+
 private:
-  MMIX_DEVICE void whole_piece(const Part &p, const Piece &piece, Piece &to, Elements &of) const {
+  MMIX_DEVICE void any_piece(const Part &p, const Piece &piece, Piece &to, Elements &of) const {
+    Real z[kWidth], t[kWidth], g[kWidth];
+    widen_all(piece.at, z);
+    if (a.labels) {
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i)
+        t[i] = kAcross ? rows[p.row + i].target(p.c) : rows[p.row].target(p.c + i);
+    } else {
+      of.float_targets(p.row, p.c, t);
+    }
+    of(p.row, p.c, t, z, g);
+    narrow_all(g, to);
+  }
+  MMIX_DEVICE void piece_of_row(const Part &p, const Piece &piece, Piece &to, Elements &of) const {
     Real z[kWidth], t[kWidth], g[kWidth];
     widen_all(piece.at, z);
     const auto each = [&](auto target) {
@@ -134,27 +165,17 @@ private:
       of(p.row, p.c, t, z, g);
     };
     const Row &row = rows[p.row];
-    if constexpr (kGeneral) {
-      if (a.labels) {
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i)
-          t[i] = kAcross ? rows[p.row + i].target(p.c) : row.target(p.c + i);
-      } else {
-        of.float_targets(p.row, p.c, t);
-      }
-      of(p.row, p.c, t, z, g);
-    } else if (row.has_label_in(p.c, kWidth)) {
+    // Asks for the classes of the whole warp, so that its lanes take the same way.
+    if (row.has_label_in(p.c - threadIdx.x % 32 * kWidth, 32 * kWidth))
       each([&](int i) { return row.target(p.c + i); });
-    } else {
+    else
       each([&](int) { return row.rest; });
-    }
     narrow_all(g, to);
   }
-  // Of a piece that goes on into the next rows, or ends before its last element.
-  MMIX_DEVICE void one_by_one(Part p, const Piece &piece, Piece &to, Elements &of) const {
-    const int n = p.n;
+  // Of a piece that goes on into the next rows.
+  MMIX_DEVICE void piece_of_rows(Part p, const Piece &piece, Piece &to, Elements &of) const {
 #pragma unroll 1
-    for (int i = 0; i < n; ++i, ++p.c) {
+    for (int i = 0; i < kWidth; ++i, ++p.c) {
       if (p.c == a.classes) ++p.row, p.c = 0;
       T own = piece.at[0];
 #pragma unroll
@@ -189,16 +210,21 @@ __global__ void __launch_bounds__(kBinaryThreads, 4)
     const Tile tile(a, plan, index, rows + turn * plan.rows);
     turn ^= 1;
     typename Tile::Piece z[Tile::kDepth];
-    tile.read(threadIdx.x, z); // in flight while labels are read
+    tile.read(threadIdx.x, z, true); // in flight while labels are read
     tile.find_rows();
     __syncthreads(); // rows[] is complete
-    const int step = Tile::kDepth * blockDim.x;
+    const int step = Tile::kDepth * Tile::kStep;
 #pragma unroll 1
     for (int piece = threadIdx.x; piece < tile.pieces; piece += step) {
       typename Tile::Elements of{a, tile.rows, scale};
       tile.write(piece, z, of);
       loss += of.sums.total(scale);
-      tile.read(piece + step, z);
+      tile.read(piece + step, z, false);
+    }
+    if (!kGeneral && tile.tail != 0) {
+      typename Tile::Elements of{a, tile.rows, scale};
+      tile.write_tail(of);
+      loss += of.sums.total(scale);
     }
   }
   post_loss(a, loss, scratch);

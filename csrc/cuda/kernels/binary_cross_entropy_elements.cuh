@@ -30,10 +30,10 @@ template <class Real> struct Softplus {
   MMIX_DEVICE Real gradient(Real negative, Real positive) const {
     return negative * (up ? near : far) - positive * (up ? far : near);
   }
-  // Without the logarithm. |z| may be infinite where its coefficient is 0.
-  MMIX_DEVICE Real linear(Real negative, Real positive) const {
+  // Adds the part without the logarithm. |z| may be infinite where its coefficient is 0.
+  MMIX_DEVICE Real add_to(Real sum, Real negative, Real positive) const {
     const Real by = up ? negative : positive;
-    return by == 0 ? Real(0) : by * size;
+    return by == 0 ? sum : sum + by * size;
   }
 };
 
@@ -78,7 +78,8 @@ template <class T, bool kAcross, bool kGeneral> struct BinaryElements {
     const Real *from = static_cast<const Real *>(a.upstream);
     if (M > 1 && a.wide_upstream)
       return load_as(from + rows[row].at[kUpstream] + c * a.upstream_at.class_stride, v);
-    each_at<M>(kUpstream, a.upstream_at, row, c, [&](int i, int64_t at) { v[i] = load(from + at); });
+    each_at<M>(kUpstream, a.upstream_at, row, c,
+               [&](int i, int64_t at) { v[i] = load(from + at); });
   }
   template <int M> MMIX_DEVICE void write_loss(int row, int c, const Pack<Real, M> &v) const {
     Real *to = static_cast<Real *>(a.loss);
@@ -127,40 +128,43 @@ template <class T, bool kAcross, bool kGeneral> struct BinaryElements {
   template <int M>
   MMIX_DEVICE void operator()(int row, int c, const Real (&t)[M], const Real (&z)[M],
                               Real (&g)[M]) {
-    const bool weighted = kGeneral && a.weighted, per_element = kGeneral && a.per_element;
+    if constexpr (kGeneral)
+      if (a.weighted || a.per_element) return one_by_one(row, c, t, z, g);
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+      const Softplus<Real> of(z[i]);
+      const Real no = scale * (1 - t[i]), yes = scale * t[i];
+      g[i] = of.gradient(no, yes);
+      sums.others = of.add_to(sums.others, no, yes);
+      sums.multiply(of.e);
+    }
+  }
+
+private:
+  // Each element has coefficients of its own.
+  template <int M>
+  MMIX_DEVICE void one_by_one(int row, int c, const Real (&t)[M], const Real (&z)[M],
+                              Real (&g)[M]) {
     Real weight[M], positive[M], factor[M];
     Pack<Real, M> loss;
 #pragma unroll
     for (int i = 0; i < M; ++i) weight[i] = positive[i] = factor[i] = 1;
-    if constexpr (kGeneral) {
-      if (a.terms[kWeight].data) class_values(a.terms[kWeight], c, weight);
-      if (a.pos_weight.data) class_values(a.pos_weight, c, positive);
-      if (per_element && a.upstream) read_upstream(row, c, factor);
-    }
+    if (a.terms[kWeight].data) class_values(a.terms[kWeight], c, weight);
+    if (a.pos_weight.data) class_values(a.pos_weight, c, positive);
+    if (a.per_element && a.upstream) read_upstream(row, c, factor);
 #pragma unroll
     for (int i = 0; i < M; ++i) {
       const Softplus<Real> of(z[i]);
-      Real no = 1 - t[i], yes = t[i];
-      bool absent = false;
-      if (weighted) {
-        no *= weight[i], yes *= weight[i] * positive[i];
-        absent = (weight[i] == 0 && !rows[kAcross ? row + i : row].bad) || (no == 0 && yes == 0);
-        if (absent) no = yes = 0; // the target may be infinite
-      }
-      const Real by = per_element ? scale * factor[i] : scale;
-      no *= by, yes *= by;
+      Real no = weight[i] * (1 - t[i]), yes = weight[i] * positive[i] * t[i];
+      // Whatever the logit and the target hold; but a bad row is not absent.
+      const bool absent =
+          (weight[i] == 0 && !rows[kAcross ? row + i : row].bad) || (no == 0 && yes == 0);
+      no *= scale * factor[i], yes *= scale * factor[i];
       g[i] = absent ? Real(0) : of.gradient(no, yes);
-      const Real linear = of.linear(no, yes);
-      if (weighted || per_element) {
-        loss.at[i] = absent ? Real(0) : linear + (no + yes) * log1p_of(of.e);
-        sums.others += loss.at[i];
-      } else {
-        sums.others += linear;
-        sums.multiply(of.e);
-      }
+      loss.at[i] = absent ? Real(0) : of.add_to((no + yes) * log1p_of(of.e), no, yes);
+      sums.others += loss.at[i];
     }
-    if constexpr (kGeneral)
-      if (per_element && a.loss) write_loss(row, c, loss);
+    if (a.per_element && a.loss) write_loss(row, c, loss);
   }
 };
 

@@ -7,11 +7,11 @@
 
 namespace mmix {
 
-// The tensors that have an element for each logit, beside the logits themselves.
-enum Place { kGradient, kOwnTarget, kPartnerTarget, kUpstream, kLoss, kPlaces };
+// The tensors that have an element for each logit.
+enum Place { kLogits, kGradient, kOwnTarget, kPartnerTarget, kUpstream, kLoss, kPlaces };
 
-// As in the cross-entropy: logits, gradient, labels, λ, smoothing (of float targets, base is eps/2),
-// the terms, and the sum of the losses. Each loss is multiplied by constant_scale.
+// As in the cross-entropy: logits, gradient, labels, λ, smoothing (of float targets, base is
+// eps/2), the terms, and the sum of the losses. Each loss is multiplied by constant_scale.
 struct BinaryProblem : LossProblem {
   bool bytes; // the float targets are uint8 instead, and their `type` means nothing
   bool thresholded;
@@ -25,13 +25,19 @@ struct BinaryProblem : LossProblem {
   unsigned inverse_classes; // floor((2^32 - 1) / classes)
 };
 
+// The offsets of a row's first class. Without gaps between rows nobody needs them.
+template <bool kGeneral> struct RowPlaces {
+  int64_t at[kPlaces];
+};
+template <> struct RowPlaces<false> {};
+
 // Of labels: the targets of the two labels' classes, and of the rest. Else: λ and 1-λ. All of them
-// are NaN if a label or the partner is bad. `at` has the offsets of the row's first class.
-template <class Real, bool kGeneral> struct BinaryRow {
-  int64_t at[kGeneral ? kPlaces : kGradient + 1];
-  Real own, other, rest;
+// are NaN if a label or the partner is bad.
+template <class Real, bool kGeneral> struct alignas(16) BinaryRow : RowPlaces<kGeneral> {
+  Real rest;
   int y_own, y_other;
   bool bad;
+  Real own, other;
   MMIX_DEVICE Real target(int c) const { return c == y_own ? own : c == y_other ? other : rest; }
   MMIX_DEVICE bool has_label_in(int first, int count) const {
     const unsigned n = static_cast<unsigned>(count);
@@ -52,7 +58,6 @@ MMIX_DEVICE void find_row(const BinaryProblem &a, int64_t r, BinaryRow<Real, kGe
   row.own = mixed.own, row.other = mixed.other, row.rest = 0;
   row.y_own = row.y_other = -1;
   row.bad = false;
-  if (a.gradient) row.at[kGradient] = a.gradient_at.offset(r);
   if (!kGeneral || a.labels) {
     const LabelPair pair = label_pair(a, r);
     row.y_own = pair.own, row.y_other = pair.other;
@@ -66,6 +71,8 @@ MMIX_DEVICE void find_row(const BinaryProblem &a, int64_t r, BinaryRow<Real, kGe
     row.own = target(true, same), row.other = target(same, true), row.rest = target(false, false);
   }
   if constexpr (kGeneral) {
+    row.at[kLogits] = a.logits_at.offset(r);
+    if (a.gradient) row.at[kGradient] = a.gradient_at.offset(r);
     if (!a.labels) {
       row.at[kOwnTarget] = a.terms[kTarget].at.offset(r);
       row.at[kPartnerTarget] = a.terms[kTargetB].at.offset(partner_row(a, r, row.bad));
