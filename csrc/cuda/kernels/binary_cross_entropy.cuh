@@ -54,8 +54,7 @@ template <class T, bool kAcross, int kWidth, bool kGeneral> struct BinaryTile {
     }
   }
 
-  // Along classes: the row of the tile that has an element, counted from the start of its first
-  // row.
+  // Along classes: the tile's row of an element, counted from the start of the first row.
   MMIX_DEVICE int row_of(int element) const {
     const auto x = static_cast<unsigned>(element), n = static_cast<unsigned>(a.classes);
     // Exact, or one too small.
@@ -63,17 +62,19 @@ template <class T, bool kAcross, int kWidth, bool kGeneral> struct BinaryTile {
     return static_cast<int>(q + (x - q * n >= n));
   }
 
-  struct Part {
-    int row, c; // the piece's first row and class
+  struct Part { // the row and class of an element, or of a piece's first one
+    int row, c;
   };
+  MMIX_DEVICE Part part_of(int element) const { // along classes
+    const int x = first_class + element, row = row_of(x);
+    return {row, x - row * a.classes};
+  }
   MMIX_DEVICE Part part(int piece) const {
-    if constexpr (kAcross) {
+    if constexpr (kAcross)
       return {(piece & (plan.groups - 1)) * kWidth,
               first_class + (piece >> (31 - __clz(plan.groups)))};
-    } else {
-      const int x = first_class + piece * kWidth, row = row_of(x);
-      return {row, x - row * a.classes};
-    }
+    else
+      return part_of(piece * kWidth);
   }
   // Across rows, the last tile may have fewer.
   MMIX_DEVICE bool exists(int piece) const {
@@ -131,10 +132,7 @@ template <class T, bool kAcross, int kWidth, bool kGeneral> struct BinaryTile {
   MMIX_DEVICE void write_tail(Elements &of) const {
     if (threadIdx.x >= tail) return;
     const int at = pieces * kWidth + threadIdx.x;
-    const Part p = [&] {
-      const int x = first_class + at, row = row_of(x);
-      return Part{row, x - row * a.classes};
-    }();
+    const Part p = part_of(at);
     const Real z[1] = {widen(load(static_cast<const T *>(a.logits) + begin + at))};
     const Real t[1] = {rows[p.row].target(p.c)};
     Real g[1];
@@ -217,9 +215,15 @@ __global__ void __launch_bounds__(kBinaryThreads, 4)
 #pragma unroll 1
     for (int piece = threadIdx.x; piece < tile.pieces; piece += step) {
       typename Tile::Elements of{a, tile.rows, scale};
-      tile.write(piece, z, of);
+      if constexpr (kGeneral) { // the next piece is in flight meanwhile
+        const typename Tile::Piece now[] = {z[0]};
+        tile.read(piece + step, z, false);
+        tile.write(piece, now, of);
+      } else {
+        tile.write(piece, z, of);
+        tile.read(piece + step, z, false);
+      }
       loss += of.sums.total(scale);
-      tile.read(piece + step, z, false);
     }
     if (!kGeneral && tile.tail != 0) {
       typename Tile::Elements of{a, tile.rows, scale};

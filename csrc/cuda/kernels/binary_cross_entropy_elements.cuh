@@ -3,6 +3,7 @@
 #pragma once
 #include "cuda/kernels/binary_cross_entropy_problem.cuh"
 #include "cuda/kernels/cross_entropy_sums.cuh"
+#include "cuda/kernels/pack.cuh"
 
 namespace mmix {
 
@@ -38,26 +39,15 @@ template <class Real> struct Softplus {
 };
 
 // The losses of some elements. If all logarithms have one coefficient, their sum is the logarithm
-// of a product. The product less 1 keeps the relative accuracy where every e is small. It is at
-// most 2 to the number of elements, of which there may be 100.
+// of a product. `above`, the product less 1, keeps the relative accuracy where every e is small. It
+// is at most 2 to the number of elements, of which a thread has 32 at a time.
 template <class Real> struct BinarySums {
   Real others = 0, above = 0;
   MMIX_DEVICE void multiply(Real e) { above += e * (1 + above); }
   MMIX_DEVICE double total(Real scale) const { return others + scale * log1p_of(above); }
 };
 
-// Half-precision elements are converted in pairs.
-template <class T, int N> MMIX_DEVICE void narrow_all(const Acc<T> (&v)[N], Pack<T, N> &to) {
-  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
-    unsigned *words = reinterpret_cast<unsigned *>(to.at);
-#pragma unroll
-    for (int i = 0; i < N / 2; ++i) words[i] = narrow_pair<T>(v[2 * i], v[2 * i + 1]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < N; ++i) to.at[i] = narrow<T>(v[i]);
-  }
-}
-
+// kGeneral: there may be float targets, weights, or a loss for each element.
 template <class T, bool kAcross, bool kGeneral> struct BinaryElements {
   using Real = Acc<T>;
   using Row = BinaryRow<Real, kGeneral>;

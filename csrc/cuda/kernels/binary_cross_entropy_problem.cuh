@@ -83,39 +83,4 @@ MMIX_DEVICE void find_row(const BinaryProblem &a, int64_t r, BinaryRow<Real, kGe
   if (row.bad) row.own = row.other = row.rest = Real(NAN);
 }
 
-// A number of elements that are moved at once, 16 bytes at a time if there are more.
-template <class V, int N> union Pack {
-  static constexpr int kBytes = N * sizeof(V), kAccess = kBytes < 16 ? kBytes : 16;
-  using Raw = std::conditional_t<
-      kAccess == 16, uint4,
-      std::conditional_t<kAccess == 8, uint2,
-                         std::conditional_t<kAccess == 4, unsigned,
-                                            std::conditional_t<kAccess == 2, uint16_t, uint8_t>>>>;
-  Raw raw[kBytes / kAccess];
-  V at[N];
-};
-template <class V, int N> MMIX_DEVICE void load_pack(const V *p, Pack<V, N> &v) {
-#pragma unroll
-  for (int i = 0; i < Pack<V, N>::kBytes / Pack<V, N>::kAccess; ++i)
-    v.raw[i] = load(reinterpret_cast<const typename Pack<V, N>::Raw *>(p) + i);
-}
-template <class V, int N> MMIX_DEVICE void store_pack(V *p, const Pack<V, N> &v) {
-#pragma unroll
-  for (int i = 0; i < Pack<V, N>::kBytes / Pack<V, N>::kAccess; ++i) {
-    auto *to = reinterpret_cast<typename Pack<V, N>::Raw *>(p) + i;
-    if constexpr (Pack<V, N>::kAccess >= 8)
-      __stwb(MMIX_GLOBAL_WRITE(to), v.raw[i]); // see store_vec()
-    else
-      store(to, v.raw[i]);
-  }
-}
-// Widens an element of any dtype that a target may have.
-MMIX_DEVICE float widen(uint8_t v) { return static_cast<float>(v); }
-template <class Real, class V, int N> MMIX_DEVICE void load_as(const V *p, Real (&v)[N]) {
-  Pack<V, N> pack;
-  load_pack(p, pack);
-#pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = static_cast<Real>(widen(pack.at[i]));
-}
-
 } // namespace mmix
