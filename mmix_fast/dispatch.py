@@ -34,7 +34,6 @@ class Backend:
     ``plain``: it runs plain PyTorch, so it has all gradients and rules.
     ``checks_values``: its kernels check labels, perm and box, so Python skips its value checks.
     ``draws``: it has a kernel for sample_mix; for the others, plain PyTorch draws.
-    ``pastes_bytes``: its cutmix_ pastes any dtype of 1, 2, 4 or 8 bytes, as raw bytes.
     """
 
     name: str
@@ -43,32 +42,25 @@ class Backend:
     device: str | None = None  # the only device type it serves; None serves all
     plain: bool = False
     checks_values: bool = False
-    pastes_bytes: bool = False
     draws: bool = False
 
-    def serves(self, device: str, beyond: str, as_bytes: bool = False) -> bool:
+    def serves(self, device: str, beyond: str) -> bool:
         """True if unsupported_reasons would be empty; faster, since it builds no messages."""
         if self.device is not None and device != self.device:  # first, since missing() may import
             return False
-        if as_bytes and not self.pastes_bytes:
-            return False
         return not (beyond and not self.plain) and not self.missing()
 
-    def unsupported_reasons(
-        self, device: str, beyond: str, as_bytes: bool = False
-    ) -> tuple[str, ...]:
+    def unsupported_reasons(self, device: str, beyond: str) -> tuple[str, ...]:
         """Why this backend cannot serve the call; empty if it can.
 
         ``device``: the device type of the tensors. ``beyond``: a feature that the call needs and
-        only plain PyTorch has, or "". ``as_bytes``: cutmix_ of a dtype that is not in FLOATS.
+        only plain PyTorch has, or "".
         """
         reasons: tuple[str, ...] = ()
         if self.device is not None and device != self.device:
             reasons += (f"it serves {self.device} tensors, got {device}",)
         if beyond and not self.plain:
             reasons += (f"it has no {beyond}",)
-        if as_bytes and not self.pastes_bytes:
-            reasons += ("its cutmix_ serves float16, bfloat16, float32 and float64 only",)
         return self.missing() + reasons
 
 
@@ -128,7 +120,7 @@ _TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _GPU = "xpu" if torch.xpu.is_available() else "cuda"
 
 _COMPILED = Kernels("mmix_fast")
-CPP = Backend("cpp", _COMPILED, _cpp_missing, "cpu", checks_values=True, pastes_bytes=True)
+CPP = Backend("cpp", _COMPILED, _cpp_missing, "cpu", checks_values=True)
 CUDA = Backend("cuda", _COMPILED, _cuda_missing, "cuda", draws=True)
 TRITON = Backend(
     "triton",
@@ -136,7 +128,7 @@ TRITON = Backend(
     _triton_missing,
     "cpu" if _TRITON_INTERPRETED else _GPU,
 )
-REFERENCE = Backend("reference", reference, _never_missing, plain=True, pastes_bytes=True)
+REFERENCE = Backend("reference", reference, _never_missing, plain=True)
 BACKENDS: tuple[Backend, ...] = (CPP, CUDA, TRITON, REFERENCE)  # in order of preference
 
 _forced: str | None = os.environ.get("MMIX_FAST_BACKEND") or None
@@ -249,20 +241,20 @@ def backends() -> dict[str, Status]:
     return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
 
 
-def select(x: Tensor, beyond: str = "", as_bytes: bool = False) -> Backend:
+def select(x: Tensor, beyond: str = "") -> Backend:
     """The forced backend, or the first that can serve the call. Its time matters in small calls."""
     device = "cpu" if x.is_cpu else x.device.type  # x.device.type takes 0.4 us
     if _forcing:
         forced = _current_block().backend
         if forced is not None:
             backend = _by_name(forced)
-            reasons = backend.unsupported_reasons(device, beyond, as_bytes)
+            reasons = backend.unsupported_reasons(device, beyond)
             if reasons:
                 why = "; ".join(reasons)
                 raise RuntimeError(f"backend {forced!r} cannot serve this call: {why}")
             return backend
     for backend in BACKENDS:
-        if backend.serves(device, beyond, as_bytes):
+        if backend.serves(device, beyond):
             break  # always reached: reference serves every call
     missing = ops.LOAD_ERROR is not None and backend.plain
     if missing and not torch.compiler.is_compiling():

@@ -140,7 +140,7 @@ def other_loss(
 def binary_loss(
     op: str, kind: Callable[..., Problem], shape: Shape, dtype: torch.dtype, device: str
 ) -> Problem:
-    problem = kind(shape, dtype, device)
+    problem = kind(shape, dtype, device, compiling=False)
     return kept(problem, op, problem.moved, ("dense targets",))
 
 

@@ -25,6 +25,7 @@ Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 BATCH = (128, 3, 32, 32)  # CIFAR images
 PASTED = ((64, 3, 32, 32), BATCH)
+IMAGENET = (256, 3, 224, 224)  # as a loader gives them, in bytes
 CLASSES = 1000
 SEED = 4  # draws a box of nearly half of the image in timm, nearly a third in torchvision
 ORIGINAL = "original"
@@ -38,18 +39,38 @@ def flip_and_paste_(x: Tensor, box: Box) -> Tensor:
     return x
 
 
-def paste(shape: tuple[int, ...], device: str) -> Problem:
-    x = torch.randn(shape, device=device)
-    perm = torch.arange(shape[0], device=device).flip(0)
-    height, width = shape[-2:]
+def index_and_paste_(x: Tensor, perm: Tensor, box: Box) -> Tensor:
+    """As the formula reads."""
+    top, bottom, left, right = box
+    x[..., top:bottom, left:right] = x[perm][..., top:bottom, left:right]
+    return x
+
+
+def compare(
+    x: Tensor, perm: Tensor, original: Callable[[Tensor, Box], Tensor], goal: float
+) -> Problem:
+    height, width = x.shape[-2:]
     box = (height // 4, height - height // 4, width // 4, width - width // 4)  # the middle quarter
-    expected = flip_and_paste_(x.clone(), box)
+    expected = original(x.clone(), box)
     implementations = {
         OURS: Implementation(lambda x: mmix_fast.cutmix_(x, perm, box)[0], expected),
-        ORIGINAL: Implementation(lambda x: flip_and_paste_(x, box), expected),
+        ORIGINAL: Implementation(lambda x: original(x, box), expected),
     }
-    goals = (Goal(ORIGINAL, 1 / 1.5),)
-    return Problem("cutmix_", shape, x.dtype, x.clone, implementations, goals=goals, cold=False)
+    goals = (Goal(ORIGINAL, 1 / goal),)
+    return Problem(
+        "cutmix_", tuple(x.shape), x.dtype, x.clone, implementations, goals=goals, cold=False
+    )
+
+
+def paste(shape: tuple[int, ...], device: str) -> Problem:
+    perm = torch.arange(shape[0], device=device).flip(0)
+    return compare(torch.randn(shape, device=device), perm, flip_and_paste_, 1.5)
+
+
+def paste_bytes(shape: tuple[int, ...], device: str) -> Problem:
+    perm = torch.randperm(shape[0], device=device)
+    x = torch.randint(256, shape, dtype=torch.uint8, device=device)
+    return compare(x, perm, lambda x, box: index_and_paste_(x, perm, box), 8)
 
 
 def timm_pair() -> tuple[Transform, Transform, Callable[[], object]]:
@@ -100,6 +121,7 @@ def batch(package: str, shape: tuple[int, ...], device: str) -> Problem:
 
 def makers(device: str) -> list[Maker]:
     found: list[Maker] = [partial(paste, shape, device) for shape in PASTED]
+    found.append(partial(paste_bytes, IMAGENET, device))
     found += [
         partial(batch, package, BATCH, device)
         for package in PAIRS

@@ -87,8 +87,11 @@ Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam
   return {a, out, wide};
 }
 
+// cutmix_ pastes the elements of other dtypes as bits, of 1, 2, 4 or 8 bytes.
+bool are_bits(const Tensor &x) { return !find_dtype(x.scalar_type()); }
+
 BoxArgs box_args(const Tensor &x, const Tensor &box) {
-  BoxArgs b{input<int64_t>(box), box.dim() == 2 ? 4 : 0, 1, 1, 1, 1, 1};
+  BoxArgs b{input<int64_t>(box), box.dim() == 2 ? 4 : 0, 1, 1, 1, 1, 1, are_bits(x)};
   int64_t every = 1;
   for (int64_t d : sorted_dims(x, x, 0)) {
     if (d == x.dim() - 2) b.y_every = every, b.height = x.size(d);
@@ -172,9 +175,9 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
       BoxArgs box = box_args(x, *extra.box);
       box.hop = spread(plan.tiles);
       launch(plan, cutmix<T, kVectors>, box);
-    } else if (shape.in_place) {
-      return with_targets(plan, [](auto k) { return mix_gather_in_place<T, kVectors, k.value>; });
-    } else {
+    } else if constexpr (!kOnlyMoved<T>) {
+      if (shape.in_place)
+        return with_targets(plan, [](auto k) { return mix_gather_in_place<T, kVectors, k.value>; });
       launch(plan, mix_gather<T, kVectors>);
     }
     return false;
@@ -183,16 +186,29 @@ bool run_mix(const OnDevice &on, const Tensor &x, const Tensor &out, const Tenso
     const bool vectors = shape.aligned() && box_args(x, *extra.box).in_vectors<Vec<T>::kCount>();
     return vectors ? gather(std::true_type{}) : gather(std::false_type{});
   }
-  const MixPlan plan = plan_mix(shape, device);
-  switch (plan.way) {
-  case Way::kSlab:
-    return with_targets(plan, [](auto k) { return mix_slab<T, k.value>; });
-  case Way::kAlignedSlab:
-    return with_targets(plan, [](auto k) { return mix_slab_aligned<T, k.value>; });
-  case Way::kGather:
-    return shape.aligned() ? gather(std::true_type{}) : gather(std::false_type{});
+  if constexpr (!kOnlyMoved<T>) {
+    const MixPlan plan = plan_mix(shape, device);
+    switch (plan.way) {
+    case Way::kSlab:
+      return with_targets(plan, [](auto k) { return mix_slab<T, k.value>; });
+    case Way::kAlignedSlab:
+      return with_targets(plan, [](auto k) { return mix_slab_aligned<T, k.value>; });
+    case Way::kGather:
+      return shape.aligned() ? gather(std::true_type{}) : gather(std::false_type{});
+    }
   }
   return false;
+}
+
+// Calls body.template operator()<T>() with the element type of the kernel for x. Bits are moved by
+// the kernel of a floating dtype of their size: a paste does no arithmetic.
+template <class Body> void with_element(const Tensor &x, const Body &body) {
+  const int64_t size = x.element_size();
+  if (size == 1) return body.template operator()<uint8_t>();
+  const ScalarType of_size = size == 2   ? ScalarType::Half
+                             : size == 4 ? ScalarType::Float
+                                         : ScalarType::Double;
+  with_dtype(are_bits(x) ? of_size : x.scalar_type(), body);
 }
 
 bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tensor &lam,
@@ -207,7 +223,7 @@ bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tens
     torch::stable::copy_(target, mixed);
     return together;
   }
-  with_dtype(x.scalar_type(), [&]<class T>() {
+  with_element(x, [&]<class T>() {
     together = run_mix<T>(on, x, out, perm, lam, dim, adjoint, *columns, extra);
   });
   return together;

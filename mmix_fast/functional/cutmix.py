@@ -47,7 +47,8 @@ def cutmix_(
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`mmix_fast.mix_`; ValueError for a bad box on
-        the CPU (on other devices a box past the edge is clipped to the image).
+        the CPU (on other devices a box past the edge is clipped to the image, and where a row would
+        become NaN, it stays as it is in a dtype that can only be pasted).
 
     Equivalent PyTorch: ``x[..., top:bottom, left:right] = x[perm][..., top:bottom, left:right]``.
     Source: Yun et al., CutMix, ICCV 2019, equation 1 and section 3.1.
@@ -67,9 +68,10 @@ def cutmix_(
     plain = readable(x)  # no tracer or mode: constants may be made without torch ops
     edges, box = _as_box(box, x, plain)
     beyond = beyond_kernels(x=x)
-    # As integers, since not every dtype can be indexed; not where autograd or torch.func needs x.
+    # As integers: not every dtype can be indexed, and kernels know no others. Not where autograd or
+    # torch.func needs x.
     written = x.view(BYTES[x.element_size()]) if as_bytes and not beyond else x
-    backend = select(x, beyond, as_bytes)
+    backend = select(x, beyond)
     if checks_here(backend, x, perm, box):
         v.check_permutation_values(perm)
         _check_box_values(box, x)

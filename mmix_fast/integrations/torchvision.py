@@ -84,6 +84,14 @@ class CutMix(_Fused, v2.CutMix):
 
     The images may have any dtype, such as uint8 before ``v2.ToDtype``.
 
+    As in v2, it takes no masks. For segmentation, paste images and masks, which may have any
+    integer dtype, with one box. Each pixel then has the label of the image it comes from, ignored
+    ones too, so that the loss is the plain one:
+
+    >>> perm, box = torch.randperm(len(images)), (top, bottom, left, right)
+    >>> images, masks = (mmix_fast.cutmix_(t, perm, box)[0] for t in (images, masks))
+    >>> loss = F.cross_entropy(model(images / 255), masks.long(), ignore_index=255)
+
     Equivalent code, and source: torchvision/transforms/v2/_augment.py.
     """
 

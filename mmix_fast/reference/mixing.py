@@ -45,7 +45,8 @@ def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
 
 
 def _partners(x: Tensor, perm: Tensor) -> Tensor:
-    """x[perm]; a row with a bad index is NaN if x is floating, else the clamped index's row."""
+    """x[perm]; a row with a bad index is NaN if x is floating, else it stays as it is."""
     index, bad = partner(perm)
+    bad = per_row(bad, x, 0)
     out = x.index_select(0, index)
-    return out.masked_fill(per_row(bad, x, 0), float("nan")) if x.is_floating_point() else out
+    return out.masked_fill(bad, float("nan")) if x.is_floating_point() else torch.where(bad, x, out)

@@ -23,6 +23,27 @@ def in_box(mask, box, row, live, column):
 
 
 @triton.jit
+def coefficients_in_box(row, live, good, lam_ptr, lam_stride, dtype: tl.constexpr):
+    """coefficients of rows; (0, 1) in integer dtypes, which are pasted as bits and know no NaN: a
+    row with a bad index keeps its own, (1, 0)."""
+    if dtype.is_int():
+        a, b = (good == 0).to(tl.float32), good.to(tl.float32)
+    else:
+        a, b = coefficients(row, row, live, good, lam_ptr, lam_stride, acc_of(dtype))
+    return a, b
+
+
+@triton.jit
+def blend_in_box(a, b, own_at, mask, theirs):
+    """blend of the rows at own_at with theirs; bits need no own."""
+    if theirs.dtype.is_int():
+        mixed = theirs
+    else:
+        mixed = blend(a[:, None], b[:, None], tl.load(own_at, mask=mask), theirs)
+    return mixed
+
+
+@triton.jit
 def cutmix_kernel(
     x_ptr, perm_ptr, lam_ptr, uses_ptr, box, B, inner, lam_stride, x_outer, x_row, x_col,
     BLOCK_BATCH: tl.constexpr, VEC: tl.constexpr, BLOCK_ROWS: tl.constexpr,
@@ -32,19 +53,18 @@ def cutmix_kernel(
 
     Elements outside a row's box are not written, and read only as part of a partner.
     """
-    acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
     inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
     o, c, in_column = tile_columns(tl.program_id(0), inner, BLOCK_COLS)
     k = tl.arange(0, BLOCK_ROWS).to(tl.int64)
     live = k < B
     j, good = partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH)
-    a, b = coefficients(k, k, live, good, lam_ptr, lam_stride, acc)
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    a, b = coefficients_in_box(k, live, good, lam_ptr, lam_stride, dtype)
     mask = (live & (b != 0))[:, None] & in_column[None, :]
     mask = in_box(mask, box, k, live, o * inner + c)
     x_cols = (o * x_outer + c * x_col)[None, :]
     mine_at = x_ptr + (k * x_row)[:, None] + x_cols
-    mine = tl.load(mine_at, mask=mask)
     theirs = tl.load(x_ptr + (j * x_row)[:, None] + x_cols, mask=mask)
-    mixed = blend(a[:, None], b[:, None], mine, theirs)
+    mixed = blend_in_box(a, b, mine_at, mask, theirs)
     tl.debug_barrier()  # hazard: see mix_tile
     tl.store(mine_at, mixed, mask=mask)

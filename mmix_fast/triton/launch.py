@@ -175,7 +175,8 @@ def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str,
     batch, item, outer = x.shape[dim], x.element_size(), args.pop("outer")
     rows = pow2(batch)
     line = fits(min(LINE_BYTES, MAX_SLAB_BYTES // rows), SLAB_BYTES // rows, MAX_LINE_BYTES)
-    width = fits(1, pow2(args["inner"]), max(1, line // item))
+    # A thread holds single bytes in a register each: no more of them than of 2-byte elements.
+    width = fits(1, pow2(args["inner"]), max(1, line // max(item, 2)))
     args |= {
         "x_ptr": x, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": None, "B": batch,
         "lam_stride": lam_stride(lam), "BLOCK_BATCH": max(16, rows), "BLOCK_ROWS": rows,

@@ -4,8 +4,8 @@
 import triton
 import triton.language as tl
 
-from .cutmix import in_box
-from .kernels import acc_of, aligned, blend, coefficients, tile_columns
+from .cutmix import blend_in_box, coefficients_in_box, in_box
+from .kernels import aligned, tile_columns
 
 
 @triton.jit
@@ -19,7 +19,7 @@ def walk_kernel(
     The head is saved in registers, since an earlier tile may have overwritten it.
     With a box, each row changes only in its box (see cutmix_kernel).
     """
-    acc: tl.constexpr = acc_of(x_ptr.dtype.element_ty)
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
     inner, x_row, x_outer = aligned(inner, VEC), aligned(x_row, VEC), aligned(x_outer, VEC)
     o, c, in_column = tile_columns(tl.program_id(0), inner, BLOCK_COLS)
     column = x_ptr + o * x_outer + c * x_col
@@ -32,16 +32,16 @@ def walk_kernel(
         good = row >= 0
         row = tl.where(good, row, -1 - row)
         j = tl.where(good, tl.load(perm_ptr + row, mask=live, other=0), row)
-        a, b = coefficients(row, row, live, good, lam_ptr, lam_stride, acc)
+        a, b = coefficients_in_box(row, live, good, lam_ptr, lam_stride, dtype)
         behind = (tl.load(start_ptr + t, mask=live, other=t0) < t0) & (j == head)
         mask = (live & (b != 0))[:, None] & in_column[None, :]
         if box is not None:
             mask = in_box(mask, box, row, live, o * inner + c)
         own_at = column[None, :] + (row * x_row)[:, None]
-        mine = tl.load(own_at, mask=mask)
         ahead = mask & (behind == 0)[:, None]
         theirs = tl.load(column[None, :] + (j * x_row)[:, None], mask=ahead)
-        mixed = blend(a[:, None], b[:, None], mine, tl.where(ahead, theirs, saved[None, :]))
+        theirs = tl.where(ahead, theirs, saved[None, :])
+        mixed = blend_in_box(a, b, own_at, mask, theirs)
         # Save the head of the last cycle of this tile, if it lies here: the next tile may need it.
         begin = tl.load(start_ptr + tl.minimum(t0 + BLOCK_ROWS, B) - 1)
         if begin >= t0:

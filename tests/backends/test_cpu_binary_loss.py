@@ -107,6 +107,20 @@ def test_every_path(kind, layout):
         next(calls)  # so that a dtype does not get the same call each time
 
 
+def test_labels_at_the_edges_of_a_piece():
+    """A long row is processed in pieces of 2048 classes."""
+    edges = (0, 2047, 2048, 2049, 4095, 4096, 4099)
+    z = torch.randn(len(edges), 4100, requires_grad=True)
+    for shift in range(len(edges)):
+        y = torch.tensor(edges).roll(shift)
+        loss = m.mixed_binary_cross_entropy(z, y, torch.arange(len(y)).flip(0), 0.3)
+        want = z.detach().sigmoid()
+        want[range(len(y)), y] -= 0.3
+        want[range(len(y)), y.flip(0)] -= 0.7
+        (got,) = torch.autograd.grad(loss, z)
+        torch.testing.assert_close(got * z.numel(), want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 def test_inf_and_nan_logits_in_every_position(value):
     """In whole vectors and in tails of every length: such an element leaves the others alone."""

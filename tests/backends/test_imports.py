@@ -65,6 +65,7 @@ ORDER = [
     "integrations",
     "integrations.mixup_cifar10",
     "integrations.timm",
+    "integrations.torchmetrics",
     "integrations.torchvision",
     "integrations.transformers",
     "integrations.lightning",

@@ -27,7 +27,9 @@ SHARED = sorted(
 )
 # Left out: these two grids take ten minutes. FOLDER has the same cases in fewer dtypes.
 GRIDS = "test_bits_in_every_layout or test_parity_grid"
-LONG = "gradcheck or test_every_option_at_once or test_arguments.py or test_lam.py"
+LONG = (
+    "gradcheck or test_every_option_at_once or test_any_dtype or test_arguments.py or test_lam.py"
+)
 
 
 def interpret(*args):

@@ -119,11 +119,12 @@ def untouched(x):
     return x
 
 
-def test_cutmix():
-    some = cutmix.paste((4, 3, 8, 8), "cpu")
+@pytest.mark.parametrize("kind, goal", [(cutmix.paste, 1.5), (cutmix.paste_bytes, 8)])
+def test_cutmix(kind, goal):
+    some = kind((4, 3, 8, 8), "cpu")
     verify.verify(some)
     repeats(some)
-    assert some.goals == (Goal("original", 1 / 1.5),)
+    assert some.goals == (Goal("original", 1 / goal),)
     with pytest.raises(verify.WrongResult, match="fused of cutmix_"):
         lazy = replace(some.implementations[OURS], op=untouched)
         verify.verify(replace(some, implementations={**some.implementations, OURS: lazy}))
@@ -144,7 +145,10 @@ def test_cutmix_of(package, monkeypatch):
 
 def test_a_package_that_is_not_there_has_no_row(monkeypatch):
     monkeypatch.setattr(cutmix.importlib.util, "find_spec", lambda name: None)
-    assert {make.args[0].func for make in cutmix.makers("cpu")} == {cutmix.paste}
+    assert {make.args[0].func for make in cutmix.makers("cpu")} == {
+        cutmix.paste,
+        cutmix.paste_bytes,
+    }
 
 
 @pytest.fixture

@@ -127,35 +127,74 @@ def check_targets(emulator, dtype, shared=H100[1], batch=70, classes=11):
         emulator.set_device(*H100)
 
 
-def check_cutmix(emulator, dtype, perm_of, shared=H100[1], shape=(40, 2, 5, 6), last=False):
-    """A random box for each row: some are empty, some cover the whole image."""
+def random_boxes(n, height, width):
+    """A box for each row, (n, 4), and which pixels are inside: some boxes are empty, some whole."""
+    top, bottom = torch.randint(0, height + 1, (n, 2)).sort().values.unbind(1)
+    left, right = torch.randint(0, width + 1, (n, 2)).sort().values.unbind(1)
+    y, column = torch.arange(height)[:, None], torch.arange(width)
+    a, b, c, d = (edge[:, None, None, None] for edge in (top, bottom, left, right))
+    inside = (y >= a) & (y < b) & (column >= c) & (column < d)
+    return torch.stack([top, bottom, left, right], 1), inside
+
+
+def check_cutmix(emulator, dtype, perm_of, shared=H100[1], shape=(40, 2, 5, 6), view=None):
+    """A random box for each row."""
     emulator.set_device(2, shared)
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     try:
-        n, _, height, width = shape
+        n = shape[0]
         x, lam, perm = torch.randn(shape).to(dtype), torch.rand(n).to(acc), perm_of(n)
-        if last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        top, bottom = torch.randint(0, height + 1, (n, 2)).sort().values.unbind(1)
-        left, right = torch.randint(0, width + 1, (n, 2)).sort().values.unbind(1)
-        y, column = torch.arange(height)[:, None], torch.arange(width)
-        a, b, c, d = (edge[:, None, None, None] for edge in (top, bottom, left, right))
-        inside = (y >= a) & (y < b) & (column >= c) & (column < d)
+        x = view(x) if view else x
+        boxes, inside = random_boxes(n, *x.shape[-2:])
         want = torch.where(inside, truth(x, links(perm, False), lam, 1 - lam), x)
-        OPS.cutmix_(x, perm, torch.stack([top, bottom, left, right], 1), lam)
+        OPS.cutmix_(x, perm, boxes, lam)
         return same(x, want)
     finally:
         emulator.set_device(*H100)
 
 
-# shared bytes, shape, channels_last: vectors along x, and along the channels.
+def check_paste(emulator, dtype, perm_of, shared=H100[1], shape=(40, 2, 5, 6), view=None):
+    """A paste of integers, with a box for each row and with one for all. A bad row stays."""
+    emulator.set_device(2, shared)
+    try:
+        info, n = torch.iinfo(dtype), shape[0]
+        for one in (False, True):
+            x, perm = torch.randint(info.min, info.max, shape, dtype=dtype), perm_of(n)
+            x = view(x) if view else x
+            boxes, inside = random_boxes(1 if one else n, *x.shape[-2:])
+            index = links(perm, False)
+            partners = x[torch.where(index < 0, torch.arange(n), index)]
+            want = torch.where(inside, partners, x)
+            OPS.cutmix_(x, perm, boxes[0] if one else boxes, torch.zeros(()))
+            if not torch.equal(x, want):
+                return False
+    finally:
+        emulator.set_device(*H100)
+    return True
+
+
+def channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+# shared bytes, shape, view: vectors along x, along the channels, and along both. Channels between y
+# and x: a vector of 4 elements would begin again at x = 0.
 CUTMIX = (
-    (H100[1], (9, 2, 5, 16), False),
-    (H100[1], (9, 16, 5, 3), True),
-    (H100[1], (9, 2, 5, 5), False),
-    (16, (9, 2, 5, 16), False),
-    (H100[1], (4200, 1, 2, 8), False),
+    (H100[1], (9, 2, 5, 16), None),
+    (H100[1], (9, 16, 5, 3), channels_last),
+    (H100[1], (9, 3, 5, 16), channels_last),
+    (H100[1], (9, 5, 8, 6), lambda x: x.transpose(1, 2)),
+    (H100[1], (9, 2, 5, 5), None),
+    (16, (9, 2, 5, 16), None),
+    (H100[1], (4200, 1, 2, 8), None),
 )
+# Integers of every size, for the checks of each dtype.
+BITS = {
+    torch.float16: torch.uint8,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 
 
 def run_all(emulator, dtype, perms=(torch.randperm, noise)):
@@ -165,6 +204,7 @@ def run_all(emulator, dtype, perms=(torch.randperm, noise)):
         and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 16))
         and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 16))
         and all(check_cutmix(emulator, dtype, p, *options) for p in perms for options in CUTMIX)
+        and all(check_paste(emulator, BITS[dtype], p, *o) for p in perms for o in CUTMIX)
     )
 
 
@@ -186,4 +226,5 @@ def run_few(emulator, dtype):
     right += [check_targets(emulator, dtype, shared) for shared in (H100[1], 16)]
     right += [check_cutmix(emulator, dtype, noise, *options) for options in CUTMIX[:2]]
     right.append(check_cutmix(emulator, dtype, noise))
+    right += [check_paste(emulator, BITS[dtype], noise, *options) for options in CUTMIX[:2]]
     return all(right)

@@ -6,10 +6,14 @@ import torch
 
 from tests.cuda_emulation import emulation
 from tests.cuda_emulation.mixing_checks import (
+    BITS,
+    CUTMIX,
     H100,
     OPS,
     WAYS,
+    channels_last,
     check,
+    check_paste,
     check_targets,
     links,
     noise,
@@ -106,6 +110,25 @@ def test_lam_of_one_in_place_reads_little(emulator):
         emulator.count_traffic(False)
         emulator.set_device(*H100)
         assert (32 * traffic.loaded_sectors if traffic else 0) <= share * x.nbytes
+
+
+@pytest.mark.parametrize("bad", BAD_PERMS)
+@pytest.mark.parametrize("dtype", BITS.values(), ids=str)
+def test_a_bad_perm_leaves_its_rows_of_integers(emulator, dtype, bad):
+    for options in CUTMIX:
+        assert check_paste(emulator, dtype, BAD_PERMS[bad], *options)
+
+
+def test_boxes_past_the_edge_are_clipped(emulator):
+    """Also where an edge times the channels exceeds 64 bits."""
+    for view in (lambda t: t, channels_last):
+        x = view(torch.randint(0, 256, (3, 3, 4, 16), dtype=torch.uint8))
+        for box in ([-5, 3, -(2**62), 2**62], [0, 2**62, 7, 2**63 - 1], [0, 4, 2**62, 2**62 + 5]):
+            want, perm = x.clone(), torch.tensor([1, 2, 0])
+            top, bottom, left, right = (min(max(edge, 0), 16) for edge in box)
+            want[..., top:bottom, left:right] = x[perm][..., top:bottom, left:right]
+            OPS.cutmix_(x, perm, torch.tensor(box), torch.zeros(()))
+            assert torch.equal(x, want)
 
 
 def test_zero_coefficients_of_single_rows(emulator):

@@ -99,6 +99,24 @@ def test_nearly_every_access_is_16_bytes_wide(emulator, odd):
     assert odd or traffic.loads[1] == traffic.stores[1] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_a_paste_moves_the_box_in_vectors(emulator, dtype, last):
+    x = torch.randint(0, 256, (64, 3, 32, 96)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    perm = torch.randperm(64)
+    for left, right in ((0, 96), (32, 64), (30, 67)):
+        emulator.count_traffic(True)
+        OPS.cutmix_(x, perm, torch.tensor([4, 20, left, right]), torch.zeros(()))
+        traffic = emulator.traffic()[x.data_ptr()]
+        lines, unit = (64 * 16, 3 * x.element_size()) if last else (64 * 16 * 3, x.element_size())
+        sectors = lines * (-(-right * unit // 32) - left * unit // 32)
+        assert traffic.stored_sectors <= 1.05 * sectors
+        # A vector that is partly inside is read from its own row too: two at most in each line.
+        assert traffic.loaded_sectors <= 1.05 * (sectors + 2 * lines * (left == 30))
+        assert traffic.loads[:4] == traffic.stores[:4] == [0, 0, 0, 0]
+
+
 def test_targets_are_written_once_in_full_vectors(emulator):
     y = torch.randint(0, 1000, (128,))
     emulator.count_traffic(True)

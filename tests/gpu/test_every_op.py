@@ -102,15 +102,15 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("images", IMAGES)
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("dtype", [F32, BF16, torch.uint8, torch.int16, torch.int64], ids=str)
 def test_cutmix(images, dtype):
-    x = IMAGES[images]().to(dtype)
+    x = (100 * IMAGES[images]()).to(dtype)
     batch, (height, width) = len(x), x.shape[-2:]
     perm = torch.randperm(batch)
     box = (1, height - 1, 1, width)
     lines, sides = (torch.randint(0, n + 1, (batch, 2)).sort(1).values for n in (height, width))
     each = torch.cat([lines, sides], 1)  # top, bottom, left, right
-    for lam in (0.0, 0.3, torch.rand(batch)):
+    for lam in (0.0, 0.3, torch.rand(batch)) if dtype.is_floating_point else (0.0,):
         for where in (box, torch.tensor(box), each):
 
             def cut(x, where=where, lam=lam):
@@ -286,3 +286,8 @@ def test_bad_values_poison_their_rows_alone():
     images, perm = torch.randn(4, 3, 5, 6), torch.tensor([1, 10**9, 3, 2])
     m.cutmix_(images, perm, torch.tensor([[0, 2, 0, 10**9], *[[0, 2, 0, 2]] * 3]))
     assert images[1, :, :2, :2].isnan().all() and not images[2:].isnan().any()
+    masks = torch.randint(0, 9, (4, 5, 6))
+    want = masks.clone()
+    want[[0, 2, 3], :2, :2] = masks[[1, 3, 2], :2, :2]  # no NaN: a row with a bad entry stays
+    m.cutmix_(masks, perm, (0, 2, 0, 2))
+    assert torch.equal(masks, want)

@@ -115,6 +115,39 @@ def test_images_and_labels_of_every_dtype(dtype, mode):
             torch.testing.assert_close(target, want_target, rtol=eps, atol=eps)
 
 
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bytes_are_pasted_on_every_backend(backend, mode, channels_last):
+    options = {"mixup_alpha": 0.0, "cutmix_alpha": 1.0, "mode": mode, "num_classes": 7}
+    ours, theirs = Mixup(**options), timm_data.Mixup(**options)
+    images, labels = torch.randint(0, 256, (8, 3, 8, 16)).byte(), torch.randint(0, 7, (8,))
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    for seed in range(4):
+        np.random.seed(seed)
+        want = theirs(images.clone(), labels)[0]
+        np.random.seed(seed)
+        got, target = ours(x := images.clone(), labels)
+        assert got is x and torch.equal(got, want)
+        torch.testing.assert_close(target.sum(1), torch.ones(8))
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_a_drawn_mixup_of_bytes_writes_nothing(backend, mode):
+    mixup = Mixup(cutmix_alpha=1.0, switch_prob=0.5, mode=mode, num_classes=7)
+    images, refused = torch.randint(0, 256, (8, 3, 8, 16)).byte(), 0
+    for seed in range(8):
+        x = images.clone()
+        np.random.seed(seed)
+        try:
+            mixup(x, torch.arange(8) % 7)
+        except TypeError as error:
+            assert "x must be floating to be blended by Mixup" in str(error)
+            assert torch.equal(x, images)
+            refused += 1
+    assert refused == 8 if mode == "elem" else refused
+
+
 def test_loss_broadcasts_as_timm():
     for x_shape, shape in (
         ((6, 10), (1, 10)),

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -110,6 +111,46 @@ def test_video_refusals_and_pickling(kind):
     ):
         with pytest.raises(ValueError, match="does not support"):
             kind(num_classes=4)(torch.rand(4, 3, 8, 8), labels, refused)
+
+
+@pytest.mark.parametrize("mask_dtype", [torch.uint8, torch.int64], ids=str)
+def test_the_example_that_mixes_masks(backend, mask_dtype):
+    images = tv_tensors.Image(torch.randint(0, 256, (4, 3, 8, 16), dtype=torch.uint8))
+    masks = tv_tensors.Mask(torch.randint(0, 5, (4, 8, 16), dtype=mask_dtype))
+    masks[:, 2] = 255  # a line that no loss counts, partly in the box
+    model, pasted = torch.nn.Conv2d(3, 5, 1), [images.clone(), masks.clone()]
+    names = {
+        "images": images,
+        "masks": masks,
+        "model": model,
+        "F": F,
+        "torch": torch,
+        "mmix_fast": m,
+    }
+    names |= dict(zip(("top", "bottom", "left", "right"), (1, 6, 3, 11), strict=True))
+    code = "\n".join(re.findall(r">>> (.*)", CutMix.__doc__))
+    exec(code, names)
+    for t in pasted:
+        t[..., 1:6, 3:11] = t[names["perm"]][..., 1:6, 3:11]
+    assert type(names["images"]) is tv_tensors.Image and type(names["masks"]) is tv_tensors.Mask
+    assert names["masks"].dtype == mask_dtype and names["images"].dtype == torch.uint8
+    assert torch.equal(names["images"], pasted[0]) and torch.equal(names["masks"], pasted[1])
+    want = F.cross_entropy(model(pasted[0] / 255), pasted[1].long(), ignore_index=255)
+    torch.testing.assert_close(names["loss"], want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_cutmix_keeps_bytes_on_every_backend(backend, channels_last):
+    images, labels = torch.randint(0, 256, (5, 3, 8, 16), dtype=torch.uint8), torch.arange(5)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        want, want_target = v2.CutMix(num_classes=5)(images, labels)
+        torch.manual_seed(seed)
+        got, target = CutMix(num_classes=5)(images, labels)
+        assert got.dtype == torch.uint8 and torch.equal(got, want)
+        torch.testing.assert_close(target, want_target, rtol=0, atol=1e-6)
 
 
 def naive(h, mix):

@@ -20,7 +20,7 @@ WIDE_LOADS = (
 WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are asynchronous copies
 # Classes whose stride is not 1; rows that are not made of aligned vectors.
 SCALAR = (
-    r"(cross_entropy_rows|mix_gather|mix_gather_in_place|cutmix)<\w+, false"
+    r"(cross_entropy_rows|mix_gather|mix_gather_in_place|cutmix)<[\w ]+, false"
     r"|binary_cross_entropy_tiles<\w+, \w+, 1,"
 )
 # 512 threads with 4 to 8 loads of 16 bytes each, or 16 of an element, keep 16 to 64 KB of an SM in
@@ -36,6 +36,7 @@ INSTRUCTIONS = {
     r"mix_gather(_in_place)?<__\w+, true": 8 * 9.5,
     r"binary_cross_entropy_tiles<float, false, 4, false": 4 * 17,
     r"binary_cross_entropy_tiles<__\w+, false, 8, false": 8 * 17,
+    r"cutmix<unsigned char, true": 16 * 3,  # without arithmetic
 }
 DTYPES = 4  # that a float target or a class weight may have
 

@@ -21,6 +21,7 @@ QUICK = [
     "mix_ (8192,1000) bfloat16",
     "mix_batch_ (128,3,32,32) float32",
     "cutmix_ (128,3,224,224) bfloat16",
+    "cutmix_ (256,3,224,224) uint8",
     "loss (256,1000) bfloat16",
     "loss (512,21841) float32",
     "loss (4096,128256) bfloat16",
@@ -75,17 +76,20 @@ def ttgir(case, arch="sm_90"):
         "mix_batch_ (256,3,224,224) bfloat16",
         "cutmix_ (128,3,224,224) bfloat16",
         "cutmix_ (4096,3,32,32) bfloat16",
+        "cutmix_ (256,3,224,224) uint8",
+        "cutmix_ (4096,3,32,32) uint8",
     ],
 )
 def test_in_place_mixing_has_a_barrier_between_loads_and_stores(case, arch):
+    # Only x is bf16, or bytes: lam, boxes, labels and soft targets are not.
+    x = "!tt.ptr<i8>" if "uint8" in case else "!tt.ptr<bf16>"
     pending, stores = False, 0
     for line in ttgir(case, arch):
-        # Only x is bf16: lam, labels and soft targets are not.
-        if "tt.load" in line and "!tt.ptr<bf16>" in line:
+        if "tt.load" in line and x in line:
             pending = True
         elif "ttg.barrier" in line:
             pending = False
-        elif "tt.store" in line and "!tt.ptr<bf16>" in line:
+        elif "tt.store" in line and x in line:
             assert not pending, line
             stores += 1
     assert stores == 1

@@ -37,6 +37,8 @@ TYPES = {
     torch.float64: "*fp64",
     torch.int64: "*i64",
     torch.int32: "*i32",
+    torch.int16: "*i16",
+    torch.uint8: "*u8",
 }
 
 
@@ -123,6 +125,9 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "mix (8192,1024) float16": lambda: _mix((8192, 1024), HALF, False),
     "cutmix_ (128,3,224,224) bfloat16": lambda: _cutmix((128, 3, 224, 224), BF16, (128, 4)),
     "cutmix_ (4096,3,32,32) bfloat16": lambda: _cutmix((4096, 3, 32, 32), BF16, (4096, 4)),
+    "cutmix_ (256,3,224,224) uint8": lambda: _cutmix((256, 3, 224, 224), torch.uint8, (256, 4)),
+    "cutmix_ (4096,3,32,32) uint8": lambda: _cutmix((4096, 3, 32, 32), torch.uint8, (4,)),
+    "cutmix_ (16,512,512) int64": lambda: _cutmix((16, 512, 512), torch.int64, (4,)),
     "cutmix_ (64,3,32,32) float32": lambda: _cutmix((64, 3, 32, 32), FLOAT, (4,)),
     "mix_ (8,3,224,224) float32": lambda: _mix_inplace((8, 3, 224, 224), FLOAT),
     "mix_ (128,64,32,32) float32": lambda: _mix_inplace((128, 64, 32, 32), FLOAT),

@@ -190,3 +190,26 @@ def test_cutmix_poisons_inside_the_box_alone():
     want[..., 1:3, 0:2] = float("nan")
     TRITON.cutmix_(x, perm, box, torch.tensor(0.5))
     torch.testing.assert_close(x, want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("walks", [False, True], ids=["slab", "walk"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_paste_of_integers_leaves_bad_rows(monkeypatch, dtype, walks, bad):
+    if walks:
+        monkeypatch.setattr(launch, "SLAB_ROWS", 8)
+        monkeypatch.setattr(launch, "WALK_ROWS", 16)
+    info = torch.iinfo(dtype)
+    for width in (16, 5):
+        x = torch.randint(info.min, info.max, (40, 2, 4, width), dtype=dtype)
+        perm, stays = torch.randperm(40), torch.zeros(40, dtype=torch.bool)
+        if bad:
+            perm[7], perm[20] = -3, perm[21]
+            stays[[7, 20, 21]] = True
+        for box in ([1, 3, 2, 5], [0, 4, 0, width], [2, 2, 0, 3]):
+            top, bottom, left, right = box
+            want = x.clone()
+            partners = torch.where(stays, torch.arange(40), perm.clamp(0))
+            want[..., top:bottom, left:right] = x[partners][..., top:bottom, left:right]
+            TRITON.cutmix_(x, perm, torch.tensor(box), torch.zeros(()))
+            assert torch.equal(x, want)

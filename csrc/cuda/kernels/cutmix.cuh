@@ -11,18 +11,21 @@ struct BoxArgs {
   // Column c of a sample is the pixel (c / y_every % height, c / x_every % width).
   int64_t y_every, height, x_every, width;
   int64_t hop; // from one tile to the next, modulo their number; they have no common divisor
-  // Whether aligned vectors of so many columns have one y, and consecutive x or one x.
+  bool bits;   // elements without a NaN: a row with a bad entry of perm stays as it is
+  // Whether aligned vectors of so many columns have one y, and an x that does not fall.
   template <int kCount> bool in_vectors() const {
-    return y_every % kCount == 0 && (x_every == 1 || x_every % kCount == 0);
+    return y_every % kCount == 0 && x_every * width % kCount == 0;
   }
 };
 
-// The elements of a piece that are inside the box of a row. A piece has elements at kPlaces places,
-// kEach consecutive ones at each.
+// The elements of a piece that are inside the box of a row. A piece has elements at kPlaces places:
+// a vector of kEach elements at one, or one element at each.
 template <int kPlaces, int kEach> struct Boxes {
   static constexpr bool kPartly = true;
   const BoxArgs &b;
   int64_t y[kPlaces], x[kPlaces];
+  // Of a vector, at most kEach: columns with the x of its first one, and with each x after that.
+  int first, step;
   __device__ explicit Boxes(const BoxArgs &b_) : b(b_) {}
 
   // Blocks take neighbouring tiles, and a box covers neighbouring tiles: in this order each block
@@ -31,15 +34,28 @@ template <int kPlaces, int kEach> struct Boxes {
     return index * b.hop % tiles;
   }
   __device__ bool same_for_all() const { return b.stride == 0; }
+  __device__ bool poisons() const { return !b.bits; }
   __device__ void enter(int place, int64_t column) {
-    if (column <= UINT32_MAX) { // short divisions
-      const auto c = static_cast<unsigned>(column);
-      y[place] = c / static_cast<unsigned>(b.y_every) % static_cast<unsigned>(b.height);
-      x[place] = c / static_cast<unsigned>(b.x_every) % static_cast<unsigned>(b.width);
-    } else {
-      y[place] = column / b.y_every % b.height;
-      x[place] = column / b.x_every % b.width;
+    if (column <= UINT32_MAX) // short divisions
+      enter_as(place, static_cast<unsigned>(column));
+    else
+      enter_as(place, column);
+  }
+  template <class Int> __device__ __forceinline__ void enter_as(int place, Int column) {
+    const Int every = static_cast<Int>(b.x_every), pixel = column / every;
+    y[place] = column / static_cast<Int>(b.y_every) % static_cast<Int>(b.height);
+    x[place] = pixel % static_cast<Int>(b.width);
+    if constexpr (kEach > 1) {
+      first = static_cast<int>(min(every - (column - pixel * every), Int(kEach)));
+      step = static_cast<int>(min(every, Int(kEach)));
     }
+  }
+  // A bit for each element of a vector that is left of an edge.
+  __device__ __forceinline__ unsigned left_of(int64_t edge) const {
+    if (edge <= x[0]) return 0;
+    const int64_t pixels = edge - x[0];
+    const int n = pixels < kEach ? first + static_cast<int>(pixels - 1) * step : kEach;
+    return (1u << min(n, kEach)) - 1;
   }
   __device__ unsigned mask(int row) const {
     const int64_t *box = b.box + row * b.stride;
@@ -49,11 +65,10 @@ template <int kPlaces, int kEach> struct Boxes {
 #pragma unroll
     for (int p = 0; p < kPlaces; ++p) {
       const bool in_y = y[p] >= top && y[p] < bottom;
-#pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        const int64_t at = b.x_every == 1 ? x[p] + i : x[p];
-        inside |= unsigned(in_y && at >= left && at < right) << (p * kEach + i);
-      }
+      if constexpr (kEach > 1)
+        inside = in_y ? left_of(right) & ~left_of(left) : 0;
+      else
+        inside |= unsigned(in_y && x[p] >= left && x[p] < right) << p;
     }
     return inside;
   }

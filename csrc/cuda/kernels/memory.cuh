@@ -59,6 +59,9 @@ template <class T> __device__ __forceinline__ T not_a_number() {
   return narrow<T>(static_cast<Acc<T>>(__int_as_float(0x7fc00000)));
 }
 
+// Elements of a kernel that moves them, but does no arithmetic.
+template <class T> constexpr bool kOnlyMoved = sizeof(T) == 1;
+
 // 16 bytes of elements: the widest access of a thread. The address must be a multiple of 16.
 template <class T> union Vec {
   static constexpr int kCount = 16 / sizeof(T);

@@ -75,10 +75,14 @@ template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
   }
   template <bool kUsual>
   __device__ __forceinline__ Piece mixed(Piece mine, Piece theirs, int row, int named) const {
-    if (!kUsual) return P::mixed(mine, theirs, coefficients(row, named));
-    if (Cover::kPartly) return theirs;
-    const auto c = weights.of_all();
-    return P::both(mine, theirs, a.adjoint ? Coefficients<Acc<T>>{c.other, c.own} : c);
+    if constexpr (!kUsual)
+      return P::mixed(mine, theirs, coefficients(row, named));
+    else if constexpr (Cover::kPartly)
+      return theirs;
+    else {
+      const auto c = weights.of_all();
+      return P::both(mine, theirs, a.adjoint ? Coefficients<Acc<T>>{c.other, c.own} : c);
+    }
   }
 
   // The next row of a thread, and the steps to the one after.
@@ -174,6 +178,14 @@ template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
                        mixed<false>(mine, theirs, row, named), r.at.mask);
     }
   }
+  __device__ __forceinline__ void poison(const Rows &r, T *out, unsigned some) const {
+    if constexpr (!kOnlyMoved<T>) {
+      Piece y = P::nan();
+      if (P::kBlends && some != P::kAll)
+        y = P::blend(r.at.template load_piece<false>(out, some), y, some);
+      r.at.store_piece(out, y, some);
+    }
+  }
   // In place, after all rows of the round are read.
   __device__ __forceinline__ void write_kept(const Rows &r, const Piece *slot, bool regular) const {
     T *out = row_of(r.at.to(a.out), a.out_row, r.row);
@@ -190,10 +202,7 @@ template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
       const unsigned some = mask(r, row);
       if (!some) continue;
       if (!regular && claims.partner(load(a.pairing.perm + row)) < 0) {
-        Piece y = P::nan();
-        if (P::kBlends && some != P::kAll)
-          y = P::blend(r.at.template load_piece<false>(out, some), y, some);
-        r.at.store_piece(out, y, some);
+        if (r.cover.poisons()) poison(r, out, some);
       } else if (weights.lam(row) != 1) {
         r.at.store_piece(out, load(slot), some);
       }
@@ -216,6 +225,8 @@ template <class T, bool kVectors, bool kInPlace, class Cover> struct Gather {
           if (!r.at.mask) continue;
           if (writes)
             write_kept(r, slot, regular);
+          else if constexpr (kOnlyMoved<T>)
+            take_all<true>(r, slot);
           else if (!kInPlace && !regular)
             write_checked(r);
           else if (usual)

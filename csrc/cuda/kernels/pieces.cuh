@@ -59,17 +59,14 @@ template <class T, bool kInPlace> struct Pieces<T, true, kInPlace> {
   // A vector is stored as a whole, so that it needs the row's own elements outside the mask.
   static constexpr bool kBlends = true;
   static __device__ __forceinline__ Piece blend(Piece own, Piece v, unsigned mask) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      if (!(mask >> i & 1)) v.at[i] = own.at[i];
-    return v;
+    return select_elements(own, v, mask);
   }
 };
 
 // Single elements, anywhere: a lane has every lanes-th of the tile's, so that lanes read
 // neighbours.
 template <class T, bool kInPlace> struct Pieces<T, false, kInPlace> {
-  static constexpr int kCount = sizeof(T) == 8 ? 2 : 4, kPlaces = kCount;
+  static constexpr int kCount = sizeof(T) == 8 ? 2 : sizeof(T) == 1 ? 8 : 4, kPlaces = kCount;
   static constexpr unsigned kAll = (1u << kCount) - 1;
   union Piece {
     std::conditional_t<kCount * sizeof(T) == 16, uint4, uint2> raw; // moved at once
@@ -145,6 +142,7 @@ struct Everything {
   __device__ void enter(int, int64_t) {}
   __device__ int64_t tile(int64_t index, int64_t) const { return index; }
   __device__ bool same_for_all() const { return true; }
+  __device__ bool poisons() const { return true; }
   __device__ unsigned mask(int) const { return ~0u; }
 };
 

@@ -60,6 +60,27 @@ __device__ __forceinline__ Vec<T> mix_any(Vec<T> a, Vec<T> b, Coefficients<Acc<T
   return y;
 }
 
+// The elements of v where the mask has a bit, else those of own.
+template <class T>
+__device__ __forceinline__ Vec<T> select_elements(Vec<T> own, Vec<T> v, unsigned mask) {
+  if constexpr (sizeof(T) == 1) { // word by word: 4 elements
+    const auto select = [mask](unsigned a, unsigned b, int word) {
+      // Bit k of four goes to bit 8k, then to all bits of byte k.
+      const unsigned bytes = ((mask >> 4 * word & 15) * 0x204081 & 0x1010101) * 255;
+      return (b & bytes) | (a & ~bytes);
+    };
+    v.raw.x = select(own.raw.x, v.raw.x, 0);
+    v.raw.y = select(own.raw.y, v.raw.y, 1);
+    v.raw.z = select(own.raw.z, v.raw.z, 2);
+    v.raw.w = select(own.raw.w, v.raw.w, 3);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Vec<T>::kCount; ++i)
+      if (!(mask >> i & 1)) v.at[i] = own.at[i];
+  }
+  return v;
+}
+
 template <class T> __device__ __forceinline__ Vec<T> vector_of_nan() {
   Vec<T> v;
 #pragma unroll
