@@ -26,6 +26,16 @@ inline void check_permutation(const int64_t *perm, int64_t n) {
   }
 }
 
+// For a second batch of n samples: repeats are allowed.
+inline void check_indices(const int64_t *perm, int64_t rows, int64_t n) {
+  for (int64_t i = 0; i < rows; ++i) {
+    if (perm[i] >= 0 && perm[i] < n) continue;
+    std::ostringstream text;
+    text << "perm must hold indices of other in [0, " << n - 1 << "], got " << perm[i];
+    throw std::out_of_range(text.str());
+  }
+}
+
 // ignore_index: the label that needs no class; the binary cross-entropy has none.
 inline void check_label(const char *name, int64_t y, int64_t classes,
                         std::optional<int64_t> ignore_index) {

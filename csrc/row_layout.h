@@ -7,18 +7,20 @@
 
 namespace mmix {
 
-// A dimension, or several merged ones, of a tensor and maybe of a second tensor of the same sizes.
+// A dimension, or several merged ones, of a tensor and maybe of one or two more of the same sizes.
 struct Dim {
   int64_t size, stride;
-  int64_t out_stride = 0; // in the second tensor; 0, which never forbids a merge, if there is none
+  // In the other tensors; 0, which never forbids a merge, if there are none.
+  int64_t out_stride = 0, other_stride = 0;
 };
 
 // Adds a dimension to `dims`, which come from the fastest to the slowest, as the slowest. Merges it
-// with the last one if in both tensors one stride serves the two.
+// with the last one if in all tensors one stride serves the two.
 inline void add_dim(std::vector<Dim> &dims, const Dim &next) {
   if (!dims.empty()) {
     Dim &last = dims.back();
-    if (next.stride == last.stride * last.size && next.out_stride == last.out_stride * last.size) {
+    if (next.stride == last.stride * last.size && next.out_stride == last.out_stride * last.size &&
+        next.other_stride == last.other_stride * last.size) {
       last.size *= next.size;
       return;
     }
@@ -40,13 +42,14 @@ inline std::vector<int64_t> sorted_dims(const torch::stable::Tensor &x,
   return dims;
 }
 
-// The samples of x, and of out, as runs of contiguous elements.
+// The samples of x, of out and maybe of `other`, as runs of contiguous elements.
 struct SampleLayout {
-  SampleLayout(const torch::stable::Tensor &x, const torch::stable::Tensor &out,
-               int64_t batch_dim) {
+  SampleLayout(const torch::stable::Tensor &x, const torch::stable::Tensor &out, int64_t batch_dim,
+               const torch::stable::Tensor *other = nullptr) {
     for (int64_t d : sorted_dims(x, out, batch_dim))
-      add_dim(dims, {x.size(d), x.stride(d), out.stride(d)});
-    if (!dims.empty() && dims[0].stride == 1 && dims[0].out_stride == 1) {
+      add_dim(dims, {x.size(d), x.stride(d), out.stride(d), other ? other->stride(d) : 0});
+    if (!dims.empty() && dims[0].stride == 1 && dims[0].out_stride == 1 &&
+        (!other || dims[0].other_stride == 1)) {
       run = dims[0].size;
       dims.erase(dims.begin());
     }

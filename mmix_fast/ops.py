@@ -23,6 +23,10 @@ def _fake_mix(x: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool) -> 
     return torch.empty_like(x)
 
 
+def _fake_mix_other(x: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
 def _fake_nothing(*args: Any) -> None:
     return None
 
@@ -34,12 +38,13 @@ def empty_soft_targets(target: Tensor, num_classes: int, dtype: torch.dtype) -> 
 
 def _fake_mix_targets(
     target: Tensor,
-    perm: Tensor,
+    perm: Tensor | None,
     lam: Tensor,
     num_classes: int,
     label_smoothing: float,
     ignore_index: int,
     dtype: torch.dtype,
+    target_b: Tensor | None = None,
 ) -> Tensor:
     return empty_soft_targets(target, num_classes, dtype)
 
@@ -85,6 +90,9 @@ def _fake_binary_cross_entropy_backward(grad: Tensor, logits: Tensor, *args: Any
 _FAKES: dict[str, Any] = {
     "mix": _fake_mix,
     "mix_": _fake_nothing,
+    "mix_other": _fake_mix_other,
+    "mix_other_": _fake_nothing,
+    "sum_rows_": _fake_nothing,
     "cutmix_": _fake_nothing,
     "mix_targets": _fake_mix_targets,
     "mix_batch_": _fake_mix_batch,

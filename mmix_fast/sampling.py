@@ -51,11 +51,11 @@ class Mix:
             return self
         return Mix(_to(self.perm, device), _to(self.lam, device))
 
-    def mix(self, x: Tensor, *, dim: int = 0) -> Tensor:
-        return functional.mix(x, self.perm, self.lam, dim=dim)
+    def mix(self, x: Tensor, *, other: Tensor | None = None, dim: int = 0) -> Tensor:
+        return functional.mix(x, self.perm, self.lam, other=other, dim=dim)
 
-    def mix_(self, x: Tensor, *, dim: int = 0) -> Tensor:
-        return functional.mix_(x, self.perm, self.lam, dim=dim)
+    def mix_(self, x: Tensor, *, other: Tensor | None = None, dim: int = 0) -> Tensor:
+        return functional.mix_(x, self.perm, self.lam, other=other, dim=dim)
 
     def targets(self, target: Tensor, **options: Any) -> Tensor:
         """:func:`mmix_fast.mix_targets` of this draw."""

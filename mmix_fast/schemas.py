@@ -7,10 +7,7 @@ version counter, so these ops stay private to mmix_fast/.
 
 from __future__ import annotations
 
-_TARGETS = (
-    "Tensor target, Tensor perm, Tensor lam, int num_classes, float label_smoothing, "
-    "int ignore_index, ScalarType dtype"
-)
+_TARGETS = "int num_classes, float label_smoothing, int ignore_index, ScalarType dtype"
 # The arguments that all ops of the loss share, after the logits. csrc/loss_args.h has them as C++
 # parameters, and autograd/loss.py as LossTensors and LossCall.
 _LOSS = (
@@ -29,12 +26,23 @@ SCHEMAS = (
     # Adjoint: out[i] = lam[i]*x[i] + (1-lam[j])*x[j], where perm[j] = i.
     "mix(Tensor x, Tensor perm, Tensor lam, int dim, bool adjoint) -> Tensor",
     "mix_(Tensor(a!) x, Tensor perm, Tensor lam, int dim) -> ()",
+    # out[i] = lam[i]*x[i] + (1-lam[i])*other[perm[i]]; perm None: other[i]. x and other share no
+    # memory. An index may occur several times; all are checked on the CPU before x is written.
+    "mix_other(Tensor x, Tensor other, Tensor? perm, Tensor lam, int dim) -> Tensor",
+    "mix_other_(Tensor(a!) x, Tensor other, Tensor? perm, Tensor lam, int dim) -> ()",
+    # The gradient of either batch: out[k] = sum of weight[i]*x[i], in this order, over the i in
+    # order[begin[k]:begin[k+1]], without the terms whose weight is 0. order and begin None: i = k.
+    # The values of order and begin are not checked.
+    "sum_rows_(Tensor(a!) out, Tensor x, Tensor weight, Tensor? order, Tensor? begin, int dim) "
+    "-> ()",
     # Inside a box (top, bottom, left, right), the same as mix_. Outside it, nothing changes. box is
     # (4,), one box for all rows, or (B, 4), one box for each row.
     "cutmix_(Tensor(a!) x, Tensor perm, Tensor box, Tensor lam) -> ()",
-    f"mix_targets({_TARGETS}) -> Tensor",
+    # Exactly one of perm and target_b, the partners' targets, is given.
+    f"mix_targets(Tensor target, Tensor? perm, Tensor lam, {_TARGETS}, Tensor? target_b=None) "
+    "-> Tensor",
     # mix_ of x and mix_targets of target. On the CPU, all values are checked before x is written.
-    f"mix_batch_(Tensor(a!) x, {_TARGETS}) -> Tensor",
+    f"mix_batch_(Tensor(a!) x, Tensor target, Tensor perm, Tensor lam, {_TARGETS}) -> Tensor",
     # Draws from key: two random numbers below 2^31, int64. alpha_tensor: 0-dim float64; a graph
     # gives alpha in it.
     "sample_mix(Tensor key, SymInt batch, bool per_sample, str pairing, float alpha, "

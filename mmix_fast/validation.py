@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .layouts import overlaps, share_memory
 from .scalars import SYMBOLS, check_real
 from .scalars import check_fraction as check_fraction
 from .scalars import check_index as check_index
 from .scalars import describe as describe
+from .tracing import functorch_active
 
 # Each microsecond of these checks shows in small calls: build no object that is not needed.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -83,6 +85,32 @@ def check_perm(perm: Any, batch: int, device: torch.device) -> None:
         raise ValueError(f"perm must be on {device}, got {perm.device}")
 
 
+def check_other(other: Any, x: Tensor, perm: Any, dim: int) -> None:
+    """Checks ``other`` and perm, which may be None, by type, dtype, shape and device."""
+    if not isinstance(other, Tensor) or other.dtype != x.dtype:
+        raise TypeError(f"other must be {_like(x, dim)}, got {describe(other)}")
+    same = other.ndim == x.ndim and other.shape[:dim] == x.shape[:dim]
+    if not same or other.shape[dim + 1 :] != x.shape[dim + 1 :]:
+        raise ValueError(f"other must be {_like(x, dim)}, got {describe(other)}")
+    if other.device != x.device:
+        raise ValueError(f"other must be on {x.device}, got {other.device}")
+    batch = x.shape[dim]
+    if perm is None:
+        if other.shape[dim] != batch:
+            raise ValueError(
+                f"other must have {batch} samples, as x, where perm is None, got {describe(other)}"
+            )
+        return
+    check_perm(perm, batch, x.device)
+    if batch and not other.shape[dim]:
+        raise IndexError(f"other must have samples for perm to name, got {describe(other)}")
+
+
+def _like(x: Tensor, dim: int) -> str:
+    sizes = ["N" if d == dim else str(size) for d, size in enumerate(x.shape)]
+    return f"{str(x.dtype).removeprefix('torch.')} of shape ({', '.join(sizes)}) for any N"
+
+
 def check_lam(lam: Any, batch: int, device: torch.device) -> float | Tensor:
     """Returns λ as a Python number, or as a tensor of shape () or (batch,)."""
     if isinstance(lam, Tensor):
@@ -121,14 +149,15 @@ def _lam_of_another_type(lam: Any) -> float | Tensor:
     return check_real("lam", lam, expected)
 
 
-def check_inplace(x: Tensor, lam: Any) -> None:
+def check_inplace(x: Tensor, lam: Any, other: Tensor | None = None) -> None:
     """Raises, before anything is written, if an in-place mix of x would be wrong."""
     if isinstance(lam, Tensor) and lam.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             "lam must not require grad where x is mixed in place, got a lam that does: "
             "an op in place gives no gradient to lam; mix does"
         )
-    if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    followed = x.requires_grad or (other is not None and other.requires_grad)
+    if followed and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         base = x._base if x._is_view() else x
         if base is not None and base.is_leaf and base.requires_grad:
             raise RuntimeError(
@@ -141,6 +170,18 @@ def check_inplace(x: Tensor, lam: Any) -> None:
             f"x must not overlap itself in memory to be mixed in place, got shape "
             f"{tuple(x.shape)} with strides {x.stride()}"
         )
+    if other is not None and _has_address(x) and _has_address(other) and share_memory(x, other):
+        raise RuntimeError(
+            f"other must not share memory with x, which is mixed in place, got views of shape "
+            f"{tuple(x.shape)} and {tuple(other.shape)} that may overlap; use mix"
+        )
+
+
+def _has_address(x: Tensor) -> bool:
+    """False for tracers and fakes. There the mix is made out of place first, and so is right."""
+    if torch.compiler.is_compiling() or functorch_active():
+        return False
+    return type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
 
 
 def _check_view(x: Tensor) -> None:
@@ -154,30 +195,22 @@ def _check_view(x: Tensor) -> None:
         )
 
 
-def overlaps(x: Tensor) -> bool:
-    """True if two elements may share an address. Conservative: False only if the strides nest."""
-    if x.is_contiguous() or x.numel() == 0:
-        return False
-    nested: list[tuple[int, int]] = []  # (stride, reach), sorted by hand: Dynamo cannot sort sizes
-    for size, stride in zip(x.shape, x.stride(), strict=True):
-        if size > 1:
-            at = len(nested)
-            while at and nested[at - 1][0] > stride:
-                at -= 1
-            nested.insert(at, (stride, stride * (size - 1)))
-    reach = 0
-    for stride, further in nested:
-        if stride <= reach:
-            return True
-        reach += further
-    return False
-
-
 def check_permutation_values(perm: Tensor) -> None:
     n = perm.shape[0]
     if not torch.equal(perm.sort().values, torch.arange(n, device=perm.device)):
         shown = ", ".join(str(int(value)) for value in perm[:8]) + ", ..." * (n > 8)
         raise ValueError(f"perm must be a permutation of 0..{n - 1}, got [{shown}]")
+
+
+def check_index_values(perm: Tensor, n: int) -> None:
+    """For ``other``: indices of its n samples, repeats allowed."""
+    if perm.numel() == 0:
+        return
+    low, high = (int(value) for value in perm.aminmax())
+    if low < 0 or high >= n:
+        raise IndexError(
+            f"perm must hold indices of other in [0, {n - 1}], got {low if low < 0 else high}"
+        )
 
 
 def check_label_values(name: str, target: Tensor, classes: int, ignore_index: int | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .scalars import check_fraction, check_index, describe
-from .validation import FLOATS
+from .validation import FLOATS, check_perm
 
 TARGETS = (torch.int64, *FLOATS)
 INTEGERS = (
@@ -65,6 +65,42 @@ def check_targets(
     return target, target.shape[1], label_smoothing, ignore_index
 
 
+def check_partners(target: Tensor, perm: Any, target_b: Any) -> tuple[Tensor, Tensor | None]:
+    """Checks perm and target_b of mix_targets. Returns the targets, of one dtype.
+
+    ``target`` is checked already.
+    """
+    check_one_of(perm, target_b)
+    if target_b is None:
+        check_perm(perm, target.shape[0], target.device)
+        return target, None
+    if target_b is not target:
+        target_b = as_target("target_b", target_b)
+        check_same_kind(target, target_b)
+        if target_b.shape != target.shape:
+            raise ValueError(
+                f"target_b must have target's shape {tuple(target.shape)}, got {describe(target_b)}"
+            )
+        if target_b.device != target.device:
+            raise ValueError(f"target_b must be on {target.device}, got {target_b.device}")
+    if target_b.dtype != target.dtype:  # of two floating ones the wider: exact
+        wide = torch.promote_types(target.dtype, target_b.dtype)
+        return target.to(wide), target_b.to(wide)
+    return target, target_b
+
+
+def check_one_of(perm: Any, target_b: Any) -> None:
+    if (perm is None) == (target_b is None):
+        came = "neither" if perm is None else "both"
+        raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
+
+
+def check_same_kind(target: Tensor, target_b: Tensor) -> None:
+    if target.is_floating_point() != target_b.is_floating_point():
+        kind = describe(target)
+        raise TypeError(f"target_b must be of target's kind, {kind}, got {describe(target_b)}")
+
+
 def _check_label_map(target: Tensor) -> None:
     if target.ndim == 0:
         raise ValueError(f"target must have shape (B,) or (B, d1, ...), got {describe(target)}")
@@ -87,26 +123,18 @@ def check_reduction(reduction: Any, known: tuple[str, ...] = REDUCTIONS) -> None
         raise ValueError(f"reduction must be one of {', '.join(known)}, got {reduction!r}")
 
 
-def check_one_partner(perm: Tensor | None, target_b: Any) -> None:
-    if (perm is None) == (target_b is None):
-        came = "neither" if perm is None else "both"
-        raise ValueError(f"exactly one of perm and target_b must be given, got {came}")
-
-
 def check_loss_targets(
     logits: Tensor, target: Any, perm: Tensor | None, target_b: Any, ignore_index: int
 ) -> tuple[Tensor, Tensor | None]:
     """Returns target and target_b for the kernels. The other arguments are already checked."""
-    check_one_partner(perm, target_b)
+    check_one_of(perm, target_b)
     same = target_b is target
     target = check_loss_target("target", target, logits)
     if same:
         target_b = target
     elif target_b is not None:
         target_b = check_loss_target("target_b", target_b, logits)
-        if target.is_floating_point() != target_b.is_floating_point():
-            kind = describe(target)
-            raise TypeError(f"target_b must be of target's kind, {kind}, got {describe(target_b)}")
+        check_same_kind(target, target_b)
     if ignore_index >= 0 and target.is_floating_point():
         raise ValueError(f"ignore_index must be negative with float targets, got {ignore_index}")
     return target, target_b
@@ -147,7 +175,7 @@ def check_binary_targets(
     logits: Tensor, target: Any, perm: Tensor | None, target_b: Any
 ) -> tuple[Tensor, Tensor | None]:
     """check_loss_targets of the binary cross-entropy: labels as int64, multi-hot unchanged."""
-    check_one_partner(perm, target_b)
+    check_one_of(perm, target_b)
     same = target_b is target
     target = check_binary_target("target", target, logits)
     if same or target_b is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 import mmix_fast
 
 from ..problem import OURS, Goal, Implementation, Maker, Op, Problem, compiled, makers_for
-from . import cutmix
+from . import cutmix, other
 from .common import MIX_TOLERANCES, SMALL, eager_mix, small_call
 
 SHAPES = {
@@ -144,6 +144,8 @@ def makers(
     found = makers_for(shapes, default, dtypes, device, (forward, train), calls)
     if not shapes and not quick:
         found.append(partial(over_100_mb, device))
+    if not shapes:
+        found += other.makers(dtypes, device, quick)
     if not shapes and torch.float32 in dtypes:
         found += cutmix.makers(device)
     return found

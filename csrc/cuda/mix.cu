@@ -1,7 +1,7 @@
 // mix, mix_, mix_targets, mix_batch_ and cutmix_ on CUDA tensors. Nothing here reads a value on the
 // host.
+#include "cuda/batches.h"
 #include "cuda/mix_plan.h"
-#include "row_layout.h"
 #include "shapes.h"
 #include "smoothing.h"
 #include <optional>
@@ -9,26 +9,6 @@
 
 namespace mmix {
 namespace {
-
-LamRef lam_ref(const Tensor &lam) {
-  const bool wide = lam.scalar_type() == ScalarType::Double;
-  const void *data = wide ? static_cast<const void *>(input<double>(lam)) : input<float>(lam);
-  return {data, wide, lam.dim() == 1 ? lam.stride(0) : 0};
-}
-
-// The columns of x and out as a kernel takes them. nullopt if they have more than kMaxDims
-// dimensions, the run counted as one.
-std::optional<Columns> columns_of(const Tensor &x, const Tensor &out, int64_t dim) {
-  const SampleLayout sample(x, out, dim);
-  if (sample.dims.size() + (sample.run != 1) > kMaxDims) return std::nullopt;
-  Columns c{sample.run, sample.runs, 0, {}, {}, {}};
-  for (const Dim &d : sample.dims) {
-    c.size[c.dims] = d.size;
-    c.x_stride[c.dims] = d.stride;
-    c.out_stride[c.dims++] = d.out_stride;
-  }
-  return c;
-}
 
 // The largest power of two, at most 32, that divides the address of every run in bytes.
 template <class T> int alignment_of(const MixArgs<T> &a) {
@@ -57,8 +37,8 @@ struct Targets { // the part of a launch that writes soft targets
   bool wide; // float64 arithmetic
 };
 
-Targets make_targets(const Tensor &target, const Tensor &perm, const Tensor &lam, int64_t classes,
-                     double eps, int64_t ignore_index, ScalarType dtype) {
+Targets make_targets(const Tensor &target, const Tensor &lam, int64_t classes, double eps,
+                     int64_t ignore_index, ScalarType dtype) {
   Tensor out = torch::stable::new_empty(target, soft_target_shape(target, classes), dtype);
   const bool wide = arithmetic_of(target.scalar_type(), dtype) == ScalarType::Double;
   const auto number = [wide](double v) {
@@ -213,9 +193,9 @@ template <class Body> void with_element(const Tensor &x, const Body &body) {
 
 bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tensor &lam,
               int64_t dim, bool adjoint, const Extra &extra, const OnDevice &on) {
-  const auto columns = columns_of(x, out, dim);
+  const SampleLayout sample(x, out, dim);
   bool together = false;
-  if (!columns) { // more than kMaxDims dimensions that do not merge
+  if (!fits(sample)) { // more than kMaxDims dimensions that do not merge
     // CutMix writes a part of each row, so in place; it has no adjoint.
     Tensor dense = torch::stable::contiguous(x), target = out;
     Tensor mixed = extra.box ? dense : torch::stable::empty_like(dense);
@@ -224,7 +204,7 @@ bool mix_into(const Tensor &x, const Tensor &out, const Tensor &perm, const Tens
     return together;
   }
   with_element(x, [&]<class T>() {
-    together = run_mix<T>(on, x, out, perm, lam, dim, adjoint, *columns, extra);
+    together = run_mix<T>(on, x, out, perm, lam, dim, adjoint, columns_of(sample), extra);
   });
   return together;
 }
@@ -246,10 +226,11 @@ void cutmix_(Tensor x, Tensor perm, Tensor box, Tensor lam) {
   if (x.numel() > 0) mix_into(x, x, perm, lam, 0, false, {.box = &box}, on);
 }
 
+constexpr unsigned kTargetThreads = 256;
+
 void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
   TargetArgs &a = targets.args;
   if (targets.out.numel() == 0) return;
-  constexpr unsigned kThreads = 256;
   const int64_t claims = Claims::bytes(a.batch);
   const bool in_block = claims <= on.device().shared;
   Pairs pairs(perm, a.batch, in_block);
@@ -257,25 +238,39 @@ void launch_targets(Targets &targets, const Tensor &perm, const OnDevice &on) {
   if (pairs.bits) {
     torch::stable::fill_(*pairs.bits, 0);
     const unsigned most = 8 * on.multiprocessors();
-    const auto blocks = std::min<unsigned>((a.batch + kThreads - 1) / kThreads, most);
-    on.launch(claim_rows_kernel, dim3(blocks), kThreads, 0, a.pairing);
+    const auto blocks = std::min<unsigned>((a.batch + kTargetThreads - 1) / kTargetThreads, most);
+    on.launch(claim_rows_kernel, dim3(blocks), kTargetThreads, 0, a.pairing);
   }
   on.launch(targets.wide ? mix_targets<double> : mix_targets<float>,
-            dim3(plan_targets(a, kThreads, on.device())), kThreads, in_block ? claims : 0, a);
+            dim3(plan_targets(a, kTargetThreads, on.device())), kTargetThreads,
+            in_block ? claims : 0, a);
 }
 
-Tensor mix_targets_op(Tensor target, Tensor perm, Tensor lam, int64_t classes, double eps,
-                      int64_t ignore_index, ScalarType dtype) {
+// The partners' targets are a tensor of their own.
+void launch_targets_of_pairs(Targets &targets, const Tensor &target_b, const OnDevice &on) {
+  if (targets.out.numel() == 0) return;
+  const TargetArgs &a = targets.args;
+  on.launch(targets.wide ? mix_targets_of_pairs<double> : mix_targets_of_pairs<float>,
+            dim3(plan_targets(a, kTargetThreads, on.device())), kTargetThreads, 0, a,
+            input<void>(target_b));
+}
+
+Tensor mix_targets_op(Tensor target, std::optional<Tensor> perm, Tensor lam, int64_t classes,
+                      double eps, int64_t ignore_index, ScalarType dtype,
+                      std::optional<Tensor> target_b) {
   const OnDevice on(target);
-  Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
-  launch_targets(targets, perm, on);
+  Targets targets = make_targets(target, lam, classes, eps, ignore_index, dtype);
+  if (perm)
+    launch_targets(targets, *perm, on);
+  else
+    launch_targets_of_pairs(targets, *target_b, on);
   return targets.out;
 }
 
 Tensor mix_batch_(Tensor x, Tensor target, Tensor perm, Tensor lam, int64_t classes, double eps,
                   int64_t ignore_index, ScalarType dtype) {
   const OnDevice on(x);
-  Targets targets = make_targets(target, perm, lam, classes, eps, ignore_index, dtype);
+  Targets targets = make_targets(target, lam, classes, eps, ignore_index, dtype);
   // One launch, unless there is float64.
   const bool any = targets.out.numel() > 0;
   const bool together = x.numel() > 0 && mix_into(x, x, perm, lam, 0, false,

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import as_lam, compute_dtype
+from ..layouts import overlaps
 from ..ops import kernel
-from ..validation import overlaps
 from .loss import LossCall, mixed_loss
 from .mix import MixBatchFn, mix, mix_inplace
+from .mix_other import mix_other, mix_other_inplace
 
 Lam = float | Tensor
 
@@ -25,12 +26,24 @@ Lam = float | Tensor
 class Kernels:
     namespace: str
 
-    def mix(self, x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+    def mix(
+        self, x: Tensor, perm: Tensor | None, lam: Lam, *, other: Tensor | None = None, dim: int = 0
+    ) -> Tensor:
         weight = as_lam(lam, compute_dtype(x.dtype), x.device)
+        if other is not None:
+            index = None if perm is None else perm.contiguous()
+            return mix_other(x, other, index, weight, dim, self.namespace)
+        assert perm is not None  # mmix_fast.functional raises otherwise
         return mix(x, perm.contiguous(), weight, dim, False, self.namespace)
 
-    def mix_(self, x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+    def mix_(
+        self, x: Tensor, perm: Tensor | None, lam: Lam, *, other: Tensor | None = None, dim: int = 0
+    ) -> Tensor:
         weight = as_lam(lam, compute_dtype(x.dtype), x.device)
+        if other is not None:
+            index = None if perm is None else perm.contiguous()
+            return mix_other_inplace(x, other, index, weight, dim, self.namespace)
+        assert perm is not None  # mmix_fast.functional raises otherwise
         return mix_inplace(x, perm.contiguous(), weight, dim, self.namespace)
 
     def cutmix_(self, x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> Tensor:
@@ -43,9 +56,10 @@ class Kernels:
     def mix_targets(
         self,
         target: Tensor,
-        perm: Tensor,
+        perm: Tensor | None,
         lam: Lam,
         *,
+        target_b: Tensor | None = None,
         num_classes: int,
         label_smoothing: float,
         ignore_index: int,
@@ -54,12 +68,13 @@ class Kernels:
         weight = as_lam(lam, compute_dtype(target.dtype, dtype), target.device)
         return kernel(self.namespace, "mix_targets")(
             target.contiguous(),
-            perm.contiguous(),
+            None if perm is None else perm.contiguous(),
             weight,
             num_classes,
             label_smoothing,
             ignore_index,
             dtype,
+            None if target_b is None else target_b.contiguous(),
         )
 
     def mix_batch_(

@@ -15,11 +15,13 @@ from ..tracing import batched, copy_into, functionalized, transformed
 from .apply import apply, needs_autograd
 
 
-def _lam_grad(grad: Tensor, x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> Tensor:
-    """d/dlam of lam*x + (1-lam)*x[perm]: the inner product of grad with x - x[perm], per row."""
+def lam_grad(grad: Tensor, x: Tensor, partners: Tensor, lam: Tensor, dim: int) -> Tensor:
+    """d/dlam of lam*x + (1-lam)*partners: the inner product of grad with their difference."""
     acc = lam.dtype
-    product = grad.to(acc) * (x.to(acc) - x.index_select(dim, perm).to(acc))
-    return product.movedim(dim, 0).flatten(1).sum(1) if lam.ndim else product.sum()
+    product = grad.to(acc) * (x.to(acc) - partners.to(acc))
+    if not lam.ndim:
+        return product.sum()
+    return product.movedim(dim, 0).unsqueeze(-1).flatten(1).sum(1)  # also of samples without dims
 
 
 class MixFn(Function):
@@ -45,7 +47,7 @@ class MixFn(Function):
             # The derivative of <grad, M(x)>, where M is the mix. For the adjoint it is
             # <M(grad), x>, so grad and x swap roles.
             left, right = (x, grad) if adjoint else (grad, x)
-            grad_lam = _lam_grad(left, right, perm, lam, dim)
+            grad_lam = lam_grad(left, right, right.index_select(dim, perm), lam, dim)
         return grad_x, None, grad_lam, None, None, None
 
 

@@ -15,9 +15,10 @@ from .values import check_target_values, checks_here
 
 def mix_targets(
     target: Tensor,
-    perm: Tensor,
+    perm: Tensor | None,
     lam: float | Tensor,
     *,
+    target_b: Tensor | None = None,
     num_classes: int | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
@@ -31,7 +32,10 @@ def mix_targets(
     Args:
         target: labels ``(B,)`` or ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is,
             others are converted), or float targets ``(B, C, ...)``. ``(B, 1)`` labels raise.
-        perm, lam: as in :func:`mix`.
+        perm: int64 ``(B,)``, a permutation of 0..B-1, or None if target_b is given.
+        lam: as in :func:`mix`.
+        target_b: the partners' targets instead of ``target[perm]``, of target's shape and kind:
+            of a second batch (``other`` of :func:`mix`), ``target_b[perm]`` or as they are.
         num_classes: C; required for labels, never inferred from the data.
         label_smoothing: eps in [0, 1].
         ignore_index: the label that contributes nothing.
@@ -42,7 +46,7 @@ def mix_targets(
 
     Raises:
         TypeError, ValueError: as in :func:`mix`; also if num_classes is missing or does not match
-            target.
+            target, or if neither or both of perm and target_b are given.
         IndexError: a label outside [0, C-1] that is not ignore_index.
 
     Equivalent PyTorch: ``lam*q + (1-lam)*q[perm]`` with ``q = (1-eps)*F.one_hot(y, C) + eps/C``.
@@ -55,15 +59,16 @@ def mix_targets(
     target, classes, label_smoothing, ignore_index = vt.check_targets(
         target, num_classes, label_smoothing, ignore_index, dtype
     )
-    v.check_perm(perm, target.shape[0], target.device)
+    target, target_b = vt.check_partners(target, perm, target_b)
     lam = v.check_lam(lam, target.shape[0], target.device)
-    backend = select(target, beyond_kernels(target=target, lam=lam))
-    if checks_here(backend, target, perm, target):
-        check_target_values(target, perm, classes, ignore_index)
+    backend = select(target, beyond_kernels(target=target, target_b=target_b, lam=lam))
+    if checks_here(backend, target, perm, target, target_b):
+        check_target_values(target, perm, classes, ignore_index, target_b)
     return backend.ops.mix_targets(
         target,
         perm,
         lam,
+        target_b=target_b,
         num_classes=classes,
         label_smoothing=label_smoothing,
         ignore_index=ignore_index,

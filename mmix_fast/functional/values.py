@@ -14,7 +14,15 @@ def checks_here(backend: Backend, x: Tensor, *read: Tensor | None) -> bool:
     return not backend.checks_values and v.must_check_values(x.device) and readable(*read)
 
 
-def check_target_values(target: Tensor, perm: Tensor, classes: int, ignore_index: int) -> None:
-    v.check_permutation_values(perm)
-    if target.dtype == torch.int64:
-        v.check_label_values("target", target, classes, ignore_index)
+def check_target_values(
+    target: Tensor,
+    perm: Tensor | None,
+    classes: int,
+    ignore_index: int,
+    target_b: Tensor | None = None,
+) -> None:
+    if perm is not None:
+        v.check_permutation_values(perm)
+    for name, y in (("target", target), ("target_b", target_b)):
+        if y is not None and y.dtype == torch.int64:
+            v.check_label_values(name, y, classes, ignore_index)

@@ -7,23 +7,32 @@ from torch import Tensor
 
 from ..arithmetic import as_lam, compute_dtype
 from ..tracing import copy_into, functorch_active, transformed
-from .terms import Lam, blend, followed, partner, per_row
+from .terms import Lam, blend, followed, inside, partner, per_row
 
 
-def mix(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+def mix(
+    x: Tensor, perm: Tensor | None, lam: Lam, *, other: Tensor | None = None, dim: int = 0
+) -> Tensor:
     dim = dim % x.ndim
     dtype = compute_dtype(x.dtype)
-    index, bad = partner(perm)
     coef = per_row(as_lam(lam, dtype, x.device), x, dim)
-    wide = x.to(dtype)  # cast once, so that the two gradient terms are added before rounding
-    out = blend(coef, wide, wide.index_select(dim, index), followed(lam))
-    out = out.masked_fill(per_row(bad, x, dim), float("nan")).to(x.dtype)
+    wide = x.to(dtype)  # cast once, so that the terms of a gradient are added before rounding
+    theirs, bad = wide if other is None else other.to(dtype), None
+    if perm is not None:
+        index, bad = partner(perm) if other is None else inside(perm, other.shape[dim])
+        theirs = theirs.index_select(dim, index)
+    out = blend(coef, wide, theirs, followed(lam))
+    if bad is not None:
+        out = out.masked_fill(per_row(bad, x, dim), float("nan"))
+    out = out.to(x.dtype)
     return torch.empty_like(x).copy_(out) if out.stride() != x.stride() else out
 
 
-def mix_(x: Tensor, perm: Tensor, lam: Lam, *, dim: int = 0) -> Tensor:
+def mix_(
+    x: Tensor, perm: Tensor | None, lam: Lam, *, other: Tensor | None = None, dim: int = 0
+) -> Tensor:
     source = x.clone() if transformed() else x  # backward may need mix's input
-    return copy_into(x, mix(source, perm, lam, dim=dim), "mix_")
+    return copy_into(x, mix(source, perm, lam, other=other, dim=dim), "mix_")
 
 
 def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
@@ -35,13 +44,13 @@ def cutmix_(x: Tensor, perm: Tensor, box: Tensor, lam: Lam) -> Tensor:
     column = torch.arange(x.shape[-1], device=x.device)
     edges = box.reshape(-1, 4, *[1] * (x.ndim - 1))
     top, bottom, left, right = (edges[:, k] for k in range(4))
-    inside = (top <= y) & (y < bottom) & (left <= column) & (column < right)
+    in_box = (top <= y) & (y < bottom) & (left <= column) & (column < right)
     before = x.clone() if functorch_active() else x  # under vmap, index_select saves its input
     inner = _partners(before, perm)
     if x.is_floating_point():
         weight = per_row(as_lam(lam, compute_dtype(x.dtype), x.device), x, 0)
         inner = torch.where(weight == 0, inner, mix(before, perm, lam))
-    return copy_into(x, torch.where(inside, inner, before), "cutmix_")
+    return copy_into(x, torch.where(in_box, inner, before), "cutmix_")
 
 
 def _partners(x: Tensor, perm: Tensor) -> Tensor:

@@ -24,22 +24,29 @@ def _soft(
 
 def mix_targets(
     target: Tensor,
-    perm: Tensor,
+    perm: Tensor | None,
     lam: Lam,
     *,
+    target_b: Tensor | None = None,
     num_classes: int | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     acc = compute_dtype(target.dtype, dtype)
-    if target.is_floating_point():
-        q = (1 - label_smoothing) * target.to(acc) + label_smoothing / target.shape[1]
-    else:
+
+    def smoothed(y: Tensor) -> Tensor:
+        if y.is_floating_point():
+            return (1 - label_smoothing) * y.to(acc) + label_smoothing / y.shape[1]
         assert num_classes is not None  # mmix_fast.functional raises otherwise
-        q = _soft(target, num_classes, label_smoothing, ignore_index, acc)
-    index, bad = partner(perm)
+        return _soft(y, num_classes, label_smoothing, ignore_index, acc)
+
+    q = smoothed(target)
     coef = per_row(as_lam(lam, acc, target.device), q, 0)
+    if perm is None:
+        assert target_b is not None  # mmix_fast.functional raises otherwise
+        return blend(coef, q, smoothed(target_b), followed(lam)).to(dtype)
+    index, bad = partner(perm)
     out = blend(coef, q, q.index_select(0, index), followed(lam))
     return out.masked_fill(per_row(bad, q, 0), float("nan")).to(dtype)
 

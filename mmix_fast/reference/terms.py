@@ -15,11 +15,14 @@ Lam = float | Tensor
 
 def partner(perm: Tensor) -> tuple[Tensor, Tensor]:
     """(perm clamped to the batch, True for rows whose entry is out of range or used twice)."""
-    n = perm.shape[0]
-    bad = (perm < 0) | (perm >= n)
-    safe = perm.clamp(0, max(n - 1, 0))
+    safe, bad = inside(perm, perm.shape[0])
     uses = torch.zeros_like(perm).scatter_add(0, safe, torch.ones_like(perm))
     return safe, bad | (uses.gather(0, safe) != 1)
+
+
+def inside(index: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """(index clamped to 0..n-1, True where it is out of this range)."""
+    return index.clamp(0, max(n - 1, 0)), (index < 0) | (index >= n)
 
 
 def per_row(lam: Tensor, like: Tensor, dim: int) -> Tensor:

@@ -68,6 +68,20 @@ class Options(NamedTuple):
     RESCALE: Any
 
 
+class BinaryOptions(NamedTuple):
+    """What binary_loss_kernel computes; constants of the compiler. See Options."""
+
+    LABELS: Any
+    SPATIAL: Any
+    BESIDE: Any
+    SMOOTH: Any
+    THRESHOLD: Any
+    EVERY: Any  # loss and upstream gradient are not reduced: they have the logits' shape
+    FORWARD: Any
+    GRADIENT: Any
+    RESCALE: Any
+
+
 class Tile(NamedTuple):
     """How loss_kernel computes it; constants of the compiler.
 
@@ -85,6 +99,20 @@ class Tile(NamedTuple):
     BLOCK_BATCH: Any
     BLOCK_LABELS: Any
     PARTIAL_SUMS: Any
+
+
+class BinaryTile(NamedTuple):
+    """How binary_loss_kernel computes it; constants of the compiler, as in Tile."""
+
+    BLOCK_ROWS: Any
+    BLOCK_CLASSES: Any
+    VEC: Any
+    TARGET_VEC: Any
+    PARTNER_VEC: Any
+    LOSS_VEC: Any
+    GRAD_VEC: Any
+    ALONG: Any
+    BLOCK_BATCH: Any
 
 
 def constants(group: type[Any], **fields: Any) -> Any:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .. import reference
 from ..arithmetic import compute_dtype
+from ..layouts import in_order
 from ..ops import define, empty_soft_targets
 from ..schemas import SCHEMAS
-from . import launch, loss_launch
+from . import binary_loss_launch, launch, loss_launch
 from .kernels import INTERPRETED
 
 NAMESPACE = "mmix_fast_triton"
@@ -46,18 +47,63 @@ def mix_(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> None:
         _run(launch.mix_inplace(x, perm, lam, dim), x)
 
 
+def mix_other(x: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int) -> Tensor:
+    out = torch.empty_like(x)
+    if x.numel():
+        launches = launch.mix_other(x, out, other, perm, lam, dim)
+        if launches is None:  # as in mix
+            launches = launch.mix_other(
+                _dense(x), out, in_order(_dense(other), out, dim), perm, lam, dim
+            )
+        assert launches is not None  # all three are dense, in the same order
+        _run(launches, x)
+    return out
+
+
+def mix_other_(x: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int) -> None:
+    if x.numel() == 0:
+        return
+    launches = launch.mix_other(x, x, other, perm, lam, dim)
+    if launches is None:
+        x.copy_(mix_other(x, other, perm, lam, dim))
+    else:
+        _run(launches, x)
+
+
+def sum_rows_(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    order: Tensor | None,
+    begin: Tensor | None,
+    dim: int,
+) -> None:
+    if out.numel() == 0:
+        return
+    launches = launch.sum_rows(out, x, weight, order, begin, dim)
+    if launches is None:  # out is dense; x gets its order
+        launches = launch.sum_rows(out, in_order(_dense(x), out, dim), weight, order, begin, dim)
+    assert launches is not None
+    _run(launches, out)
+
+
+def _dense(t: Tensor) -> Tensor:
+    return torch.empty_like(t).copy_(t)
+
+
 def mix_targets(
     target: Tensor,
-    perm: Tensor,
+    perm: Tensor | None,
     lam: Tensor,
     num_classes: int,
     label_smoothing: float,
     ignore_index: int,
     dtype: torch.dtype,
+    target_b: Tensor | None = None,
 ) -> Tensor:
     out = empty_soft_targets(target, num_classes, dtype)
     if out.numel():
-        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index), out)
+        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index, target_b), out)
     return out
 
 
@@ -98,6 +144,12 @@ def _collapsed(t: Tensor) -> Tensor:
     return t if loss_launch.row_strides(t) is not None else t.contiguous()
 
 
+def _copy_back(buffer: Tensor | None, out: Tensor) -> None:
+    """After the launches; ``buffer``: _collapsed(out), if it was written."""
+    if buffer is not None and buffer is not out:
+        out.copy_(buffer)
+
+
 def _inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     target, perm, target_b, *rest = inputs
     if target.dtype != torch.int64:
@@ -123,8 +175,7 @@ def cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
         _collapsed(logits), _inputs(tuple(inputs)), stats=stats, losses=losses, out=buffer
     )
     _run(launches, logits)
-    if buffer is not None and buffer is not gradient:
-        gradient.copy_(buffer)
+    _copy_back(buffer, gradient)
     return losses if reduction == "none" else losses.sum(), stats, gradient
 
 
@@ -138,8 +189,7 @@ def _gradient(
         _collapsed(logits), _inputs(inputs), stats=stats, out=buffer, grad=grad, rescale=rescale
     )
     _run(launches, logits)
-    if buffer is not out:
-        out.copy_(buffer)
+    _copy_back(buffer, out)
 
 
 def cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
@@ -156,6 +206,61 @@ def cross_entropy_rescale_(
     gradient: Tensor, grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any
 ) -> None:
     _gradient(gradient, grad, stats, logits, inputs, rescale=True)
+
+
+def binary_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    *inputs, upstream = args
+    with_gradient, reduction = upstream == 1, inputs[6]
+    every, acc = reduction == "none", compute_dtype(logits.dtype)
+    losses = torch.empty_like(logits, dtype=acc) if every else None
+    gradient = torch.empty_like(logits) if with_gradient else logits.new_empty(0)
+    if logits.numel() == 0:
+        if losses is None:
+            over = binary_loss_launch.divisor(logits, reduction)
+            losses = logits.new_full((), 0 if over else float("nan"), dtype=acc)
+        return losses, gradient
+    to_losses = None if losses is None else _collapsed(losses)
+    to_gradient = _collapsed(gradient) if with_gradient else None
+    launches, parts = binary_loss_launch.binary_loss(
+        _collapsed(logits), _inputs(tuple(inputs)), forward=True, losses=to_losses, out=to_gradient
+    )
+    _run(launches, logits)
+    _copy_back(to_gradient, gradient)
+    if losses is None:
+        assert parts is not None
+        return parts.sum(), gradient
+    _copy_back(to_losses, losses)
+    return losses, gradient
+
+
+def _binary_gradient(
+    out: Tensor, grad: Tensor, logits: Tensor, inputs: Any, rescale: bool = False
+) -> None:
+    if logits.numel() == 0:
+        return
+    buffer = _collapsed(out)
+    grad = _collapsed(grad) if grad.ndim else grad  # of the logits' shape for reduction "none"
+    launches, _ = binary_loss_launch.binary_loss(
+        _collapsed(logits), _inputs(inputs), out=buffer, grad=grad, rescale=rescale
+    )
+    _run(launches, logits)
+    _copy_back(buffer, out)
+
+
+def binary_cross_entropy_backward(grad: Tensor, logits: Tensor, *inputs: Any) -> Tensor:
+    out = torch.empty_like(logits)
+    _binary_gradient(out, grad, logits, inputs)
+    return out
+
+
+def binary_cross_entropy_backward_(grad: Tensor, logits: Tensor, *inputs: Any) -> None:
+    _binary_gradient(logits, grad, logits, inputs)
+
+
+def binary_cross_entropy_rescale_(
+    gradient: Tensor, grad: Tensor, logits: Tensor, *inputs: Any
+) -> None:
+    _binary_gradient(gradient, grad, logits, inputs, rescale=True)
 
 
 _library = define(NAMESPACE)

@@ -157,33 +157,38 @@ def mix_tile(
 
 @triton.jit
 def targets_tile(
-    pid, target_ptr, out_ptr, perm_ptr, lam_ptr, uses_ptr, B, C, inner, sample, row_tiles,
-    lam_stride, ignore_index, keep, hot, base,
+    pid, target_ptr, target_b_ptr, out_ptr, perm_ptr, lam_ptr, uses_ptr, B, C, inner, sample,
+    row_tiles, lam_stride, ignore_index, keep, hot, base,
     LABELS: tl.constexpr, WIDE: tl.constexpr, BLOCK_BATCH: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     """Soft targets (B, sample = C*inner), contiguous, from labels (B, inner) or float targets.
 
-    keep = 1-eps, base = eps/C, hot = keep + base. WIDE: float64 arithmetic.
+    The partners' targets are rows of target_b; perm None: row by row. keep = 1-eps, base = eps/C,
+    hot = keep + base. WIDE: float64 arithmetic.
     """
     acc: tl.constexpr = tl.float64 if WIDE else tl.float32
     _, c, in_column = tile_columns(pid // row_tiles, sample, BLOCK_COLS)
     k = (pid % row_tiles * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
     live = k < B
-    j, good = partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH)
+    j, good = k, live
+    if perm_ptr is not None:
+        j, good = partner_of(k, live, perm_ptr, uses_ptr, B, BLOCK_BATCH)
     a, b = coefficients(k, k, live, good, lam_ptr, lam_stride, acc)
     mask = live[:, None] & in_column[None, :]
     keep, base = number(keep, acc), number(base, acc)
     if LABELS:
-        at = target_ptr + (c % inner)[None, :]
+        own = (k * inner)[:, None] + (c % inner)[None, :]
+        other = (j * inner)[:, None] + (c % inner)[None, :]
         label = (c // inner)[None, :]
         hot = number(hot, acc)
-        q_own = soft(at + (k * inner)[:, None], mask, label, C, ignore_index, hot, base)
-        q_other = soft(at + (j * inner)[:, None], mask, label, C, ignore_index, hot, base)
+        q_own = soft(target_ptr + own, mask, label, C, ignore_index, hot, base)
+        q_other = soft(target_b_ptr + other, mask, label, C, ignore_index, hot, base)
     else:
-        at = target_ptr + c[None, :]
-        q_own = tl.load(at + (k * sample)[:, None], mask=mask, other=0).to(acc)
-        q_other = tl.load(at + (j * sample)[:, None], mask=mask, other=0).to(acc)
+        own = (k * sample)[:, None] + c[None, :]
+        other = (j * sample)[:, None] + c[None, :]
+        q_own = tl.load(target_ptr + own, mask=mask, other=0).to(acc)
+        q_other = tl.load(target_b_ptr + other, mask=mask, other=0).to(acc)
         q_own = keep * q_own + base
         q_other = keep * q_other + base
     mixed = blend(a[:, None], b[:, None], q_own, q_other)
@@ -217,13 +222,13 @@ def mix_kernel(
 
 @triton.jit
 def targets_kernel(
-    target_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C, soft_inner, sample, soft_row_tiles,
-    lam_stride, ignore_index, keep: tl.float64, hot: tl.float64, base: tl.float64,
+    target_ptr, target_b_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C, soft_inner, sample,
+    soft_row_tiles, lam_stride, ignore_index, keep: tl.float64, hot: tl.float64, base: tl.float64,
     LABELS: tl.constexpr, WIDE: tl.constexpr, BLOCK_BATCH: tl.constexpr,
     SOFT_BLOCK_ROWS: tl.constexpr, SOFT_BLOCK_COLS: tl.constexpr,
 ):  # fmt: skip
     targets_tile(
-        tl.program_id(0), target_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C,
+        tl.program_id(0), target_ptr, target_b_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C,
         soft_inner, sample, soft_row_tiles, lam_stride, ignore_index, keep, hot, base,
         LABELS, WIDE, BLOCK_BATCH, SOFT_BLOCK_ROWS, SOFT_BLOCK_COLS,
     )  # fmt: skip
@@ -248,7 +253,7 @@ def batch_kernel(
         )  # fmt: skip
     else:
         targets_tile(
-            pid - mix_programs, target_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C,
+            pid - mix_programs, target_ptr, target_ptr, soft_ptr, perm_ptr, lam_ptr, uses_ptr, B, C,
             soft_inner, sample, soft_row_tiles, lam_stride, ignore_index, keep, hot, base,
             LABELS, WIDE, BLOCK_BATCH, SOFT_BLOCK_ROWS, SOFT_BLOCK_COLS,
         )  # fmt: skip

@@ -19,6 +19,7 @@ from .arguments import Box
 from .cutmix import cutmix_kernel
 from .cycles import order_kernel, uses_kernel
 from .kernels import batch_kernel, mix_kernel, targets_kernel
+from .other import mix_other_kernel, sum_rows_kernel
 from .walk import walk_kernel
 
 cdiv, pow2 = triton.cdiv, triton.next_power_of_2
@@ -96,15 +97,21 @@ def merged(dims: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return groups
 
 
-def columns(x: Tensor, out: Tensor, dim: int) -> list[tuple[int, ...]] | None:
-    """All dimensions except dim as two groups (size, stride in x, stride in out), fastest first.
+def columns(
+    x: Tensor, out: Tensor, dim: int, other: Tensor | None = None
+) -> list[tuple[int, ...]] | None:
+    """All dimensions except dim as two groups, fastest first: (size, stride in x, stride in out),
+    and the stride in ``other`` if it is given.
 
     None if more than two groups are needed: x is not dense within a sample.
     """
-    groups = merged((x.shape[d], x.stride(d), out.stride(d)) for d in sorted_dims(x, out, dim))
+    tensors = (x, out) if other is None else (x, out, other)
+    dims = sorted_dims(x, out, dim)
+    groups = merged((x.shape[d], *(t.stride(d) for t in tensors)) for d in dims)
     if len(groups) > 2:
         return None
-    return groups + [(1, 1, 1)] * (1 - len(groups)) + [(1, 0, 0)] * (2 - max(len(groups), 1))
+    one = [(1, *(1 for _ in tensors))] if not groups else []
+    return groups + one + [(1, *(0 for _ in tensors))] * (2 - max(len(groups), 1))
 
 
 def uses(perm: Tensor) -> tuple[Tensor | None, int, list[Launch]]:
@@ -147,24 +154,29 @@ def lam_stride(lam: Tensor) -> int:
     return lam.stride(0) if lam.ndim else 0
 
 
+def stream(args: dict[str, Any], batch: int, itemsize: int, total: int) -> tuple[int, int]:
+    """(programs, warps) of a kernel that moves tiles of rows, out of place or with no row that
+    another needs. Adds the tile to ``args``, and takes ``outer`` from them."""
+    tile = TILE_BYTES if total >= FULL_GPU * TILE_BYTES else TILE_BYTES // 4
+    width = fits(1, pow2(args["inner"]), MAX_LINE_BYTES // itemsize)
+    rows = fits(1, pow2(batch), tile // (width * itemsize))
+    args |= {"B": batch, "row_tiles": cdiv(batch, rows), "BLOCK_ROWS": rows, "BLOCK_COLS": width}
+    programs = args.pop("outer") * cdiv(args["inner"], width) * args["row_tiles"]
+    return programs, warps_for(rows * width * itemsize)
+
+
 def mix(x: Tensor, out: Tensor, perm: Tensor, lam: Tensor, dim: int, adjoint: bool) -> list[Launch]:
     """Out of place. x and out are not empty, and :func:`columns` does not give None for them."""
     args = strides(x, out, dim)
     assert args is not None
-    batch, item, outer = x.shape[dim], x.element_size(), args.pop("outer")
-    tile = TILE_BYTES if x.numel() * item >= FULL_GPU * TILE_BYTES else TILE_BYTES // 4
-    width = fits(1, pow2(args["inner"]), MAX_LINE_BYTES // item)
-    rows = fits(1, pow2(batch), tile // (width * item))
+    batch, item = x.shape[dim], x.element_size()
     counts, block_batch, launches = uses(perm)
-    row_tiles = cdiv(batch, rows)
     args |= {
         "x_ptr": x, "out_ptr": out, "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts,
-        "B": batch, "row_tiles": row_tiles, "lam_stride": lam_stride(lam),
-        "ADJOINT": adjoint, "INPLACE": False, "BLOCK_BATCH": block_batch, "BLOCK_ROWS": rows,
-        "BLOCK_COLS": width,
+        "lam_stride": lam_stride(lam), "ADJOINT": adjoint, "INPLACE": False,
+        "BLOCK_BATCH": block_batch,
     }  # fmt: skip
-    programs = outer * cdiv(args["inner"], width) * row_tiles
-    warps = warps_for(rows * width * item)
+    programs, warps = stream(args, batch, item, x.numel() * item)
     return [*launches, Launch(mix_kernel, programs, args, warps, True)]
 
 
@@ -183,6 +195,49 @@ def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str,
         "BLOCK_COLS": width,
     }  # fmt: skip
     return outer * cdiv(args["inner"], width), args, warps_for(rows * width * item)
+
+
+def mix_other(
+    x: Tensor, out: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int
+) -> list[Launch] | None:
+    """None if the samples have gaps, or not all in the same order. out may be x."""
+    args, groups = strides(x, out, dim), columns(x, out, dim, other)
+    if args is None or groups is None:
+        return None
+    (inner, x_col, out_col, other_col), (outer, x_outer, out_outer, other_outer) = groups
+    other_row, item = other.stride(dim), x.element_size()
+    args |= {
+        "inner": inner, "outer": outer, "x_col": x_col, "out_col": out_col, "x_outer": x_outer,
+        "out_outer": out_outer, "other_outer": other_outer, "other_row": other_row,
+        "other_col": other_col,
+        "VEC": vector(
+            item, inner, x_outer, args["x_row"], out_outer, args["out_row"], other_outer, other_row
+        ),
+        "x_ptr": x, "out_ptr": out, "other_ptr": other, "perm_ptr": perm, "lam_ptr": lam,
+        "samples": other.shape[dim], "lam_stride": lam_stride(lam), "INPLACE": x is out,
+    }  # fmt: skip
+    programs, warps = stream(args, x.shape[dim], item, x.numel() * item)
+    return [Launch(mix_other_kernel, programs, args, warps, True)]
+
+
+def sum_rows(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    order: Tensor | None,
+    begin: Tensor | None,
+    dim: int,
+) -> list[Launch] | None:
+    """None if the samples have gaps, or not all in the same order."""
+    args = strides(x, out, dim)
+    if args is None:
+        return None
+    args |= {
+        "x_ptr": x, "out_ptr": out, "weight_ptr": weight, "order_ptr": order, "begin_ptr": begin,
+        "weight_stride": lam_stride(weight),
+    }  # fmt: skip
+    programs, warps = stream(args, out.shape[dim], x.element_size(), out.numel() * x.element_size())
+    return [Launch(sum_rows_kernel, programs, args, warps, True)]
 
 
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
@@ -263,13 +318,20 @@ def soft_tile(
 
 
 def targets(
-    target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
+    target: Tensor,
+    out: Tensor,
+    perm: Tensor | None,
+    lam: Tensor,
+    eps: float,
+    ignore_index: int,
+    target_b: Tensor | None = None,
 ) -> list[Launch]:
     programs, args, warps = soft_tile(target, out, eps, ignore_index)
-    counts, block_batch, launches = uses(perm)
+    counts, block_batch, launches = (None, 0, []) if perm is None else uses(perm)
     args |= {
-        "perm_ptr": perm, "lam_ptr": lam, "uses_ptr": counts, "B": out.shape[0],
-        "lam_stride": lam_stride(lam), "BLOCK_BATCH": block_batch,
+        "target_b_ptr": target if target_b is None else target_b, "perm_ptr": perm, "lam_ptr": lam,
+        "uses_ptr": counts, "B": out.shape[0], "lam_stride": lam_stride(lam),
+        "BLOCK_BATCH": block_batch,
     }  # fmt: skip
     return [*launches, Launch(targets_kernel, programs, args, warps, True)]
 

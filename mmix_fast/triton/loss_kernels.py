@@ -16,7 +16,7 @@ import triton.language as tl
 from .arguments import Labels
 from .kernels import acc_of, aligned, number, rounded
 from .loss_logits import Logits, label_term, load_logits, through_cap
-from .loss_rows import Rows, row_at, tile_rows
+from .loss_rows import Rows, cells, row_at, tile_rows
 from .loss_targets import (
     Targets,
     divisor_sums,
@@ -166,8 +166,7 @@ def write_gradient(out_at, out_col, upstream, row, targets, z, kept, stats, OPT,
         if OPT.CAPPED:
             g = through_cap(g, block, z.softcap)
         g = rounded(tl.where(row.live[:, None], g, 0), out_at.dtype.element_ty)
-        at = out_at[:, None] + (c.to(tl.int64) * out_col)[None, :]
-        tl.store(at, g, mask=z.here[:, None] & in_class)
+        tl.store(cells(out_at, c, out_col), g, mask=z.here[:, None] & in_class)
 
 
 @triton.jit
@@ -189,7 +188,7 @@ def loss_kernel(
     acc: tl.constexpr = acc_of(logits.ptr.dtype.element_ty)
     if not OPT.BESIDE:
         classes = aligned(classes, TILE.ALONG)
-    rows = tile_rows(inner, pairs.batch, row_tiles, OPT, TILE)
+    rows = tile_rows(tl.program_id(0), inner, pairs.batch, row_tiles, OPT, TILE)
     upstream = tl.full((TILE.BLOCK_ROWS,), 1, acc)
     if not OPT.FORWARD:
         at = grad_ptr + rows.number * grad_stride

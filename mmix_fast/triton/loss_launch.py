@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,20 +43,74 @@ def matrix(t: Tensor) -> Matrix:
     return Matrix(t, *strides)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How the loss kernels number the rows of logits (B, C, d1, ...)."""
+
+    samples: int
+    classes: int
+    inner: int  # rows of a sample
+    beside: bool  # the classes are not adjacent, and there is more than one row
+
+    @property
+    def rows(self) -> int:
+        return self.samples * self.inner
+
+    @property
+    def outer(self) -> int:
+        return self.samples if self.inner > 1 else 1
+
+    @property
+    def n(self) -> int:
+        """Rows of an outer index."""
+        return self.inner if self.inner > 1 else self.samples
+
+    @property
+    def along(self) -> int:
+        """Elements in the direction that vector accesses take."""
+        return self.n if self.beside else self.classes
+
+    def vector(self, *matrices: Matrix) -> int:
+        """Elements per access: it must divide the length along it and the strides across it."""
+        if any((m.row if self.beside else m.col) != 1 for m in matrices):
+            return 1
+        across = (s for m in matrices for s in (m.outer, m.col if self.beside else m.row))
+        return common.vector(matrices[0].ptr.element_size(), self.along, *across)
+
+
+def layout(logits: Tensor, z: Matrix) -> Layout:
+    inner = math.prod(logits.shape[2:])
+    several = (inner if inner > 1 else logits.shape[0]) > 1
+    return Layout(logits.shape[0], logits.shape[1], inner, z.col != 1 and several)
+
+
+def pairing(perm: Tensor | None, lam: Tensor, samples: int) -> tuple[Pairs, int, list[Launch]]:
+    """(pairs, BLOCK_BATCH, launches that come first)."""
+    counts, block_batch, launches = common.uses(perm) if perm is not None else (None, 0, [])
+    return Pairs(perm, counts, lam, common.lam_stride(lam), samples), block_batch, launches
+
+
+def tile_elements(each: int, outer: int, acc: int) -> int:
+    """Elements of a tile, fewer if that makes too few programs; ``each``: of an outer index."""
+    elements = TILE_BYTES // acc
+    while elements * acc > MIN_TILE_BYTES and outer * cdiv(each, elements) < common.FULL_GPU:
+        elements //= 2
+    return elements
+
+
 def block_sizes(
     n: int, outer: int, classes: int, acc: int, beside: bool, dense: bool
 ) -> tuple[int, int]:
     """(rows, classes) of the tile of one program; ``acc``: size of the compute dtype in bytes."""
     every = max(pow2(classes), 2)
-    elements = TILE_BYTES // acc
     if beside:
+        elements = TILE_BYTES // acc
         rows = min(pow2(n), LINE_ROWS)
         step = min(every, elements // rows)
         return fits(rows, elements // step, pow2(n)), step
     whole = every <= WHOLE_CLASSES[acc] // (1 + dense)
     step = every if whole else min(every, CHUNK_BYTES // (1 + dense) // acc)
-    while elements * acc > MIN_TILE_BYTES and outer * cdiv(n * step, elements) < common.FULL_GPU:
-        elements //= 2
+    elements = tile_elements(n * step, outer, acc)
     return fits(1, elements // step, pow2(n)), step
 
 
@@ -72,27 +127,14 @@ def loss(
     """``inputs``: the op's arguments from target on. Runs the forward if ``losses`` is given, and
     writes the gradient if ``out`` is."""
     target, perm, target_b, lam, weight, ignore_index, reduction, eps, z_loss, softcap = inputs
-    samples, classes = logits.shape[:2]
-    inner = math.prod(logits.shape[2:])
-    rows, acc = samples * inner, stats.element_size()
-    n, outer = (inner, samples) if inner > 1 else (samples, 1)
-    labels, mean = target.dtype == torch.int64, reduction == "mean"
+    labels, mean, acc = target.dtype == torch.int64, reduction == "mean", stats.element_size()
     z = matrix(logits)
     g = z._replace(ptr=None) if out is None else matrix(out)
-    beside = z.col != 1 and n > 1
+    at = layout(logits, z)
+    classes, inner, rows, n = at.classes, at.inner, at.rows, at.n
     dense = not labels or bool(eps and weight is not None)
-    block_rows, block_classes = block_sizes(n, outer, classes, acc, beside, dense)
-    along = n if beside else classes
-
-    def vector(*matrices: Matrix) -> int:
-        """Elements per access: it must divide the length along it and the strides across it."""
-        if any((m.row if beside else m.col) != 1 for m in matrices):
-            return 1
-        across = (s for m in matrices for s in (m.outer, m.col if beside else m.row))
-        return common.vector(matrices[0].ptr.element_size(), along, *across)
-
-    counts, block_batch, launches = common.uses(perm) if perm is not None else (None, 0, [])
-    pairs = Pairs(perm, counts, lam, common.lam_stride(lam), samples)
+    block_rows, block_classes = block_sizes(n, at.outer, classes, acc, at.beside, dense)
+    pairs, block_batch, launches = pairing(perm, lam, at.samples)
     sums, known = None, 0
     if mean and labels and rows <= common.KNOWN_ROWS:
         known = max(16, pow2(rows))
@@ -110,17 +152,17 @@ def loss(
     if not labels:
         partner = target if target_b is None else target_b
         own_targets, other_targets = matrix(target), matrix(partner)
-        target_vec, partner_vec = vector(own_targets), vector(other_targets)
+        target_vec, partner_vec = at.vector(own_targets), at.vector(other_targets)
     options = constants(
-        Options, LABELS=labels, SPATIAL=inner > 1, BESIDE=beside, PER_SAMPLE=lam.ndim == 1,
+        Options, LABELS=labels, SPATIAL=inner > 1, BESIDE=at.beside, PER_SAMPLE=lam.ndim == 1,
         MEAN=mean, SMOOTH=eps != 0, DENSE=dense, Z_LOSS=z_loss != 0, CAPPED=softcap != 0,
         FORWARD=losses is not None, GRADIENT=out is not None, RESCALE=rescale,
     )  # fmt: skip
     row_tiles = cdiv(n, block_rows)
     tile = constants(
         Tile, BLOCK_ROWS=block_rows, BLOCK_CLASSES=block_classes, WHOLE=block_classes >= classes,
-        VEC=vector(z, g), TARGET_VEC=target_vec, PARTNER_VEC=partner_vec,
-        ALONG=common.vector(2, along), BLOCK_BATCH=block_batch, BLOCK_LABELS=known,
+        VEC=at.vector(z, g), TARGET_VEC=target_vec, PARTNER_VEC=partner_vec,
+        ALONG=common.vector(2, at.along), BLOCK_BATCH=block_batch, BLOCK_LABELS=known,
         PARTIAL_SUMS=PARTIAL_SUMS,
     )  # fmt: skip
     args = {
@@ -133,4 +175,4 @@ def loss(
         **common.smoothing(eps, classes),
     }  # fmt: skip
     warps = common.warps_for(block_rows * block_classes * acc, BYTES_PER_THREAD)
-    return [*launches, Launch(loss_kernel, outer * row_tiles, args, warps, False)]
+    return [*launches, Launch(loss_kernel, at.outer * row_tiles, args, warps, False)]

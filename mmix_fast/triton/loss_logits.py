@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .loss_rows import cells
+
 
 class Logits(NamedTuple):
     """The logits of the rows of one program."""
@@ -46,8 +48,7 @@ def load_logits(z, c, OPT):
     # BESIDE: a vector access covers several rows, so rows that are not live are loaded too.
     rows = z.here if OPT.BESIDE else z.live
     mask = rows[:, None] & (c < z.classes)[None, :]
-    at = z.at[:, None] + (c.to(tl.int64) * z.col)[None, :]
-    block = tl.load(at, mask=mask, other=float("-inf")).to(z.softcap.dtype)
+    block = tl.load(cells(z.at, c, z.col), mask=mask, other=float("-inf")).to(z.softcap.dtype)
     if OPT.BESIDE:
         block = tl.where(z.live[:, None], block, float("-inf"))
     if OPT.CAPPED:

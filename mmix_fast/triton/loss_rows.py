@@ -1,4 +1,4 @@
-"""The rows of one program of loss_kernel: their numbers, places in memory and lam."""
+"""The rows of one program of a loss kernel: their numbers, places in memory and lam."""
 
 from typing import Any, NamedTuple
 
@@ -20,11 +20,10 @@ class Rows(NamedTuple):
 
 
 @triton.jit
-def tile_rows(inner, batch, row_tiles, OPT, TILE):
-    """The rows of this program."""
-    pid = tl.program_id(0)
-    outer = (pid // row_tiles).to(tl.int64)
-    index = (pid % row_tiles).to(tl.int64) * TILE.BLOCK_ROWS + tl.arange(0, TILE.BLOCK_ROWS)
+def tile_rows(tile, inner, batch, row_tiles, OPT, TILE):
+    """The rows of one tile."""
+    outer = (tile // row_tiles).to(tl.int64)
+    index = (tile % row_tiles).to(tl.int64) * TILE.BLOCK_ROWS + tl.arange(0, TILE.BLOCK_ROWS)
     each = inner if OPT.SPATIAL else batch  # rows of an outer index
     if OPT.BESIDE:
         each = aligned(each, TILE.ALONG)
@@ -47,6 +46,12 @@ def row_at(m, outer, index, VEC: tl.constexpr, OPT):
     if OPT.SPATIAL:
         at += outer * aligned(m.outer, VEC)
     return at + index * row, col
+
+
+@triton.jit
+def cells(at, c, col):
+    """Pointers to the classes c of rows that begin at ``at``."""
+    return at[:, None] + (c.to(tl.int64) * col)[None, :]
 
 
 @triton.jit

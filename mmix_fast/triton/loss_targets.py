@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .kernels import partner_of
-from .loss_rows import lam_of, row_at
+from .loss_rows import cells, lam_of, row_at
 
 
 class Coefficients(NamedTuple):
@@ -32,7 +32,7 @@ class Coefficients(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """Where the float targets of each row and of its partner are."""
+    """Where the float targets (or multi-hot ones) of each row and of its partner are."""
 
     own_at: Any
     own_col: Any
@@ -176,11 +176,8 @@ def label_coefficients(
 
 
 @triton.jit
-def float_coefficients(
-    rows, target, partner, pairs, keep, base, scale, z_coef, acc: tl.constexpr, OPT, TILE
-):
-    """(coefficients, sides) of rows with float targets."""
-    lam = lam_of(rows, pairs, acc, OPT, TILE)
+def sides_of(rows, target, partner, pairs, OPT, TILE):
+    """(sides of the rows, index is good)."""
     other, good = rows.sample, rows.here
     if pairs.perm_ptr is not None:
         other, good = partner_of(
@@ -191,6 +188,16 @@ def float_coefficients(
         other_at, other_col = row_at(partner, other, rows.index, TILE.PARTNER_VEC, OPT)
     else:
         other_at, other_col = row_at(partner, rows.outer, other, TILE.PARTNER_VEC, OPT)
+    return Sides(own_at, own_col, other_at, other_col), good
+
+
+@triton.jit
+def float_coefficients(
+    rows, target, partner, pairs, keep, base, scale, z_coef, acc: tl.constexpr, OPT, TILE
+):
+    """(coefficients, sides) of rows with float targets."""
+    lam = lam_of(rows, pairs, acc, OPT, TILE)
+    sides, good = sides_of(rows, target, partner, pairs, OPT, TILE)
     none = tl.full((TILE.BLOCK_ROWS,), -1, tl.int32)
     zero = tl.zeros((TILE.BLOCK_ROWS,), acc)
     z_coef = tl.full((TILE.BLOCK_ROWS,), z_coef, acc)
@@ -200,13 +207,12 @@ def float_coefficients(
         none, none, zero, zero, lam, 1 - lam, keep, base, scale, z_coef, zero, rows.here, bad,
         undefined,
     )  # fmt: skip
-    return row, Sides(own_at, own_col, other_at, other_col)
+    return row, sides
 
 
 @triton.jit
-def load_side(at, c, col, mask, coef):
-    """The float targets of the classes c; 0, and not read, where the row's coefficient is 0."""
-    at = at[:, None] + (c.to(tl.int64) * col)[None, :]
+def load_side(at, mask, coef):
+    """The targets at these pointers; 0, and not read, where the row's coefficient is 0."""
     return tl.load(at, mask=mask & (coef != 0)[:, None], other=0).to(coef.dtype)
 
 
@@ -224,8 +230,8 @@ def row_targets(c, mask, row, targets, OPT):
             t += row.base[:, None] * w
     else:
         sides = targets.sides
-        own = load_side(sides.own_at, c, sides.own_col, mask, row.lam)
-        other = load_side(sides.other_at, c, sides.other_col, mask, row.rest)
+        own = load_side(cells(sides.own_at, c, sides.own_col), mask, row.lam)
+        other = load_side(cells(sides.other_at, c, sides.other_col), mask, row.rest)
         mix = row.lam[:, None] * own + row.rest[:, None] * other
         t = tl.where(w == 0, 0, w * row.scale * (row.keep * mix + row.base))
     return tl.where(mask, t, 0)

@@ -111,6 +111,9 @@ def test_launches_read_no_value_on_the_host(monkeypatch):
         y = p = meta(batch, dtype=torch.int64)
         ops.mix(x, p, lam, 0, True)
         ops.mix_(x, p, lam, 0)
+        ops.mix_other_(x, meta(7, 10), p, lam, 0)
+        ops.sum_rows_(meta(7, 10), x, lam, p, meta(8, dtype=torch.int64), 0)
+        ops.mix_targets(y, None, lam, 10, 0.1, -100, torch.float32, y)
         ops.mix_batch_(x, y, p, lam, 10, 0.1, -100, torch.float32)
         images, box = meta(128, 3, 32, 32), meta(128, 4, dtype=torch.int64)
         ops.cutmix_(images, meta(128, dtype=torch.int64), box, lam)
@@ -119,6 +122,10 @@ def test_launches_read_no_value_on_the_host(monkeypatch):
             loss, stats, gradient = ops.cross_entropy(x, *inputs, 1.0)
             ops.cross_entropy_rescale_(gradient, loss, stats, x, *inputs)
             ops.cross_entropy_backward_(loss, stats, x, *inputs)
+            inputs = (y, p, None, lam, None, None, reduction, 0.1, 0.2)
+            loss, gradient = ops.binary_cross_entropy(x, *inputs, 1.0)
+            ops.binary_cross_entropy_rescale_(gradient, loss, x, *inputs)
+            ops.binary_cross_entropy_backward_(loss, x, *inputs)
     assert len(ran) > 20
     one = [each for each in ran if each.kernel.fn.__name__ == "batch_kernel"]
-    assert len(one) == 1 and ran.index(one[0]) == 2  # mix_batch_ of a slab is one launch
+    assert len(one) == 1 and ran.index(one[0]) == 5  # mix_batch_ of a slab is one launch

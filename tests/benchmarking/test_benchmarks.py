@@ -205,13 +205,14 @@ from pathlib import Path
 import sys, torch
 from benchmarks.__main__ import main
 from benchmarks import clock, datafile, runner
-from benchmarks.problems import cross_entropy, mix, scaling
+from benchmarks.problems import cross_entropy, mix, other, scaling
 folder, float32 = sys.argv[1], torch.float32
 for name in ("mix", "cross_entropy"):
     words = f"--shapes 6x40 --dtype float32 --quick --json {folder}/{name}.json"
     assert main([name, *words.split()]) == 0
 makers = [partial(mix.small, "mix_", float32, "cpu"), partial(cross_entropy.small, float32, "cpu")]
 makers.append(partial(scaling.point, "mix_", "B", (3, 16), float32, "cpu"))
+makers.append(partial(other.forward, (6, 40), float32, "cpu"))
 rest = runner.run("rest", makers, clock.Clock(), runner.Effort(3, 0.0))
 datafile.write_json(Path(folder) / "rest.json", rest)
 """
@@ -235,6 +236,7 @@ def test_the_problems_from_end_to_end(tmp_path):
     assert all(text in done.stdout for text in ("mix_ forward", "6x40", "soft targets"))
     rest = rows.rows(json.loads((tmp_path / "rest.json").read_text())["benchmarks"])
     assert (rest[2].axis, rest[2].size) == ("B", 3)
+    assert rest[-1].op == "mix_ with other" and "compiled" in rest[-1].records
     assert all("goal" in row.records["x.mul_(lam)"]["extra_info"] for row in rest[:2])
 
 

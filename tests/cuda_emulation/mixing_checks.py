@@ -35,15 +35,15 @@ WAYS = {
 }
 
 
-def truth(x, index, own, other):
-    """own[i]*x[i] + other[i]*x[index[i]], each operation rounded; NaN where index is negative.
+def truth(x, index, own, other, second=None):
+    """own[i]*x[i] + other[i]*second[index[i]], each operation rounded; NaN where index is negative.
 
-    A term with coefficient 0 is left out, whatever the other coefficient is.
+    ``second`` is x by default. A term with coefficient 0 is left out, whatever the other is.
     """
     acc = torch.float64 if x.dtype == torch.float64 else torch.float32
     shape = [-1] + [1] * (x.ndim - 1)
     own, other = own.to(acc).reshape(shape), other.to(acc).reshape(shape)
-    a, b = x.to(acc), x[index.clamp(0)].to(acc)
+    a, b = x.to(acc), (x if second is None else second)[index.clamp(0)].to(acc)
     alone = torch.where(own != 0, own * a, torch.where(other != 0, other * b, 0))
     out = torch.where((own == 0) | (other == 0), alone, own * a + other * b)
     return out.masked_fill((index < 0).reshape(shape), float("nan")).to(x.dtype)
@@ -197,10 +197,93 @@ BITS = {
 }
 
 
+# A second batch: shape and view of x, and whether other has gaps; vectors, single elements, both
+# with runs, rows that leave lanes idle, many tiles of few rows.
+OTHER = (
+    ((37, 304), lambda t: t, False),
+    ((37, 301), lambda t: t, False),
+    ((700, 24), lambda t: t, False),
+    ((700, 9), lambda t: t, False),
+    ((3, 20_000), lambda t: t, False),
+    ((5, 9, 48), lambda t: t.permute(1, 0, 2), False),
+    ((40, 50), lambda t: t[:, ::2], False),
+    ((9, 64), lambda t: t, True),
+)
+
+
+def check_other(emulator, dtype, shape, view, gaps, perm_of=torch.randint):
+    """mix_other in place and not, with and without perm, and the gradients to both batches."""
+    emulator.set_device(2, H100[1])
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    try:
+        x = view(torch.randn(shape).to(dtype))
+        n = x.shape[0]
+        samples = n // 2 + 1
+        other = torch.randn(samples, *x.shape[1:-1], x.shape[-1] + 16 * gaps).to(dtype)
+        other = other[..., : x.shape[-1]]
+        perm = perm_of(0, samples, (n,))
+        good = (perm >= 0) & (perm < samples)
+        lams = torch.tensor(0.3, dtype=acc), torch.rand(n, dtype=acc)
+        lams[1][::3], lams[1][1::4] = 0, 1
+        for lam in lams:
+            rows = lam.expand(n)
+            want = truth(x, perm.where(good, -1), rows, 1 - rows, other)
+            second = x.flip(0).contiguous()
+            paired = truth(x, torch.arange(n), rows, 1 - rows, second)
+            right = same(OPS.mix_other(x, other, perm, lam, 0), want)
+            right &= same(OPS.mix_other(x, second, None, lam, 0), paired)
+            mixed = view(torch.empty(shape, dtype=dtype))
+            mixed.copy_(x)
+            OPS.mix_other_(mixed, other, perm, lam, 0)
+            if not (right and same(mixed, want) and check_sums(x, perm, samples, lam)):
+                return False
+    finally:
+        emulator.set_device(*H100)
+    return True
+
+
+def check_sums(x, perm, samples, weight):
+    """sum_rows_ of the rows by perm, and of each row alone."""
+    index, order = perm.sort(stable=True)
+    begin = torch.searchsorted(index, torch.arange(samples + 1))
+    wide, rows = x.to(weight.dtype), weight.expand(len(x))
+    want = torch.zeros(samples, *x.shape[1:], dtype=weight.dtype)
+    for i, k in enumerate(perm.tolist()):
+        if 0 <= k < samples and rows[i] != 0:
+            want[k] += rows[i] * wide[i]
+    got = torch.empty(want.shape, dtype=x.dtype)
+    OPS.sum_rows_(got, x, weight, order, begin, 0)
+    alone = torch.empty_like(x)
+    OPS.sum_rows_(alone, x, weight, None, None, 0)
+    each = rows.reshape(-1, *[1] * (x.ndim - 1))
+    return same(got, want.to(x.dtype)) and same(alone, (each * wide).to(x.dtype))
+
+
+def check_pairs(dtype, batch=70, classes=11):
+    """mix_targets with the partners' labels, and with their probabilities."""
+    lam = torch.rand(batch).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    y, y_b, eye = *torch.randint(0, classes, (2, batch)), torch.eye(classes, dtype=lam.dtype)
+    rest = (classes, 0.0, -100, dtype)
+    want = truth(eye[y], torch.arange(batch), lam, 1 - lam, eye[y_b]).to(dtype)
+    hot, hot_b = eye[y].to(dtype), eye[y_b].to(dtype)
+    return same(OPS.mix_targets(y, None, lam, *rest, y_b), want) and same(
+        OPS.mix_targets(hot, None, lam, *rest, hot_b), want
+    )
+
+
+def stray(low, high, shape):
+    """Some indices are out of range, also beyond 32 bits."""
+    index = torch.randint(low - 2, high + 2, shape)
+    index[0] = 2**32
+    return index
+
+
 def run_all(emulator, dtype, perms=(torch.randperm, noise)):
     """True if every check passes."""
     return (
-        all(check(emulator, way, dtype, p) for way in WAYS for p in perms)
+        all(check_other(emulator, dtype, *o, p) for o in OTHER for p in (torch.randint, stray))
+        and check_pairs(dtype)
+        and all(check(emulator, way, dtype, p) for way in WAYS for p in perms)
         and all(check_targets(emulator, dtype, shared) for shared in (H100[1], 16))
         and all(check_cutmix(emulator, dtype, p, s) for p in perms for s in (H100[1], 16))
         and all(check_cutmix(emulator, dtype, p, *options) for p in perms for options in CUTMIX)
@@ -227,4 +310,6 @@ def run_few(emulator, dtype):
     right += [check_cutmix(emulator, dtype, noise, *options) for options in CUTMIX[:2]]
     right.append(check_cutmix(emulator, dtype, noise))
     right += [check_paste(emulator, BITS[dtype], noise, *options) for options in CUTMIX[:2]]
+    right += [check_other(emulator, dtype, *o, stray) for o in OTHER[:3]]
+    right.append(check_pairs(dtype))
     return all(right)

@@ -73,6 +73,32 @@ def test_mixing_reads_once_and_writes_once(emulator, batch, dtype, odd, device):
         assert moved(emulator, x, out)[0] <= again
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(2, 40_000), (128, 1000), (1000, 128), (128, 1001)])
+def test_a_second_batch_is_read_once(emulator, shape, dtype):
+    """x and other are read and x is written: three passes; a gradient is two."""
+    emulator.set_device(*H100)
+    x, other = (torch.randn(shape).to(dtype) for _ in range(2))
+    perm, lam = torch.randperm(shape[0]), torch.tensor(0.3)
+    order, begin = perm.argsort(), torch.arange(shape[0] + 1)
+    out = torch.empty_like(x)
+    calls = {
+        "mix_other_": ((x, other), lambda: OPS.mix_other_(x, other, perm, lam, 0), 3),
+        "sum_rows_": ((x, out), lambda: OPS.sum_rows_(out, x, lam, order, begin, 0), 2),
+        "one row each": ((x, out), lambda: OPS.sum_rows_(out, x, lam, None, None, 0), 2),
+    }
+    odd = shape[1] % 2
+    for name, (tensors, call, passes) in calls.items():
+        emulator.count_traffic(True)
+        call()
+        # A warp's 64 bytes of odd bfloat16 rows touch three sectors instead of two; its 512 bytes
+        # of rows of 2000 bytes touch 17 instead of 16, in every other row.
+        once, all_sectors = (moved(emulator, *tensors, distinct=d)[0] * 2 / passes for d in (1, 0))
+        assert once <= (1.3 if odd else 1.01) and all_sectors <= (1.6 if odd else 1.05), name
+        widths = emulator.traffic()[x.data_ptr()].loads  # of 1, 2, 4, 8, 16 bytes
+        assert odd or sum(widths[:4]) == 0
+
+
 @pytest.mark.parametrize(
     "shape, view", [((64, 3, 32, 32), "channels_last"), ((4, 64, 512), "dim1")]
 )

@@ -68,7 +68,7 @@ def inspect(source: Path, architecture: str, folder: Path) -> list[Kernel]:
         if header and header.group(1) in kernels:
             kernel = kernels[header.group(1)]
             kernel.accesses = accesses_of(part)
-            if kernel.name.startswith(("mix_slab_aligned", "mix_gather", "cutmix")):
+            if kernel.name.startswith(("mix_slab_aligned", "mix_gather", "cutmix", "mix_other")):
                 inner = loops.innermost_loops(part)
                 kernel.of_vector = loops.of_vector(inner)
                 kernel.loads = loops.reading(inner)[1] if kernel.of_vector else 0

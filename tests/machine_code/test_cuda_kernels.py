@@ -11,6 +11,8 @@ WIDE_LOADS = (
     "mix_slab",
     "mix_gather",
     "mix_gather_in_place",
+    "mix_other",
+    "sum_rows",
     "cutmix",
     "cross_entropy_rows",
     "cross_entropy_tiles",
@@ -20,20 +22,21 @@ WIDE_LOADS = (
 WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are asynchronous copies
 # Classes whose stride is not 1; rows that are not made of aligned vectors.
 SCALAR = (
-    r"(cross_entropy_rows|mix_gather|mix_gather_in_place|cutmix)<[\w ]+, false"
+    r"(cross_entropy_rows|mix_gather|mix_gather_in_place|mix_other|sum_rows|cutmix)<[\w ]+, false"
     r"|binary_cross_entropy_tiles<\w+, \w+, 1,"
 )
 # 512 threads with 4 to 8 loads of 16 bytes each, or 16 of an element, keep 16 to 64 KB of an SM in
-# flight. In the loss of maps each thread has more: one load for each of its classes.
-FEW_THREADS = ("mix_gather", "cutmix", "cross_entropy_maps")
+# flight; mix_other has 768, of elements 512. In the loss of maps each thread has more: one load for
+# each of its classes.
+FEW_THREADS = ("mix_gather", "mix_other", "cutmix", "cross_entropy_maps")
 # Instructions for each vector of aligned rows: 8 to 12 an element of 4 bytes, 8 to 9.5 one of 2.
 # The arithmetic alone takes 3 and 5.5: each product and sum is rounded for itself. Of the binary
 # cross-entropy, the arithmetic alone.
 INSTRUCTIONS = {
     r"mix_slab_aligned<float": 4 * 8,
     r"mix_slab_aligned<__": 8 * 8,
-    r"mix_gather(_in_place)?<float, true": 4 * 12,
-    r"mix_gather(_in_place)?<__\w+, true": 8 * 9.5,
+    r"mix_(gather|gather_in_place|other)<float, true": 4 * 12,
+    r"mix_(gather|gather_in_place|other)<__\w+, true": 8 * 9.5,
     r"binary_cross_entropy_tiles<float, false, 4, false": 4 * 17,
     r"binary_cross_entropy_tiles<__\w+, false, 8, false": 8 * 17,
     r"cutmix<unsigned char, true": 16 * 3,  # without arithmetic

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("triton")
 from tests.machine_code import triton_kernels as aot
+from tests.machine_code.loops import innermost_loops
 
 # One case of each kind that the compiler treats differently.
 QUICK = [
@@ -20,6 +21,8 @@ QUICK = [
     "mix_ (1024,2048) float16",
     "mix_ (8192,1000) bfloat16",
     "mix_batch_ (128,3,32,32) float32",
+    "mix_ other (256,1000) bfloat16",
+    "sum_rows (256,1000) bfloat16",
     "cutmix_ (128,3,224,224) bfloat16",
     "cutmix_ (256,3,224,224) uint8",
     "loss (256,1000) bfloat16",
@@ -30,6 +33,11 @@ QUICK = [
     "loss (256,1000) bfloat16, float soft",
     "loss (256,1000) float32, bfloat16 soft",
     "loss (8,21,512,512) bfloat16 soft",
+    "binary (256,1000) bfloat16",
+    "binary (1024,21841) bfloat16 weighted",
+    "binary (512,10000) float32 bytes thresholded",
+    "binary (8,21,512,512) bfloat16 bytes",
+    "binary backward (256,1000) bfloat16 none",
 ]
 
 
@@ -42,6 +50,8 @@ def check(row, case):
         # The only 16-bit loads are of single logits: those of the labels.
         if "float32" not in row.name:
             assert row.accesses.get("load 16", 0) <= 2 and not row.accesses.get("store 16"), row
+        if "bytes" in row.name:
+            assert not row.accesses.get("load 8") and not row.accesses.get("load 16"), row
         # The only 32-bit loads are a few for each row (lam, upstream, statistics), never targets.
         if "soft" in row.name:
             assert row.accesses.get("load 32", 0) <= 4 and not row.accesses.get("load 16"), row
@@ -95,6 +105,32 @@ def test_in_place_mixing_has_a_barrier_between_loads_and_stores(case, arch):
     assert stores == 1
 
 
+def instructions_of_an_element(case):
+    """Of the innermost loop, which a thread runs for its elements of a tile."""
+    one = aot.launches(case)[-1]
+    tile = one.args["TILE"]
+    elements = tile.BLOCK_ROWS.value * tile.BLOCK_CLASSES.value / (32 * one.warps)
+    loops = innermost_loops(aot.sass(aot.compile_launch(one, "sm_90")))
+    return max(loop.instructions for loop in loops) / elements
+
+
+# An H100 at its full bandwidth has time for 68 instructions of an element that moves 8 bytes, 34 of
+# one that moves 4. The exponential, the logarithm and the division take 25.
+@pytest.mark.parametrize(
+    "case, limit",
+    [
+        ("binary (256,1000) float32", 42),
+        ("binary (256,1000) bfloat16", 42),
+        ("binary (256,1000) bfloat16 thresholded", 48),
+        ("binary (256,1024) float32 bytes", 51),
+        ("binary (8,21,512,512) float16", 42),
+        ("binary backward_ (512,10000) float32 bytes", 33),
+    ],
+)
+def test_a_binary_cross_entropy_takes_few_instructions(case, limit):
+    assert instructions_of_an_element(case) <= limit
+
+
 def test_no_contraction_in_a_mix():
     """A fused multiply-add, or flushing subnormals to zero, would change bits."""
     for case in (
@@ -111,7 +147,13 @@ def test_no_contraction_in_a_mix():
 
 
 @pytest.mark.parametrize(
-    "case", ["loss backward_ (512,21841) float32", "loss backward_ (4096,128256) bfloat16"]
+    "case",
+    [
+        "loss backward_ (512,21841) float32",
+        "loss backward_ (4096,128256) bfloat16",
+        "binary backward_ (512,10000) float32 bytes",
+        "binary backward_ (1024,21841) bfloat16",
+    ],
 )
 def test_in_place_gradient_gives_each_element_to_one_thread(case):
     dtype = "bf16" if "bfloat16" in case else "f32"

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from mmix_fast.triton import launch, loss_launch
+from mmix_fast.triton import binary_loss_launch, launch, loss_launch
 from tests.machine_code.reading import THREADS, Kernel, accesses_of, run_tool, triton_tools
 from tests.support.cases import meta
 
@@ -81,6 +81,22 @@ def _targets(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
     return launch.targets(_index(shape[0], *shape[2:]), out, _index(shape[0]), meta(), 0.1, -100)
 
 
+def _pairs(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
+    y, out = _index(shape[0]), meta(*shape, dtype=dtype)
+    return launch.targets(y, out, None, meta(), 0.1, -100, _index(shape[0]))
+
+
+def _other(shape: tuple[int, ...], dtype: torch.dtype, inplace: bool = True) -> Any:
+    x = meta(*shape, dtype=dtype)
+    out = x if inplace else torch.empty_like(x)
+    return launch.mix_other(x, out, torch.empty_like(x), _index(shape[0]), meta(), 0)
+
+
+def _sums(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    x, order, begin = meta(*shape, dtype=dtype), _index(shape[0]), _index(shape[0] + 1)
+    return launch.sum_rows(torch.empty_like(x), x, meta(), order, begin, 0)
+
+
 def _loss(
     shape: tuple[int, ...],
     dtype: torch.dtype,
@@ -114,7 +130,38 @@ def _loss(
     )
 
 
+def _binary(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    mode: str = "forward",
+    *,
+    hot: torch.dtype | None = None,
+    reduction: str = "mean",
+    threshold: float | None = None,
+    weighted: bool = False,
+    eps: float = 0.0,
+) -> list[launch.Launch]:
+    """``hot``: the dtype of multi-hot targets; None: labels. A permutation gives the partners."""
+    logits = meta(*shape, dtype=dtype)
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    target = _index(shape[0], *shape[2:]) if hot is None else meta(*shape, dtype=hot)
+    weights = (meta(shape[1]), meta(shape[1])) if weighted else (None, None)
+    inputs = (target, _index(shape[0]), None, meta(dtype=acc), *weights, reduction, eps, threshold)
+    every, forward = reduction == "none", mode == "forward"
+    wide = meta(*shape, dtype=acc) if every else meta(dtype=acc)
+    return binary_loss_launch.binary_loss(
+        logits,
+        inputs,
+        forward=forward,
+        losses=wide if forward and every else None,
+        out=logits if mode == "inplace" else torch.empty_like(logits),
+        grad=None if forward else wide,
+        rescale=mode == "rescale",
+    )[0]
+
+
 HALF, BF16, FLOAT, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
+BYTE = torch.uint8
 # Activations of ResNets, transformers and MLPs; logits of image classifiers (10 to 21841 classes),
 # segmentation and language models. A row of 1000 is a multiple of 16 bytes but not of 16 elements.
 CASES: dict[str, Callable[[], list[launch.Launch]]] = {
@@ -137,6 +184,13 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "mix_ (100,1000) float64": lambda: _mix_inplace((100, 1000), DOUBLE),
     "mix_ (4096,4096) float32": lambda: _mix_inplace((4096, 4096), FLOAT),
     "mix_ (8192,1000) bfloat16": lambda: _mix_inplace((8192, 1000), BF16),
+    "mix_ other (128,64,32,32) float32": lambda: _other((128, 64, 32, 32), FLOAT),
+    "mix_ other (256,1000) bfloat16": lambda: _other((256, 1000), BF16),
+    "mix other (8192,1024) float16": lambda: _other((8192, 1024), HALF, inplace=False),
+    "mix other (64,4096) float64": lambda: _other((64, 4096), DOUBLE, inplace=False),
+    "sum_rows (128,64,32,32) float32": lambda: _sums((128, 64, 32, 32), FLOAT),
+    "sum_rows (256,1000) bfloat16": lambda: _sums((256, 1000), BF16),
+    "mix_targets of pairs (256,1000) float32": lambda: _pairs((256, 1000), FLOAT),
     "mix_batch_ (128,3,32,32) float32": lambda: _batch((128, 3, 32, 32), 10, FLOAT),
     "mix_batch_ (256,3,224,224) bfloat16": lambda: _batch((256, 3, 224, 224), 1000, BF16),
     "mix_targets (256,1000) float32": lambda: _targets((256, 1000), FLOAT),
@@ -170,6 +224,31 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "loss backward_ (512,21841) float32": lambda: _loss((512, 21841), FLOAT, "inplace"),
     "loss backward_ (4096,128256) bfloat16": lambda: _loss((4096, 128256), BF16, "inplace"),
     "loss rescale_ (256,1000) float32": lambda: _loss((256, 1000), FLOAT, "rescale"),
+    "binary (256,1000) float32": lambda: _binary((256, 1000), FLOAT),
+    "binary (256,1000) bfloat16": lambda: _binary((256, 1000), BF16),
+    "binary (1024,21841) float32": lambda: _binary((1024, 21841), FLOAT),
+    "binary (1024,21841) bfloat16 weighted": lambda: _binary((1024, 21841), BF16, weighted=True),
+    "binary (256,1000) bfloat16 thresholded": lambda: _binary(
+        (256, 1000), BF16, threshold=0.2, eps=0.1
+    ),
+    "binary (256,1000) bfloat16 bytes": lambda: _binary((256, 1000), BF16, hot=BYTE),
+    "binary (256,1024) float32 bytes": lambda: _binary((256, 1024), FLOAT, hot=BYTE, eps=0.1),
+    "binary (512,10000) float32 bytes thresholded": lambda: _binary(
+        (512, 10000), FLOAT, hot=BYTE, threshold=0.2, eps=0.1
+    ),
+    "binary (512,10000) bfloat16 soft targets": lambda: _binary((512, 10000), BF16, hot=FLOAT),
+    "binary (64,10000) float64": lambda: _binary((64, 10000), DOUBLE, eps=0.1),
+    "binary (8,21,512,512) float16": lambda: _binary((8, 21, 512, 512), HALF),
+    "binary (8,21,512,512) bfloat16 bytes": lambda: _binary((8, 21, 512, 512), BF16, hot=BYTE),
+    "binary none (256,1000) bfloat16": lambda: _binary((256, 1000), BF16, reduction="none"),
+    "binary backward (256,1000) bfloat16 none": lambda: _binary(
+        (256, 1000), BF16, "backward", reduction="none"
+    ),
+    "binary backward_ (512,10000) float32 bytes": lambda: _binary(
+        (512, 10000), FLOAT, "inplace", hot=BYTE
+    ),
+    "binary backward_ (1024,21841) bfloat16": lambda: _binary((1024, 21841), BF16, "inplace"),
+    "binary rescale_ (256,1000) float32": lambda: _binary((256, 1000), FLOAT, "rescale"),
 }
 
 

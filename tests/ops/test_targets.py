@@ -107,3 +107,111 @@ def test_mix_batch_has_the_gradient_of_mix(backend, perm):
     assert not soft.requires_grad
     want = torch.autograd.grad(m.mix(x, perm, 0.3), x, up)
     torch.testing.assert_close(torch.autograd.grad(out, x, up), want, rtol=0, atol=0)
+
+
+PAIRS = {
+    "labels": lambda: torch.randint(0, 5, (6,)),
+    "ignored labels": lambda: torch.tensor([0, -100, 4, -100, 2, 3]),
+    "maps": lambda: torch.randint(0, 5, (6, 3)),
+    "probabilities": lambda: torch.rand(6, 5),
+    "half maps": lambda: torch.rand(6, 5, 3).half(),
+    "double": lambda: torch.rand(6, 5).double(),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_target_b_is_the_partners_target(backend, kind, dtype):
+    """target_b=target[perm] is perm=perm, bit for bit; another target_b too."""
+    perm, options = torch.randperm(6), {"num_classes": 5, "label_smoothing": 0.1, "dtype": dtype}
+    target = PAIRS[kind]()
+    for lam in (torch.rand(6), torch.tensor(0.3), torch.tensor([0.0, 1.0] * 3), 0.25):
+        want = m.mix_targets(target, perm, lam, **options)
+        got = m.mix_targets(target, None, lam, target_b=target[perm], **options)
+        assert torch.equal(got, want)
+    other, lam = PAIRS[kind](), torch.rand(6)
+    both = torch.cat([target, other])
+    flip = torch.arange(12).roll(6)
+    want = m.mix_targets(both, flip, torch.cat([lam, lam]), **options)[:6]
+    assert torch.equal(m.mix_targets(target, None, lam, target_b=other, **options), want)
+
+
+def test_target_b_of_another_dtype(backend):
+    """Labels of any integer dtype; of two floating dtypes the wider counts."""
+    y = torch.tensor([0, 1, 2])
+    want = m.mix_targets(y, None, 0.3, target_b=y.flip(0), num_classes=3)
+    got = m.mix_targets(y, None, 0.3, target_b=y.flip(0).to(torch.uint8), num_classes=3)
+    assert torch.equal(got, want)
+    assert torch.equal(m.mix_targets(y, None, 0.3, target_b=y, num_classes=3), torch.eye(3))
+    t, wide = torch.rand(3, 4).half(), torch.rand(3, 4).double()
+    want = m.mix_targets(t.double(), None, 0.3, target_b=wide)
+    assert torch.equal(m.mix_targets(t, None, 0.3, target_b=wide), want)
+
+
+def test_gradients_of_target_b():
+    t, b = (torch.rand(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    lam = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    f = lambda t, b, lam: m.mix_targets(  # noqa: E731
+        t, None, lam, target_b=b, label_smoothing=0.1, dtype=torch.float64
+    )
+    assert torch.autograd.gradcheck(f, (t, b, lam))
+    assert torch.autograd.gradgradcheck(f, (t, b, lam))
+    with (
+        m.use_backend("cpp"),
+        pytest.raises(RuntimeError, match="it has no gradient for target_b"),
+    ):
+        m.mix_targets(t.detach(), None, 0.3, target_b=b)
+
+
+@pytest.mark.on_cpu
+@pytest.mark.parametrize(
+    "change, kind, message",
+    [
+        ({"perm": None}, ValueError, "exactly one of perm and target_b must be given, got neither"),
+        ({"target_b": torch.zeros(3).long()}, ValueError, "exactly one of perm and.*got both"),
+        (
+            {"perm": None, "target_b": torch.zeros(2).long()},
+            ValueError,
+            r"target_b must have target's shape \(3,\), got int64 of shape \(2,\)",
+        ),
+        (
+            {"perm": None, "target_b": torch.rand(3, 2)},
+            TypeError,
+            r"target_b must be of target's kind, int64 of shape \(3,\), got float32",
+        ),
+        ({"perm": None, "target_b": [1]}, TypeError, "target_b must be integer labels or floating"),
+        (
+            {"perm": None, "target_b": torch.zeros(3, device="meta").long()},
+            ValueError,
+            "target_b must be on cpu, got meta",
+        ),
+        (
+            {"perm": None, "target_b": torch.tensor([0, 1, 2])},
+            IndexError,
+            r"target_b must hold labels in \[0, 1\] or ignore_index=-100, got 2",
+        ),
+        (
+            {"perm": None, "target_b": torch.tensor([0, 1, 1]), "target": torch.tensor([0, 1, 2])},
+            IndexError,
+            r"target must hold labels in \[0, 1\] or ignore_index=-100, got 2",
+        ),
+    ],
+)
+def test_errors_of_target_b(backend, change, kind, message):
+    call = {
+        "target": torch.tensor([0, 1, 1]),
+        "perm": torch.tensor([1, 2, 0]),
+        "lam": 0.3,
+        "num_classes": 2,
+    }
+    with pytest.raises(kind, match=message):
+        m.mix_targets(**{**call, **change})
+
+
+def test_target_b_compiles(backend):
+    torch._dynamo.reset()
+    y, y_b = torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0])
+    call = lambda y, y_b, lam: m.mix_targets(y, None, lam, target_b=y_b, num_classes=3)  # noqa: E731
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    lam = torch.tensor(0.3)
+    assert torch.equal(compiled(y, y_b, lam), call(y, y_b, lam))

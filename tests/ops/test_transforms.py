@@ -17,9 +17,10 @@ REFUSED = "it has no rules for torch.func and forward-mode AD"
 def plain(name):
     """The op by its definition, in plain PyTorch."""
 
-    def mixed(z, perm, lam):
+    def mixed(z, perm, lam, other=None):
         lam = lam.reshape(-1, 1) if lam.ndim else lam
-        return lam * z + (1 - lam) * z.index_select(0, perm)
+        other = z if other is None else other
+        return lam * z + (1 - lam) * (other if perm is None else other.index_select(0, perm))
 
     def cross_entropy(z, d):
         logp = z.log_softmax(1)
@@ -55,8 +56,14 @@ def plain(name):
         if name == "cutmix_":
             return cut(z, d).unsqueeze(-1)
         lam = d["lam"] if name in ("mix", "mix_", "mix_batch_, targets") else d["lams"]
+        if name == "mix with other":
+            return mixed(z, d["index"], lam, z * 2)
+        if name == "mix_ with other in pairs":
+            return mixed(z, None, lam, z.sin())
         if "targets" in name and "float" not in name:
-            return z * mixed((d["y"].unsqueeze(1) == torch.arange(C)).to(z.dtype), d["perm"], lam)
+            own, theirs = ((d[y].unsqueeze(1) == torch.arange(C)).to(z.dtype) for y in ("y", "y_b"))
+            pairs = "pairs" in name
+            return z * mixed(own, None if pairs else d["perm"], lam, theirs if pairs else None)
         return mixed(z, d["perm"], lam)
 
     return call

@@ -13,6 +13,7 @@ def data(dtype=torch.float32):
     labels = torch.tensor([0, 4, 2, 2, 1, 3])
     return {
         "perm": torch.tensor([1, 2, 0, 5, 3, 4]),
+        "index": torch.tensor([3, 0, 0, 5, 3, 0]),  # of a second batch: with repeats
         "y": labels,
         "y_b": labels.flip(0).clone(),
         "t": torch.rand(B, C, generator=draw, dtype=dtype).softmax(1),
@@ -41,6 +42,8 @@ MIXES = {
     "mix": lambda z, d: m.mix(z, d["perm"], 0.3),
     "mix, lam per sample": lambda z, d: m.mix(z, d["perm"], d["lams"]),
     "mix_": lambda z, d: m.mix_(z * 1, d["perm"], d["lam"]),
+    "mix with other": lambda z, d: m.mix(z, d["index"], d["lams"], other=z * 2),
+    "mix_ with other in pairs": lambda z, d: m.mix_(z * 1, None, d["lams"], other=z.sin()),
     "mix_batch_": lambda z, d: m.mix_batch_(
         z * 1, d["y"], d["perm"], d["lams"], num_classes=C, dtype=z.dtype
     )[0],
@@ -49,6 +52,9 @@ MIXES = {
     ),
     "mix_targets": lambda z, d: (
         z * m.mix_targets(d["y"], d["perm"], d["lams"], num_classes=C, dtype=z.dtype)
+    ),
+    "mix_targets of pairs": lambda z, d: (
+        z * m.mix_targets(d["y"], None, d["lams"], target_b=d["y_b"], num_classes=C, dtype=z.dtype)
     ),
 }
 LOSSES = {

@@ -48,6 +48,7 @@ LARGE = {
     "triton.loss_launch.CHUNK_BYTES": 32,
     "triton.loss_launch.LINE_ROWS": 2,
     "triton.loss_launch.TILE_BYTES": 64,
+    "triton.binary_loss_launch.MAX_ROWS": 2,
 }
 
 

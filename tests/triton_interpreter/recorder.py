@@ -2,7 +2,7 @@
 
 import torch
 
-from mmix_fast.triton import cutmix, cycles, kernels, loss_kernels, walk
+from mmix_fast.triton import binary_loss_kernels, cutmix, cycles, kernels, loss_kernels, walk
 from tests.support.cases import DTYPES
 
 RAN = set()
@@ -18,7 +18,7 @@ def note(launch):
 
 def missing():
     """Every (kernel, dtype) that has not run."""
-    modules = (kernels, cutmix, walk, cycles, loss_kernels)
+    modules = (kernels, cutmix, walk, cycles, loss_kernels, binary_loss_kernels)
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     wanted = set()
     for name in every:

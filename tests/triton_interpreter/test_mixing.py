@@ -52,6 +52,48 @@ def test_coefficients_of_0_and_1_keep_the_bits(size, dtype):
     assert torch.equal(x.view(bits), want.view(bits))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_second_batch_has_the_bits_of_cpp(dtype):
+    """Forward and both gradients; groups of no, one and many rows; gaps, and three layouts."""
+    perm, lam = torch.tensor([3, 1, 3, 3, 0, 1, 3]), torch.rand(7, dtype=compute_dtype(dtype))
+    lam[0], lam[3] = 0, 1
+    order, begin = perm.argsort(stable=True), torch.tensor([0, 1, 3, 3, 7])
+    wide = torch.randn(7, 3, 5, 16).to(dtype)
+    images = wide.contiguous(memory_format=torch.channels_last)
+    for x in (wide, images, wide[..., 1::2, :9], wide[..., ::2]):
+        other = torch.randn(4, *x.shape[1:]).to(dtype)
+        for second in (other, other.contiguous(memory_format=torch.channels_last)):
+            want = CPP.mix_other(x, second, perm, lam, 0)
+            assert torch.equal(TRITON.mix_other(x, second, perm, lam, 0), want)
+            mixed = torch.empty_strided(x.shape, x.stride(), dtype=dtype).copy_(x)
+            TRITON.mix_other_(mixed, second, perm, lam, 0)
+            assert torch.equal(mixed, want)
+            got, sums = torch.empty_like(second), torch.empty_like(second)
+            CPP.sum_rows_(sums, x, lam, order, begin, 0)
+            TRITON.sum_rows_(got, x, lam, order, begin, 0)
+            assert torch.equal(got, sums)
+        want, got = torch.empty_like(x), torch.empty_like(x)
+        CPP.sum_rows_(want, x, lam, None, None, 0)
+        TRITON.sum_rows_(got, x, lam, None, None, 0)
+        assert torch.equal(got, want)
+        assert torch.equal(TRITON.mix_other(x, x, None, lam, 0), CPP.mix_other(x, x, None, lam, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_bad_index_of_a_second_batch_poisons_its_row_alone(dtype):
+    x, lam = torch.randn(6, 5).to(dtype), torch.tensor(0.3)
+    fence = torch.full((7, 5), 123.0).to(dtype)
+    other = fence[2:-2]
+    other.copy_(torch.randn(3, 5))
+    perm = torch.tensor([0, 3, -1, 2**62, 2, 2])
+    want = TRITON.mix_other(x, other, perm.clamp(0, 2), lam, 0)
+    want[1:4] = float("nan")
+    got = TRITON.mix_other(x, other, perm, lam, 0)
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    TRITON.mix_other_(x, other, perm, lam, 0)
+    torch.testing.assert_close(x, want, rtol=0, atol=0, equal_nan=True)
+
+
 BAD_PERMS = {
     "past the end": [1, 2, 3, 4, 5, 6, 7, 8, 9],
     "negative": [-1, 0, 1, 2, 3, 4, 5, 6, 7],

@@ -14,9 +14,15 @@ def test_opcheck():
     loss = (y, perm, None, lam, None, -100, "mean", 0.1, 0.0, 0.0)
     _, stats, gradient = OPS.cross_entropy(x, *loss, 1.0)
     one = torch.ones(())
+    binary = (y, perm, None, lam, None, None, "mean", 0.1, None)
+    written = OPS.binary_cross_entropy(x, *binary, 1.0)[1]
     for op, inputs in (
         (OPS.mix, (x, perm, lam, 0, False)),
         (OPS.mix_, (x.clone(), perm, lam, 0)),
+        (OPS.mix_other, (x, x.clone(), perm, lam, 0)),
+        (OPS.mix_other_, (x.clone(), x, None, lam, 0)),
+        (OPS.sum_rows_, (x.clone(), x, lam, perm, torch.arange(4), 0)),
+        (OPS.mix_targets, (y, None, *targets[2:], y.flip(0))),
         (OPS.cutmix_, (torch.randn(3, 2, 4), perm, torch.tensor([0, 1, 1, 3]), lam)),
         (OPS.mix_targets, targets),
         (OPS.mix_batch_, (x.clone(), *targets)),
@@ -24,6 +30,11 @@ def test_opcheck():
         (OPS.cross_entropy_backward, (one, stats, x, *loss)),
         (OPS.cross_entropy_backward_, (one, stats, x.clone(), *loss)),
         (OPS.cross_entropy_rescale_, (gradient, one * 2, stats, x, *loss)),
+        (OPS.binary_cross_entropy, (x, *binary, 1.0)),
+        (OPS.binary_cross_entropy, (x, *binary[:6], "none", 0.0, 0.2, None)),
+        (OPS.binary_cross_entropy_backward, (one, x, *binary)),
+        (OPS.binary_cross_entropy_backward_, (one, x.clone(), *binary)),
+        (OPS.binary_cross_entropy_rescale_, (written, one * 2, x, *binary)),
     ):
         torch.library.opcheck(op.default, inputs)
 
@@ -38,7 +49,10 @@ def test_at_most_two_graphs_for_any_lam(backend):
 
     def step(x, lam):
         h = m.mix_(x * 2, perm, lam)
-        return m.mixed_cross_entropy(m.mix(h, perm, lam), y, perm, lam)
+        h = m.mix(h, perm, lam)
+        return m.mixed_cross_entropy(h, y, perm, lam) + m.mixed_binary_cross_entropy(
+            h, y, perm, lam
+        )
 
     compiled = torch.compile(step, fullgraph=True, backend=count)
     for lam in (0.1, 0.2, 0.5, 0.77):

@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kSlabThreads) mix_slab(const MixArgs<T> a, con
   mix_or_targets<kTargets>(a, t, mix_slab_block<T>);
 }
 // Marks the claims of a batch that is too large for shared memory.
-__global__ void claim_rows_kernel(const Pairing p) {
+inline __global__ void claim_rows_kernel(const Pairing p) {
   Claims(p.claims, p.batch).mark(p.perm, grid_share(), nullptr);
 }
 

@@ -65,8 +65,9 @@ template <class A> struct SoftLabels {
   int first;            // the class of element 0
   bool along;           // the line runs along classes
   int y;
-  __device__ SoftLabels(const TargetArgs &a_, int64_t row, int line, int64_t from)
-      : a(a_), label(static_cast<const int64_t *>(a_.target) + row * a_.inner),
+  __device__ SoftLabels(const TargetArgs &a_, const void *target, int64_t row, int line,
+                        int64_t from)
+      : a(a_), label(static_cast<const int64_t *>(target) + row * a_.inner),
         first(a_.inner == 1 ? static_cast<int>(from) : line), along(a_.inner == 1) {
     if (along)
       y = read_label(0);
@@ -88,21 +89,24 @@ template <class A> struct SoftLabels {
 };
 template <class A> struct SoftProbabilities {
   const TargetArgs &a;
+  const void *target;
   int64_t at;
-  __device__ SoftProbabilities(const TargetArgs &a_, int64_t row, int line, int64_t from)
-      : a(a_), at((row * a_.classes + line) * a_.inner + from) {}
+  __device__ SoftProbabilities(const TargetArgs &a_, const void *target_, int64_t row, int line,
+                               int64_t from)
+      : a(a_), target(target_), at((row * a_.classes + line) * a_.inner + from) {}
   __device__ A operator()(int k) const {
-    return plus(times(a.keep.template as<A>(), read<A>(a.target, a.type, at + k)),
+    return plus(times(a.keep.template as<A>(), read<A>(target, a.type, at + k)),
                 a.base.template as<A>());
   }
 };
 
 template <bool kLean, class Out, class A, template <class> class Soft>
-__device__ __forceinline__ void write_piece(const TargetArgs &a, int row, int partner, int line,
-                                            int64_t from, int n, ThreadGroup t) {
+__device__ __forceinline__ void write_piece(const TargetArgs &a, const void *target_b, int row,
+                                            int partner, int line, int64_t from, int n,
+                                            ThreadGroup t) {
   Out *out = static_cast<Out *>(a.out) + (row * a.classes + line) * a.inner + from;
   if (partner < 0) return poison_tile(out, n, t);
-  const Soft<A> mine(a, row, line, from), theirs(a, partner, line, from);
+  const Soft<A> mine(a, a.target, row, line, from), theirs(a, target_b, partner, line, from);
   const A own = a.lam.template own<A>(row);
   const Coefficients<A> mixed{own, plus(A(1), -own)};
   const auto element = [&](int k) {
@@ -140,10 +144,12 @@ __device__ __forceinline__ void write_as(const TargetArgs &a, Where... where) {
   });
 }
 
-// With kLean it takes few registers: for a kernel that does something else too.
-template <class A, bool kLean>
-__device__ __forceinline__ void targets_block(const TargetArgs &a, const Claims &claims,
-                                              unsigned block, unsigned blocks) {
+// partner_of(row): a row of target_b, or kBad. With kLean it takes few registers: for a kernel that
+// does something else too.
+template <class A, bool kLean, class Partner>
+__device__ __forceinline__ void targets_of(const TargetArgs &a, const void *target_b,
+                                           const Partner &partner_of, unsigned block,
+                                           unsigned blocks) {
   const Lines lines(a);
   const ThreadGroup group{static_cast<int>(threadIdx.x % 32), 32};
   const int per_row = lines.per_row * lines.pieces; // of fewer than 2^31 elements
@@ -152,22 +158,36 @@ __device__ __forceinline__ void targets_block(const TargetArgs &a, const Claims 
   for (int64_t unit = int64_t{block} * (blockDim.x / 32) + threadIdx.x / 32;
        unit < int64_t{a.batch} * per_row; unit += warps) {
     const int row = static_cast<int>(unit / per_row);
-    const int partner = claims.partner(load(a.pairing.perm + row));
+    const int partner = partner_of(row);
     const int in_row = static_cast<int>(unit % per_row);
     const int line = in_row / lines.pieces;
     const int64_t from = int64_t{in_row % lines.pieces} * kTargetPiece;
     const int n = static_cast<int>(min(lines.length - from, static_cast<int64_t>(kTargetPiece)));
     if (a.labels)
-      write_as<kLean, A, SoftLabels>(a, row, partner, line, from, n, group);
+      write_as<kLean, A, SoftLabels>(a, target_b, row, partner, line, from, n, group);
     else
-      write_as<kLean, A, SoftProbabilities>(a, row, partner, line, from, n, group);
+      write_as<kLean, A, SoftProbabilities>(a, target_b, row, partner, line, from, n, group);
   }
+}
+
+template <class A, bool kLean>
+__device__ __forceinline__ void targets_block(const TargetArgs &a, const Claims &claims,
+                                              unsigned block, unsigned blocks) {
+  const auto partner = [&](int row) { return claims.partner(load(a.pairing.perm + row)); };
+  targets_of<A, kLean>(a, a.target, partner, block, blocks);
 }
 
 template <class A> __global__ void __launch_bounds__(256, 4) mix_targets(const TargetArgs a) {
   unsigned *memory = dynamic_shared<unsigned>();
   const Claims claims = claim_rows(a.pairing, memory); // in shared memory, if there is room
   targets_block<A, sizeof(A) == 8>(a, claims, blockIdx.x, gridDim.x);
+}
+// The partners' targets are a tensor of their own.
+template <class A>
+__global__ void __launch_bounds__(256, 4)
+    mix_targets_of_pairs(const TargetArgs a, const void *target_b) {
+  const auto partner = [](int row) { return row; };
+  targets_of<A, sizeof(A) == 8>(a, target_b, partner, blockIdx.x, gridDim.x);
 }
 
 } // namespace mmix
