@@ -16,7 +16,7 @@ from ..arithmetic import compute_dtype
 from ..layouts import in_order
 from ..ops import define, empty_soft_targets
 from ..schemas import SCHEMAS
-from . import binary_loss_launch, launch, loss_launch
+from . import binary_loss_launch, launch, loss_launch, other_launch, targets_launch
 from .kernels import INTERPRETED
 
 NAMESPACE = "mmix_fast_triton"
@@ -50,9 +50,9 @@ def mix_(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> None:
 def mix_other(x: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int) -> Tensor:
     out = torch.empty_like(x)
     if x.numel():
-        launches = launch.mix_other(x, out, other, perm, lam, dim)
+        launches = other_launch.mix_other(x, out, other, perm, lam, dim)
         if launches is None:  # as in mix
-            launches = launch.mix_other(
+            launches = other_launch.mix_other(
                 _dense(x), out, in_order(_dense(other), out, dim), perm, lam, dim
             )
         assert launches is not None  # all three are dense, in the same order
@@ -63,7 +63,7 @@ def mix_other(x: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: i
 def mix_other_(x: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int) -> None:
     if x.numel() == 0:
         return
-    launches = launch.mix_other(x, x, other, perm, lam, dim)
+    launches = other_launch.mix_other(x, x, other, perm, lam, dim)
     if launches is None:
         x.copy_(mix_other(x, other, perm, lam, dim))
     else:
@@ -80,9 +80,11 @@ def sum_rows_(
 ) -> None:
     if out.numel() == 0:
         return
-    launches = launch.sum_rows(out, x, weight, order, begin, dim)
+    launches = other_launch.sum_rows(out, x, weight, order, begin, dim)
     if launches is None:  # out is dense; x gets its order
-        launches = launch.sum_rows(out, in_order(_dense(x), out, dim), weight, order, begin, dim)
+        launches = other_launch.sum_rows(
+            out, in_order(_dense(x), out, dim), weight, order, begin, dim
+        )
     assert launches is not None
     _run(launches, out)
 
@@ -103,7 +105,10 @@ def mix_targets(
 ) -> Tensor:
     out = empty_soft_targets(target, num_classes, dtype)
     if out.numel():
-        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index, target_b), out)
+        _run(
+            targets_launch.targets(target, out, perm, lam, label_smoothing, ignore_index, target_b),
+            out,
+        )
     return out
 
 
@@ -120,11 +125,11 @@ def mix_batch_(
     out = empty_soft_targets(target, num_classes, dtype)
     slab = x.shape[0] <= launch.SLAB_ROWS and launch.columns(x, x, 0) is not None
     if slab and x.numel() and out.numel():
-        _run(launch.batch(x, target, out, perm, lam, label_smoothing, ignore_index), x)
+        _run(targets_launch.batch(x, target, out, perm, lam, label_smoothing, ignore_index), x)
         return out
     # One after the other, so that the scratch memory of both is not held at once.
     if out.numel():
-        _run(launch.targets(target, out, perm, lam, label_smoothing, ignore_index), out)
+        _run(targets_launch.targets(target, out, perm, lam, label_smoothing, ignore_index), out)
     mix_(x, perm, lam, 0)
     return out
 

@@ -14,6 +14,7 @@ from .arguments import BinaryOptions, BinaryTile, Matrix, constants
 from .binary_loss_kernels import binary_loss_kernel
 from .launch import Launch, cdiv, pow2
 from .loss_launch import Layout, layout, matrix, pairing, tile_elements
+from .targets_launch import smoothing
 
 MAX_ROWS = 256  # of a tile; adjacent ones (BESIDE) fill the accesses of a warp
 # A program takes all classes of its rows, unless there would be fewer programs than this. What it
@@ -81,7 +82,7 @@ def binary_loss(
         own_targets, target_vec = matrix_of(target)
         other_targets, partner_vec = matrix_of(target if target_b is None else target_b)
     pairs, block_batch, launches = pairing(perm, lam, at.samples)
-    smooth = common.smoothing(eps, at.classes if labels else 2)
+    smooth = smoothing(eps, at.classes if labels else 2)
     options = constants(
         BinaryOptions, LABELS=labels, SPATIAL=at.inner > 1, BESIDE=at.beside, SMOOTH=eps != 0,
         THRESHOLD=threshold is not None, EVERY=every, FORWARD=forward, GRADIENT=out is not None,

@@ -1,4 +1,4 @@
-"""Launch settings of the Triton backend (of the loss: loss_launch.py), from metadata alone.
+"""Launch settings of mixing and CutMix, and what all launch files share, from metadata alone.
 
 Meta tensors work too, so the ahead-of-time checks compile exactly what would run. There is no
 autotuning: a call never launches more kernels than it needs.
@@ -14,12 +14,10 @@ import torch
 import triton
 from torch import Tensor
 
-from ..arithmetic import compute_dtype
 from .arguments import Box
 from .cutmix import cutmix_kernel
 from .cycles import order_kernel, uses_kernel
-from .kernels import batch_kernel, mix_kernel, targets_kernel
-from .other import mix_other_kernel, sum_rows_kernel
+from .kernels import mix_kernel
 from .walk import walk_kernel
 
 cdiv, pow2 = triton.cdiv, triton.next_power_of_2
@@ -197,49 +195,6 @@ def slab(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> tuple[int, dict[str,
     return outer * cdiv(args["inner"], width), args, warps_for(rows * width * item)
 
 
-def mix_other(
-    x: Tensor, out: Tensor, other: Tensor, perm: Tensor | None, lam: Tensor, dim: int
-) -> list[Launch] | None:
-    """None if the samples have gaps, or not all in the same order. out may be x."""
-    args, groups = strides(x, out, dim), columns(x, out, dim, other)
-    if args is None or groups is None:
-        return None
-    (inner, x_col, out_col, other_col), (outer, x_outer, out_outer, other_outer) = groups
-    other_row, item = other.stride(dim), x.element_size()
-    args |= {
-        "inner": inner, "outer": outer, "x_col": x_col, "out_col": out_col, "x_outer": x_outer,
-        "out_outer": out_outer, "other_outer": other_outer, "other_row": other_row,
-        "other_col": other_col,
-        "VEC": vector(
-            item, inner, x_outer, args["x_row"], out_outer, args["out_row"], other_outer, other_row
-        ),
-        "x_ptr": x, "out_ptr": out, "other_ptr": other, "perm_ptr": perm, "lam_ptr": lam,
-        "samples": other.shape[dim], "lam_stride": lam_stride(lam), "INPLACE": x is out,
-    }  # fmt: skip
-    programs, warps = stream(args, x.shape[dim], item, x.numel() * item)
-    return [Launch(mix_other_kernel, programs, args, warps, True)]
-
-
-def sum_rows(
-    out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    order: Tensor | None,
-    begin: Tensor | None,
-    dim: int,
-) -> list[Launch] | None:
-    """None if the samples have gaps, or not all in the same order."""
-    args = strides(x, out, dim)
-    if args is None:
-        return None
-    args |= {
-        "x_ptr": x, "out_ptr": out, "weight_ptr": weight, "order_ptr": order, "begin_ptr": begin,
-        "weight_stride": lam_stride(weight),
-    }  # fmt: skip
-    programs, warps = stream(args, out.shape[dim], x.element_size(), out.numel() * x.element_size())
-    return [Launch(sum_rows_kernel, programs, args, warps, True)]
-
-
 def mix_inplace(x: Tensor, perm: Tensor, lam: Tensor, dim: int) -> list[Launch]:
     """The slab if it fits, else cycle order and walk; both move 2 bytes per byte of x."""
     if x.shape[dim] <= SLAB_ROWS:
@@ -290,59 +245,3 @@ def cutmix(x: Tensor, perm: Tensor, box: Tensor, lam: Tensor) -> list[Launch] | 
     programs, args, warps = slab(x, perm, lam, 0)
     args = {name: v for name, v in args.items() if not name.startswith("out_")} | {"box": boxes}
     return [Launch(cutmix_kernel, programs, args, warps, True)]
-
-
-def smoothing(eps: float, classes: int) -> dict[str, float]:
-    """The smoothed target of a class is keep*t + base, as in csrc/smoothing.h."""
-    return {"keep": 1.0 - eps, "base": eps / classes}
-
-
-def soft_tile(
-    target: Tensor, out: Tensor, eps: float, ignore_index: int
-) -> tuple[int, dict[str, Any], int]:
-    """(programs, arguments, warps) of targets_tile."""
-    batch, classes = out.shape[:2]
-    sample = out.numel() // batch
-    width = min(pow2(sample), COUNT_BLOCK)
-    rows = fits(1, pow2(batch), 2 * COUNT_BLOCK // width)
-    row_tiles = cdiv(batch, rows)
-    smooth = smoothing(eps, classes)
-    args = {
-        "target_ptr": target, "soft_ptr": out, "C": classes, "soft_inner": sample // classes,
-        "sample": sample, "soft_row_tiles": row_tiles, "ignore_index": ignore_index,
-        "hot": smooth["keep"] + smooth["base"], "LABELS": target.dtype == torch.int64,
-        "WIDE": compute_dtype(target.dtype, out.dtype) == torch.float64, "SOFT_BLOCK_ROWS": rows,
-        "SOFT_BLOCK_COLS": width, **smooth,
-    }  # fmt: skip
-    return row_tiles * cdiv(sample, width), args, 4
-
-
-def targets(
-    target: Tensor,
-    out: Tensor,
-    perm: Tensor | None,
-    lam: Tensor,
-    eps: float,
-    ignore_index: int,
-    target_b: Tensor | None = None,
-) -> list[Launch]:
-    programs, args, warps = soft_tile(target, out, eps, ignore_index)
-    counts, block_batch, launches = (None, 0, []) if perm is None else uses(perm)
-    args |= {
-        "target_b_ptr": target if target_b is None else target_b, "perm_ptr": perm, "lam_ptr": lam,
-        "uses_ptr": counts, "B": out.shape[0], "lam_stride": lam_stride(lam),
-        "BLOCK_BATCH": block_batch,
-    }  # fmt: skip
-    return [*launches, Launch(targets_kernel, programs, args, warps, True)]
-
-
-def batch(
-    x: Tensor, target: Tensor, out: Tensor, perm: Tensor, lam: Tensor, eps: float, ignore_index: int
-) -> list[Launch]:
-    """mix_inplace along dimension 0 and targets in one launch, for up to SLAB_ROWS rows."""
-    programs, args, warps = slab(x, perm, lam, 0)
-    soft_programs, soft_args, soft_warps = soft_tile(target, out, eps, ignore_index)
-    args = {name: v for name, v in args.items() if not name.startswith("out_")}
-    args |= soft_args | {"mix_programs": programs}
-    total, warps = programs + soft_programs, max(warps, soft_warps)
-    return [Launch(batch_kernel, total, args, warps, True)]

@@ -13,6 +13,7 @@ from . import launch as common
 from .arguments import Labels, Matrix, Options, Pairs, Tile, constants
 from .launch import Launch, cdiv, fits, pow2
 from .loss_kernels import divisors_kernel, loss_kernel
+from .targets_launch import smoothing
 
 # A row of up to this many classes is kept in registers; the key is the compute dtype's size in
 # bytes. Half as many if the targets are kept too: float targets, or smoothing with class weights.
@@ -172,7 +173,7 @@ def loss(
         "grad_stride": int(reduction == "none"), "weight_ptr": weight, "sums_ptr": sums,
         "ignore_index": ignore_index, "z_loss": z_loss, "softcap": softcap,
         "mean_scale": 1 / rows if mean else 1.0, "OPT": options, "TILE": tile,
-        **common.smoothing(eps, classes),
+        **smoothing(eps, classes),
     }  # fmt: skip
     warps = common.warps_for(block_rows * block_classes * acc, BYTES_PER_THREAD)
     return [*launches, Launch(loss_kernel, at.outer * row_tiles, args, warps, False)]

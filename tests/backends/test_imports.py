@@ -35,6 +35,8 @@ ORDER = [
     "triton.binary_loss_targets",
     "triton.binary_loss_kernels",
     "triton.launch",
+    "triton.other_launch",
+    "triton.targets_launch",
     "triton.loss_launch",
     "triton.binary_loss_launch",
     "triton.backend",

@@ -19,7 +19,13 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from mmix_fast.triton import binary_loss_launch, launch, loss_launch
+from mmix_fast.triton import (
+    binary_loss_launch,
+    launch,
+    loss_launch,
+    other_launch,
+    targets_launch,
+)
 from tests.machine_code.reading import THREADS, Kernel, accesses_of, run_tool, triton_tools
 from tests.support.cases import meta
 
@@ -69,7 +75,7 @@ def _mix_inplace(shape: tuple[int, ...], dtype: torch.dtype, lam: tuple[int, ...
 
 def _batch(shape: tuple[int, ...], classes: int, dtype: torch.dtype) -> list[launch.Launch]:
     x, target, soft = meta(*shape, dtype=dtype), _index(shape[0]), meta(shape[0], classes)
-    return launch.batch(x, target, soft, _index(shape[0]), meta(), 0.1, -100)
+    return targets_launch.batch(x, target, soft, _index(shape[0]), meta(), 0.1, -100)
 
 
 def _cutmix(shape: tuple[int, ...], dtype: torch.dtype, box: tuple[int, ...]) -> Any:
@@ -78,23 +84,25 @@ def _cutmix(shape: tuple[int, ...], dtype: torch.dtype, box: tuple[int, ...]) ->
 
 def _targets(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
     out = meta(*shape, dtype=dtype)
-    return launch.targets(_index(shape[0], *shape[2:]), out, _index(shape[0]), meta(), 0.1, -100)
+    return targets_launch.targets(
+        _index(shape[0], *shape[2:]), out, _index(shape[0]), meta(), 0.1, -100
+    )
 
 
 def _pairs(shape: tuple[int, ...], dtype: torch.dtype) -> list[launch.Launch]:
     y, out = _index(shape[0]), meta(*shape, dtype=dtype)
-    return launch.targets(y, out, None, meta(), 0.1, -100, _index(shape[0]))
+    return targets_launch.targets(y, out, None, meta(), 0.1, -100, _index(shape[0]))
 
 
 def _other(shape: tuple[int, ...], dtype: torch.dtype, inplace: bool = True) -> Any:
     x = meta(*shape, dtype=dtype)
     out = x if inplace else torch.empty_like(x)
-    return launch.mix_other(x, out, torch.empty_like(x), _index(shape[0]), meta(), 0)
+    return other_launch.mix_other(x, out, torch.empty_like(x), _index(shape[0]), meta(), 0)
 
 
 def _sums(shape: tuple[int, ...], dtype: torch.dtype) -> Any:
     x, order, begin = meta(*shape, dtype=dtype), _index(shape[0]), _index(shape[0] + 1)
-    return launch.sum_rows(torch.empty_like(x), x, meta(), order, begin, 0)
+    return other_launch.sum_rows(torch.empty_like(x), x, meta(), order, begin, 0)
 
 
 def _loss(
