@@ -13,7 +13,7 @@ from torch import Tensor
 import mmix_fast
 
 from ..problem import OURS, Implementation, Problem, compiled
-from ..problems import cross_entropy, cutmix, losses, mix
+from ..problems import binary_cross_entropy, cross_entropy, cutmix, losses, mix
 from ..problems.common import MIX_TOLERANCES, Loss, eager_mix, make_inputs, two_terms
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -137,6 +137,13 @@ def other_loss(
     return kept(problem, op, passes * z.nbytes, LOSS_BASELINES[:2])
 
 
+def binary_loss(
+    op: str, kind: Callable[..., Problem], shape: Shape, dtype: torch.dtype, device: str
+) -> Problem:
+    problem = kind(shape, dtype, device, compiling=False)
+    return kept(problem, op, problem.moved, ("dense targets",))
+
+
 soft_targets = partial(losses.probabilities, compiling=False)
 segmentation = partial(losses.two_terms_problem, "segmentation", goal=1.0, compiling=False)
 MIXED = (
@@ -163,6 +170,7 @@ LOSSES = (
 COMPILED = (((64, 8192), F32), ((16384, 768), BF16), ((64, 1000), F32), ((8192, 32000), BF16))
 UPSTREAM = (((256, 1000), F32), ((8192, 1000), F32), ((8192, 32000), BF16))
 SOFT = (((256, 1000), F32), ((8192, 1000), F32), ((1024, 21841), F32))
+BINARY = (((256, 1000), F32), ((8192, 1000), F32), ((8192, 1000), BF16), ((1024, 21841), F32))
 
 
 def tiny(shape: Shape) -> Shape:
@@ -195,6 +203,13 @@ def all_cases(dry: bool, compiler: bool) -> Iterator[Case]:
         make = partial(loss, small(size[0]), size[1], compiling=compiling(size))
         yield Case(make, LOSS_SHARE)
     yield Case(partial(loss, small((8192, 32000)), BF16, inplace=True), LOSS_SHARE)
+    binary = (
+        ("BCE, labels", binary_cross_entropy.labels),
+        ("BCE, multi-hot", binary_cross_entropy.multi_hot),
+    )
+    for op, kind in binary:
+        for shape, dtype in BINARY:
+            yield Case(partial(binary_loss, op, kind, small(shape), dtype), LOSS_SHARE)
     for shape, dtype in UPSTREAM:
         yield Case(partial(forward, small(shape), dtype), 0.0)
     # The forward has computed the gradient for an upstream of 1: here it is scaled, so no share.

@@ -17,7 +17,7 @@ from .measure import BACKENDS, PARTS
 # The terminal's table has 100 columns.
 SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 SHORT |= {"timm in place": "timm", "two terms": "eager", "soft targets": "eager"}
-SHORT |= {"original": "eager", "Liger-Kernel": "Liger"}
+SHORT |= {"original": "eager", "dense targets": "eager", "Liger-Kernel": "Liger"}
 TITLE = 40  # of a problem that could not be made: so much of it is shown
 INTRO = """# {gpu}
 

@@ -37,27 +37,40 @@ def dense(z: Tensor, q: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
 
 
 def labels(
-    shape: tuple[int, ...], dtype: torch.dtype, device: str, inplace: bool = False
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+    inplace: bool = False,
+    compiling: bool = True,
 ) -> Problem:
     z, *rest = make_inputs(shape, dtype, device)
     ours = partial(mixed_binary_cross_entropy, label_smoothing=SMOOTHING, inplace_backward=inplace)
     op = "BCE, labels, in place" if inplace else "BCE, labels"
     goal = 8.0 if inplace else 5.0
-    return _problem(op, z, tuple(rest), ours, dense_labels, goal, 2 * z.nbytes)
+    return _problem(op, z, tuple(rest), ours, dense_labels, goal, 2 * z.nbytes, compiling)
 
 
-def multi_hot(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Problem:
+def multi_hot(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, compiling: bool = True
+) -> Problem:
     z, _, perm, lam = make_inputs(shape, dtype, device)
     hot = (torch.rand(shape, device=device) < POSITIVES).to(torch.uint8)
     moved = 2 * z.nbytes + 2 * hot.nbytes
     ours = mixed_binary_cross_entropy
-    return _problem("BCE, multi-hot", z, (hot, perm, lam), ours, dense, 4.0, moved)
+    return _problem("BCE, multi-hot", z, (hot, perm, lam), ours, dense, 4.0, moved, compiling)
 
 
 def _problem(
-    op: str, z: Tensor, args: tuple[Tensor, ...], ours: Loss, eager: Loss, goal: float, moved: int
+    op: str,
+    z: Tensor,
+    args: tuple[Tensor, ...],
+    ours: Loss,
+    eager: Loss,
+    goal: float,
+    moved: int,
+    compiling: bool,
 ) -> Problem:
-    compiling = z.shape[1] != IMAGENET_21K[1]  # there an eager call takes seconds
+    compiling = compiling and z.shape[1] != IMAGENET_21K[1]  # there an eager call takes seconds
     baselines = {"dense targets": (eager, goal)}
     return loss_problem(op, z, args, ours, baselines, compiling, moved, binary=True)
 

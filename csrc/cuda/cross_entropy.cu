@@ -4,92 +4,22 @@
 //   rows, tiles or maps  these divisors if there are few rows; statistics, losses, their sum; the
 //                        gradient if it is wanted
 #include "cuda/cross_entropy_plan.h"
-#include "cuda/launch.h"
-#include "cuda/tickets.h"
-#include "loss_args.h"
-#include "row_layout.h"
-#include "shapes.h"
-#include "smoothing.h"
-#include <tuple>
+#include "cuda/loss_launch.h"
 
 namespace mmix {
 namespace {
 
-RowLayout row_layout(const Tensor &t) {
-  const ClassRows rows(t);
-  STD_TORCH_CHECK(rows.dims.size() <= RowLayout::kMaxDims, "logits have too many dimensions");
-  RowLayout at{};
-  at.class_stride = rows.class_stride;
-  for (const Dim &d : rows.dims) {
-    at.size[at.dims] = divisor(d.size);
-    at.stride[at.dims++] = d.stride;
-  }
-  if (at.dims == 0) { // one row
-    at.dims = 1;
-    at.stride[0] = t.size(1);
-  }
-  return at;
-}
-
-Values values(const Tensor &t, const RowLayout &at) {
-  return {input<char>(t), dtype_of(t.scalar_type()), at};
-}
-
 LossProblem problem_of(const LossArgs &args) {
-  LossProblem a{};
-  const Tensor &z = args.logits;
-  STD_TORCH_CHECK(z.size(1) <= INT32_MAX / 2, "logits have too many classes");
-  a.batch = z.size(0);
-  a.inner = positions(z);
-  a.by_inner = divisor(a.inner);
-  a.rows = a.batch * a.inner;
-  a.classes = static_cast<int>(z.size(1));
+  LossProblem a = loss_problem(args, Smoothing(args.label_smoothing, args.logits.size(1)));
   a.ignore_index = args.ignore_index;
-  const Smoothing smoothing(args.label_smoothing, a.classes);
-  a.keep = smoothing.keep;
-  a.base = smoothing.base;
   a.z_loss = args.z_loss;
   a.softcap = args.softcap;
   a.inverse_softcap = args.softcap == 0 ? 0 : 1 / args.softcap;
-  a.logits = input<char>(z);
-  a.logits_at = row_layout(z);
-  a.gradient_at = a.logits_at;
-  if (args.perm) a.perm = input<int64_t>(*args.perm);
   a.constant_scale = 1;
-  if (are_labels(args.target)) {
-    a.labels = input<int64_t>(args.target);
-    if (args.target_b) a.labels_b = input<int64_t>(*args.target_b);
-  } else {
-    const Tensor &b = args.target_b ? *args.target_b : args.target;
-    a.terms[kTarget] = values(args.target, row_layout(args.target));
-    a.terms[kTargetB] = values(b, row_layout(b));
-    if (args.is_mean()) a.constant_scale = 1.0 / static_cast<double>(a.rows);
-  }
-  if (args.weight) { // the same for every row
-    RowLayout at{};
-    at.class_stride = at.dims = 1;
-    a.terms[kWeight] = values(*args.weight, at);
-  }
+  if (!a.labels && args.is_mean()) a.constant_scale = 1.0 / static_cast<double>(a.rows);
   a.dense = !a.labels || (args.weight && args.label_smoothing != 0);
-  a.lam = input<char>(args.lam);
-  a.lam_stride = args.lam.dim() == 1 ? args.lam.stride(0) : 0;
-  a.lam_per_sample = args.lam.dim() == 1;
   return a;
 }
-
-// Device memory of a launch: `numbers`, and the counter of its blocks if it has no ticket.
-struct Workspace {
-  Workspace(const OnDevice &device, const Tensor &like, int64_t numbers)
-      : tensor(torch::stable::new_empty(like, {numbers + 1}, ScalarType::Double)),
-        at(output<double>(tensor)), last{ticket_of(device), nullptr} {
-    if (last.ticket >= 0) return;
-    torch::stable::zero_(tensor);
-    last.finished = reinterpret_cast<unsigned *>(at + numbers);
-  }
-  Tensor tensor;
-  double *at;
-  LastBlock last;
-};
 
 // Sums the divisors in a launch of its own.
 template <class Real> Workspace divisors(const OnDevice &device, LossProblem &a, const Tensor &z) {

@@ -54,21 +54,25 @@ inline bool aligned_alike(const LossProblem &a, int64_t element) {
   return true;
 }
 
+inline bool aligned_to(const void *p, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(p) % bytes == 0;
+}
+
+// Whether kPixels neighbouring rows of a tensor, from a multiple of kPixels on, are moved at once.
+inline bool pixels_near(const void *p, const RowLayout &at, int64_t element) {
+  if (at.stride[0] != 1 || at.size[0].n % kPixels != 0) return false;
+  for (int d = 1; d < at.dims; ++d)
+    if (at.stride[d] % kPixels != 0) return false;
+  return at.class_stride % kPixels == 0 && aligned_to(p, kPixels * element);
+}
+
 // Whether kPixels neighbouring rows of the logits, of the gradient and of the labels, from a
 // multiple of kPixels on, belong to one sample and are moved at once.
 inline bool map_like(const LossProblem &a, int64_t element) {
   if (!a.labels || a.inner % kPixels != 0) return false;
-  const auto aligned = [](const void *p, int64_t bytes) {
-    return reinterpret_cast<uintptr_t>(p) % bytes == 0;
-  };
-  const auto near = [&](const void *p, const RowLayout &at) {
-    if (at.stride[0] != 1 || at.size[0].n % kPixels != 0) return false;
-    for (int d = 1; d < at.dims; ++d)
-      if (at.stride[d] % kPixels != 0) return false;
-    return at.class_stride % kPixels == 0 && aligned(p, kPixels * element);
-  };
-  return near(a.logits, a.logits_at) && (!a.gradient || near(a.gradient, a.gradient_at)) &&
-         aligned(a.labels, 16) && (!a.labels_b || aligned(a.labels_b, 16));
+  return pixels_near(a.logits, a.logits_at, element) &&
+         (!a.gradient || pixels_near(a.gradient, a.gradient_at, element)) &&
+         aligned_to(a.labels, 16) && (!a.labels_b || aligned_to(a.labels_b, 16));
 }
 
 // What the logits and the options ask of a kernel.

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.cuda_emulation import (
+    binary_cross_entropy_checks,
     cross_entropy_checks,
     emulation,
     mixing_checks,
@@ -14,7 +15,8 @@ from tests.cuda_emulation import (
 from tests.support.cases import DTYPES
 
 KERNELS = emulation.ROOT / "csrc/cuda/kernels"
-CHECKS = (mixing_checks, cross_entropy_checks, sampling_checks)  # run_all(emulator, dtype) -> bool
+# Each has run_all(emulator, dtype) -> bool.
+CHECKS = (mixing_checks, cross_entropy_checks, binary_cross_entropy_checks, sampling_checks)
 
 
 def declared():
@@ -54,7 +56,11 @@ def barriers():
 @pytest.mark.parametrize("file, line", list(barriers()))
 def test_without_a_barrier_something_goes_wrong(file, line):
     emulator = emulation.load()
-    of_files = {"cross": cross_entropy_checks, "sample": sampling_checks}
+    of_files = {
+        "binary": binary_cross_entropy_checks,
+        "cross": cross_entropy_checks,
+        "sample": sampling_checks,
+    }
     module = of_files.get(file.removesuffix(".cuh").split("_")[0], mixing_checks)
     emulator.disable_barrier(file, line)
     try:

@@ -6,6 +6,8 @@ Only the pages of the rows themselves take memory.
 import pytest
 import torch
 
+from tests.cuda_emulation.binary_cross_entropy_checks import arguments as binary_arguments
+from tests.cuda_emulation.binary_cross_entropy_checks import truth as binary_truth
 from tests.cuda_emulation.cross_entropy_checks import close, loss_of
 from tests.cuda_emulation.cross_entropy_checks import truth as loss_truth
 from tests.cuda_emulation.mixing_checks import H100, OPS, same, truth
@@ -54,4 +56,20 @@ def test_loss(emulator, classes):
     want, want_gradient = loss_truth(rows, y, PERM, LAM, upstream)
     assert close(loss, want, TOLERANCE[torch.float32])
     OPS.cross_entropy_backward_(upstream, stats, z, *args)
+    assert close(z, want_gradient, TOLERANCE[torch.bfloat16])
+
+
+@pytest.mark.parametrize("classes", [8, 13])
+def test_binary_loss(emulator, classes):
+    rows, z = far_apart(classes)
+    y, upstream = torch.tensor([1, 7, 3]), torch.ones(())
+    _, t = far_apart(classes)  # random targets
+    for target in (y, t):
+        args = binary_arguments(target, PERM, LAM, label_smoothing=0.1)
+        loss, _ = OPS.binary_cross_entropy(z, *args, None)
+        want, want_gradient = binary_truth(
+            rows, target.clone(), PERM, LAM, upstream, label_smoothing=0.1
+        )
+        assert close(loss, want, TOLERANCE[torch.float32])
+    OPS.binary_cross_entropy_backward_(upstream, z, *args)
     assert close(z, want_gradient, TOLERANCE[torch.bfloat16])

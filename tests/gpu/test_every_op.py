@@ -170,9 +170,9 @@ LOSSES = {
 }
 
 
-def loss_and_gradient(z, y, perm, lam, upstream, **options):
+def loss_and_gradient(z, y, perm, lam, upstream, of=m.mixed_cross_entropy, **options):
     z = z.requires_grad_()
-    loss = m.mixed_cross_entropy(z, y, perm, lam, **options)
+    loss = of(z, y, perm, lam, **options)
     (gradient,) = torch.autograd.grad(loss, z, torch.full_like(loss, upstream))
     return loss.detach(), gradient
 
@@ -194,6 +194,45 @@ def test_the_loss_and_its_gradient(case, dtype, kind):
 
         def both(z, lam=lam, upstream=upstream):
             return loss_and_gradient(z, target, perm, lam, upstream, weight=weight, **options)
+
+        (loss, gradient), (wanted, expected) = both(z.clone()), with_reference(both, z)
+        same(loss, wanted, 1e-4)
+        same(gradient, expected, TOLERANCE[dtype])
+
+
+# name -> (shape of the logits, options)
+BINARY_LOSSES = {
+    "10 classes": ((MANY, 10), {}),
+    "1,000 classes": ((16, 1000), {"reduction": "batchmean"}),
+    "unaligned": ((16, 1001), {}),
+    "long rows": ((5, 21841), {}),
+    "segmentation": ((3, 21, 9, 8), {}),
+    "odd maps": ((3, 21, 9, 7), {}),
+    "elements": ((16, 100), {"reduction": "none"}),
+    "every option": ((16, 100), {"label_smoothing": 0.1, "target_threshold": 0.5}),
+    "in place": ((16, 100), {"inplace_backward": True}),
+}
+
+
+@pytest.mark.parametrize("case", BINARY_LOSSES)
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize("kind", ["labels", "bytes", "probabilities"])
+def test_the_binary_loss_and_its_gradient(case, dtype, kind):
+    shape, options = BINARY_LOSSES[case]
+    z, perm = torch.randn(shape).to(dtype), torch.randperm(shape[0])
+    target = {
+        "labels": lambda: torch.randint(0, shape[1], (shape[0], *shape[2:])),
+        "bytes": lambda: torch.randint(0, 2, shape, dtype=torch.uint8),
+        "probabilities": lambda: torch.rand(shape),
+    }[kind]()
+    if case == "every option":
+        options = {**options, "weight": torch.rand(100), "pos_weight": 3 * torch.rand(100)}
+    for lam, upstream in ((0.3, 1.0), (torch.rand(shape[0]), 0.25)):
+
+        def both(z, lam=lam, upstream=upstream):
+            return loss_and_gradient(
+                z, target, perm, lam, upstream, m.mixed_binary_cross_entropy, **options
+            )
 
         (loss, gradient), (wanted, expected) = both(z.clone()), with_reference(both, z)
         same(loss, wanted, 1e-4)
@@ -237,6 +276,8 @@ def test_bad_values_poison_their_rows_alone():
     straight = torch.arange(64)
     rows = m.mixed_cross_entropy(torch.randn(64, 10), y, straight, 0.3, reduction="none")
     assert rows.isnan().nonzero().flatten().tolist() == [5]
+    each = m.mixed_binary_cross_entropy(torch.randn(64, 10), y, straight, 0.3, reduction="none")
+    assert each.isnan().all(1).nonzero().flatten().tolist() == [5] and not each[:5].isnan().any()
     soft = m.mix_targets(y, straight, 0.3, num_classes=10)
     assert soft.isnan().all(1).nonzero().flatten().tolist() == [5]
     assert not soft[:5].isnan().any()

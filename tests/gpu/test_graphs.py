@@ -148,6 +148,8 @@ OTHER_OPS = {
     "cutmix_, boxes": lambda d: m.cutmix_(d.x, d.perm, d.boxes, lam=0.3),
     "mix_targets": lambda d: m.mix_targets(d.t, d.perm, 0.3),
     "float targets": lambda d: m.mixed_cross_entropy(d.z, d.t, d.perm, 0.3).backward(),
+    "binary loss": lambda d: m.mixed_binary_cross_entropy(d.z, d.y, d.perm, 0.3).backward(),
+    "multi-hot": lambda d: m.mixed_binary_cross_entropy(d.z, d.t, d.perm, 0.3).backward(),
     "upstream": lambda d: (0.25 * m.mixed_cross_entropy(d.z, d.y, d.perm, 0.3)).backward(),
     "accuracy": lambda d: m.sample_mix(64, 0.4, per_sample=True).accuracy(d.z, d.y),
     **{

@@ -16,6 +16,8 @@ from tests.machine_code.reading import Kernel, accesses_of, find_tool, run_tool
 from tests.support.cases import ROOT
 
 ARCHITECTURES = ("80", "90", "100")
+# The binary cross-entropy with labels alone, and the elements of a vector.
+LEAN_BINARY = re.compile(r"binary_cross_entropy_tiles<\w+, false, (\d), false>")
 
 
 def missing() -> str:
@@ -70,6 +72,9 @@ def inspect(source: Path, architecture: str, folder: Path) -> list[Kernel]:
                 inner = loops.innermost_loops(part)
                 kernel.of_vector = loops.of_vector(inner)
                 kernel.loads = loops.reading(inner)[1] if kernel.of_vector else 0
+            elif lean := LEAN_BINARY.match(kernel.name):
+                kernel.of_vector = loops.of_arithmetic(part, int(lean.group(1)))
+                kernel.loads = 4  # BinaryTile::kDepth
     return list(kernels.values())
 
 

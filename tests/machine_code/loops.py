@@ -60,6 +60,23 @@ def of_vector(loops: list[Loop]) -> float | None:
     return cost if best.loads else cost + reading(loops)[0]
 
 
+def of_arithmetic(sass: str, exponentials: int) -> int | None:
+    """Instructions of the shortest straight code with as many exponentials: of a vector's elements.
+
+    For a loss without sums over rows, whose loop over pieces is not innermost.
+    """
+    blocks: list[list[str]] = [[]]
+    for line in sass.splitlines():
+        if re.match(r"\.L_x_\d+:", line):
+            blocks.append([])
+        elif instruction := re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*?);", line):
+            blocks[-1].append(instruction.group(1))
+            if re.search(r"\b(BRA|EXIT)\b", instruction.group(1)):
+                blocks.append([])
+    count = lambda block: sum("MUFU.EX2" in text for text in block)  # noqa: E731
+    return min((len(b) for b in blocks if count(b) == exponentials), default=None)
+
+
 def reading(loops: list[Loop]) -> tuple[float, int]:
     """Of the loop that reads: instructions for each vector mixed; loads in flight to registers."""
     copying = [(loop.instructions / loop.copies, 0) for loop in loops if loop.copies]

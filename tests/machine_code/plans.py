@@ -38,7 +38,7 @@ DEVICES = {
     "B200": Device("100", 148, 227 * 1024),
     "RTX 5090": Device("120", 170, 99 * 1024, threads=1536, blocks=24),
 }
-OPS = ("mix_", "mix", "mix_batch_", "loss")
+OPS = ("mix_", "mix", "mix_batch_", "loss", "binary loss")
 SHAPES = (
     ((64, 8192), torch.float32),
     ((256, 1000), torch.float32),
@@ -74,6 +74,9 @@ def _call(op: str, x: torch.Tensor) -> Callable[[], object]:
         "loss": lambda: ops.cross_entropy(
             x, y, perm, None, lam, None, -100, "mean", 0.0, 0.0, 0.0, 1.0
         ),
+        "binary loss": lambda: ops.binary_cross_entropy(
+            x, y, perm, None, lam, None, None, "mean", 0.0, None, 1.0
+        ),
     }
     return calls[op]
 
@@ -98,7 +101,8 @@ def make(name: str, kernels: list[Kernel]) -> list[Plan]:
                 in_flight = None
                 if kernel.of_vector is not None:  # a slab's copies wait in shared memory
                     of_block = 16 * kernel.loads * first.threads or first.shared
-                    share = (1 + bool(kernel.loads)) * x.nbytes // device.multiprocessors
+                    partners = bool(kernel.loads) and op != "binary loss"
+                    share = (1 + partners) * x.nbytes // device.multiprocessors
                     in_flight = min(resident * of_block, share)
                 plans.append(
                     Plan(

@@ -29,7 +29,8 @@ class Kernel:
     shared: int = 0  # bytes of static shared memory
     accesses: dict[str, int] = field(default_factory=dict)  # "load 128" -> instructions
     # Of a mixing kernel: instructions for each 16 bytes that it writes; 16-byte loads of a thread
-    # that are in flight to registers (0: they go to shared memory).
+    # that are in flight to registers (0: they go to shared memory). Of the binary cross-entropy:
+    # instructions of the arithmetic alone, if there are only labels.
     of_vector: float | None = None
     loads: int = 0
 

@@ -1,6 +1,7 @@
 """The tables of `python -m benchmarks sass`: what the kernels are compiled to, and the plans.
 
-instr: instructions for each 16 bytes that a mixing kernel writes (see loops.py).
+instr: instructions for each 16 bytes that a mixing kernel writes, or for the arithmetic of 16 bytes
+of the binary cross-entropy (see loops.py).
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ def main() -> None:
             f"{k.name:<52}{k.architecture:<8}{k.threads:>7}{k.registers:>6}{k.spilled:>7}"
             f"{k.stack:>7}{k.occupancy:>6.0%}{instructions:>7}  {widths}"
         )
-    print("\nin flight: KiB that a multiprocessor asks for at a time, mixing kernels only")
+    print("\nin flight: KiB that a multiprocessor asks for at a time, where instr is known")
     heads = f"{'launches':>9}{'blocks':>8}{'threads':>9}{'resident':>10}{'in flight':>11}"
-    print(f"{'device':<10}{'op':<12}{'shape':<15}{'dtype':<10}{heads}  kernel")
+    print(f"{'device':<10}{'op':<13}{'shape':<15}{'dtype':<10}{heads}  kernel")
     for name in plans.DEVICES:
         for p in plans.make(name, compiled):
             flight = "" if p.in_flight is None else f"{p.in_flight / 1024:.0f}"
             shape, dtype = "x".join(map(str, p.shape)), str(p.dtype).removeprefix("torch.")
             print(
-                f"{name:<10}{p.op:<12}{shape:<15}{dtype:<10}{p.launches:>9}{p.blocks:>8}"
+                f"{name:<10}{p.op:<13}{shape:<15}{dtype:<10}{p.launches:>9}{p.blocks:>8}"
                 f"{p.threads:>9}{p.resident:>10}{flight:>11}  {p.kernel}"
             )

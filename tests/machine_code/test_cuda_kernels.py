@@ -17,23 +17,28 @@ WIDE_LOADS = (
     "cross_entropy_rows",
     "cross_entropy_tiles",
     "cross_entropy_maps",
+    "binary_cross_entropy_tiles",
 )
 WIDE_STORES = (*WIDE_LOADS, "mix_slab_aligned", "mix_targets")  # its loads are asynchronous copies
 # Classes whose stride is not 1; rows that are not made of aligned vectors.
 SCALAR = (
     r"(cross_entropy_rows|mix_gather|mix_gather_in_place|mix_other|sum_rows|cutmix)<[\w ]+, false"
+    r"|binary_cross_entropy_tiles<\w+, \w+, 1,"
 )
 # 512 threads with 4 to 8 loads of 16 bytes each, or 16 of an element, keep 16 to 64 KB of an SM in
 # flight; mix_other has 768, of elements 512. In the loss of maps each thread has more: one load for
 # each of its classes.
 FEW_THREADS = ("mix_gather", "mix_other", "cutmix", "cross_entropy_maps")
 # Instructions for each vector of aligned rows: 8 to 12 an element of 4 bytes, 8 to 9.5 one of 2.
-# The arithmetic alone takes 3 and 5.5: each product and sum is rounded for itself.
+# The arithmetic alone takes 3 and 5.5: each product and sum is rounded for itself. Of the binary
+# cross-entropy, the arithmetic alone.
 INSTRUCTIONS = {
     r"mix_slab_aligned<float": 4 * 8,
     r"mix_slab_aligned<__": 8 * 8,
     r"mix_(gather|gather_in_place|other)<float, true": 4 * 12,
     r"mix_(gather|gather_in_place|other)<__\w+, true": 8 * 9.5,
+    r"binary_cross_entropy_tiles<float, false, 4, false": 4 * 17,
+    r"binary_cross_entropy_tiles<__\w+, false, 8, false": 8 * 17,
     r"cutmix<unsigned char, true": 16 * 3,  # without arithmetic
 }
 DTYPES = 4  # that a float target or a class weight may have
@@ -95,3 +100,7 @@ def test_instructions_of_the_usual_loops():
     assert [loop.instructions for loop in found] == [4, 3, 11]
     assert loops.of_vector(found) == 2 + 3
     assert loops.of_vector(loops.innermost_loops(sass(start))) is None
+    exp, skip = "MUFU.EX2 R1, R2", "@P0 BRA `(.L_x_8)"
+    short = (".L_x_7", [exp, "FADD R1, R1, 1", exp, skip, exp, exp, "NOP", "NOP"])
+    assert loops.of_arithmetic(sass(short, (".L_x_8", [exp])), 2) == 4
+    assert loops.of_arithmetic(sass(short), 3) is None

@@ -10,7 +10,7 @@ constexpr int kTickets = 4; // so that a test uses them up
 #else
 constexpr int kTickets = 16384;
 #endif
-__device__ unsigned finished_blocks[kTickets]; // 0 when the code is loaded
+static __device__ unsigned finished_blocks[kTickets]; // 0 when the code is loaded
 
 // The counter of a launch: that of its ticket or, if that is negative, `finished`. Launches that
 // may run at the same time have different ones (see tickets.h).
