@@ -79,7 +79,7 @@ def _fake_binary_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tens
     reduction, upstream = args[6], args[-1]
     acc = compute_dtype(logits.dtype)
     every = reduction == "none"
-    loss = logits.new_empty(logits.shape if every else (), dtype=acc)
+    loss = torch.empty_like(logits, dtype=acc) if every else logits.new_empty((), dtype=acc)
     return loss, logits.new_empty(0) if upstream is None else torch.empty_like(logits)
 
 

@@ -2,6 +2,7 @@
 // The backward computes it again from the logits alone.
 #include "cpu/binary_across.h"
 #include "cpu/binary_along.h"
+#include "empty_like.h"
 #include <limits>
 #include <torch/csrc/stable/library.h>
 
@@ -39,9 +40,8 @@ std::tuple<Tensor, Tensor> binary_cross_entropy(MMIX_BINARY_LOSS_PARAMETERS,
     using A = decltype(zero);
     BinaryRows<A> rows(args);
     const bool every = args.is_per_element();
-    const auto sizes = logits.sizes();
-    const std::vector<int64_t> shape(sizes.begin(), every ? sizes.end() : sizes.begin());
-    Tensor loss = fresh(shape, arithmetic_of(logits.scalar_type()));
+    Tensor loss = every ? empty_like(logits, arithmetic_of(logits.scalar_type()))
+                        : fresh({}, arithmetic_of(logits.scalar_type()));
     Tensor gradient = upstream ? fresh_like(logits) : fresh({0}, logits.scalar_type());
     std::optional<GradientRows> out;
     if (every) {
