@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mmix_fast
-from tests.support.readme import loop
+from tests.support.readme import BLOCKS, loop
 
 
 def test_plain_loop():
@@ -18,9 +18,32 @@ def test_plain_loop():
 
 def test_timm_loop():
     pytest.importorskip("numpy")
-    names, code, _ = loop("integrations.timm", 3)
+    names, code, _ = loop("SoftTargetCrossEntropy", 3)
     exec(code, names)
     assert names["loss"].isfinite() and names["y"].shape == (6, 10)
+
+
+def test_other_losses_and_batches():
+    pytest.importorskip("numpy")
+    (code,) = [block for block in BLOCKS if "mixed_binary_cross_entropy" in block]
+    x, images = torch.rand(6, 3, 8, 8), torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    names = {
+        "mmix_fast": mmix_fast,
+        "x": x,
+        "y": torch.randint(0, 10, (6,)),
+        "logits": torch.randn(6, 10),
+        "multi_hot": torch.rand(6, 10) < 0.3,
+        "unlabelled": torch.rand(6, 3, 8, 8),
+        "perm": torch.randperm(6),
+        "lam": torch.tensor(0.3),
+        "images": images.clone(),
+        "masks": torch.randint(0, 5, (6, 8, 8)),
+    }
+    exec(code, names)
+    assert names["loss"].isfinite() and names["h"].shape == x.shape
+    assert isinstance(names["target"], mmix_fast.MixedTarget)
+    perm = names["perm"]
+    assert torch.equal(names["images"][..., 2:6, 0:4], images[perm][..., 2:6, 0:4])
 
 
 def test_inplace_backward_says_what_reading_the_logits_gives():
