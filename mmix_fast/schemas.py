@@ -60,7 +60,7 @@ SCHEMAS = (
     "cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
     f"{_LOSS}) -> ()",
     # As the four ops above. No row depends on a sum over it, so there are no stats. With reduction
-    # "none", loss and grad have the logits' shape. grad may have any strides.
+    # "none", loss and grad have the logits' shape, and upstream is None. grad may have any strides.
     f"binary_cross_entropy(Tensor logits, {_BINARY_LOSS}, float? upstream) "
     "-> (Tensor loss, Tensor gradient)",
     f"binary_cross_entropy_backward(Tensor grad, Tensor logits, {_BINARY_LOSS}) -> Tensor",

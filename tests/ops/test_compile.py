@@ -70,6 +70,22 @@ def test_opcheck():
     torch.library.opcheck(op.cross_entropy_rescale_.default, (gradient, up, stats, x, *tail))
 
 
+@pytest.mark.parametrize("reduction", ["batchmean", "none"])
+def test_opcheck_of_the_binary_cross_entropy(reduction):
+    op = torch.ops.mmix_fast
+    images = torch.randn(3, 4, 2, 2).contiguous(memory_format=torch.channels_last)
+    for x in (torch.randn(3, 4), images):
+        t, w = (torch.rand(x.shape) < 0.5).to(torch.uint8), torch.rand(4)
+        tail = (t, PERM, None, torch.tensor(0.3), w, None, reduction, 0.1, 0.4)
+        for upstream in (None, 1.0) if reduction != "none" else (None,):
+            torch.library.opcheck(op.binary_cross_entropy.default, (x, *tail, upstream))
+        up = torch.rand_like(x) if reduction == "none" else torch.tensor(2.0)
+        torch.library.opcheck(op.binary_cross_entropy_backward.default, (up, x, *tail))
+        torch.library.opcheck(op.binary_cross_entropy_backward_.default, (up, x.clone(), *tail))
+        rescaled = torch.zeros_like(x), up, x, *tail
+        torch.library.opcheck(op.binary_cross_entropy_rescale_.default, rescaled)
+
+
 def test_mix_batch_and_targets_compile():
     torch._dynamo.reset()
     y = torch.tensor([0, 1, 1])

@@ -57,6 +57,20 @@ KINDS = {
         d["z"], d["t"], d["perm"], d["lam"], **kw
     ),
 }
+BINARY_KINDS = {
+    "binary labels": lambda d, **kw: m.mixed_binary_cross_entropy(
+        d["z"], d["y"], d["perm"], d["number"], weight=d["w"], label_smoothing=0.1, **kw
+    ),
+    "binary, multi-hot": lambda d, **kw: m.mixed_binary_cross_entropy(
+        d["z"] * 1, d["t"] > 0.5, None, d["lams"], target_b=d["t"], **kw
+    ),
+}
+BINARY_OPTIONS = (
+    {"reduction": "batchmean"},
+    {"reduction": "none"},
+    {"target_threshold": 0.4},
+    {"inplace_backward": True},
+)
 OPTIONS = (
     {"reduction": "sum"},
     {"reduction": "none"},
@@ -87,22 +101,27 @@ def test_graphs_of_every_op_except_the_loss(name):
 
 
 @pytest.mark.parametrize("inner", [(), (2, 3)], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *BINARY_KINDS])
 def test_graphs_of_the_loss(kind, inner):
-    assert graphs(KINDS[kind], inner=inner) <= 2
-    assert graphs(KINDS[kind], inner=inner, dynamic=True) <= 2
+    call = {**KINDS, **BINARY_KINDS}[kind]
+    assert graphs(call, inner=inner) <= 2
+    assert graphs(call, inner=inner, dynamic=True) <= 2
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_graphs_of_the_loss_with_options(options):
-    for kind in KINDS.values():
+@pytest.mark.parametrize(
+    ("kinds", "options"),
+    [*((KINDS, each) for each in OPTIONS), *((BINARY_KINDS, each) for each in BINARY_OPTIONS)],
+    ids=lambda value: str(value) if "labels" not in value else "",
+)
+def test_graphs_of_the_loss_with_options(kinds, options):
+    for kind in kinds.values():
         assert graphs(lambda d, kind=kind: kind(d, **options)) <= 2
 
 
 def test_graphs_of_a_step_with_inductor():
     def step(d):
         h = m.mix_(d["z"] * 1, d["perm"], d["number"])
-        return sum(kind({**d, "z": h}) for kind in KINDS.values())
+        return sum(kind({**d, "z": h}) for kind in (*KINDS.values(), *BINARY_KINDS.values()))
 
     assert graphs(step, "inductor", sizes=(8, 5, 6)) <= 2
 
