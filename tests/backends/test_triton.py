@@ -28,8 +28,8 @@ SHARED = sorted(
 # Left out: these two grids take ten minutes. FOLDER has the same cases in fewer dtypes.
 GRIDS = "test_bits_in_every_layout or test_parity_grid"
 LONG = (
-    "gradcheck or test_every_option_at_once or test_any_dtype or test_arguments.py or test_lam.py or "
-    "test_mixed_target.py or test_cutmix_bytes.py or test_layouts or test_threshold_target_b"
+    "gradcheck or test_every_option_at_once or test_any_dtype or test_arguments.py or test_lam.py "
+    "or test_mixed_target.py or test_cutmix_bytes.py or test_layouts or test_threshold_target_b"
 )
 
 
