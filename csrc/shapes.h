@@ -35,4 +35,11 @@ inline int64_t positions(const torch::stable::Tensor &t) {
   return count;
 }
 
+// Whether all elements of t are one element in memory, as in the gradient of a sum.
+inline bool is_expanded(const torch::stable::Tensor &t) {
+  for (int64_t d = 0; d < t.dim(); ++d)
+    if (t.size(d) > 1 && t.stride(d) != 0) return false;
+  return t.numel() > 0;
+}
+
 } // namespace mmix

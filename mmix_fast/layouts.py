@@ -23,7 +23,7 @@ def by_stride(dims: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]
 
 
 def dims_of(x: Tensor, without: int | None = None) -> list[tuple[int, int, int]]:
-    """(stride, size, number) of x's dimensions, but for one."""
+    """(stride, size, number) of x's dimensions, except one."""
     return [(x.stride(d), x.shape[d], d) for d in range(x.ndim) if d != without]
 
 

@@ -3,6 +3,7 @@
 #pragma once
 #include "cpu/binary_rows.h"
 #include "cpu/loss_worker.h"
+#include <limits>
 
 namespace mmix {
 

@@ -3,7 +3,6 @@
 #include "cpu/binary_across.h"
 #include "cpu/binary_along.h"
 #include "empty_like.h"
-#include <limits>
 #include <torch/csrc/stable/library.h>
 
 namespace mmix {
@@ -57,13 +56,6 @@ std::tuple<Tensor, Tensor> binary_cross_entropy(MMIX_BINARY_LOSS_PARAMETERS,
     if (!every) *static_cast<A *>(loss.mutable_data_ptr()) = static_cast<A>(total / args.divisor());
     return std::tuple(loss, gradient);
   });
-}
-
-// Whether all elements of t are one element in memory, as in the gradient of a sum.
-bool is_expanded(const Tensor &t) {
-  for (int64_t d = 0; d < t.dim(); ++d)
-    if (t.size(d) > 1 && t.stride(d) != 0) return false;
-  return t.numel() > 0;
 }
 
 // `unit`: out already holds the gradient for an upstream gradient of 1.

@@ -29,7 +29,7 @@ template <class A> struct BinaryRows : PairedRows {
     const BinaryBlend<A> b = blend(s);
     const A off = b.base, on = static_cast<A>(smoothing.hot);
     const auto mixed = [&](A q, A q_b) { // as binary_targets does it
-      const A t = b.other == 0 ? b.own * q : b.own == 0 ? b.other * q_b : b.own * q + b.other * q_b;
+      const A t = Blend<A>{b.own, b.other}(q, q_b);
       return !b.has_threshold || t != t ? t : t > b.threshold ? A(1) : A(0);
     };
     return {mixed(off, off), mixed(on, off), mixed(off, on), mixed(on, on)};

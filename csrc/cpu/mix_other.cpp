@@ -38,10 +38,10 @@ Place place_of(const SampleLayout &l, int64_t run) {
 
 // body(row, place, columns) for the pieces of all rows, split among threads. `row_stride`: of the
 // rows in memory. Where the runs of a row are nearer to each other than the rows are, rows come
-// one after the other, else runs do.
+// one after the other, else runs do. `stream`: the bodies store past the caches.
 template <class Body>
 void each_piece(const SampleLayout &l, int64_t rows, int64_t row_stride, int64_t elem,
-                int64_t widest, const Body &body) {
+                int64_t widest, bool stream, const Body &body) {
   const bool by_rows = l.dims.empty() || row_stride >= l.dims.back().stride;
   const int64_t columns = std::min(widest, l.run), pieces = (l.run + columns - 1) / columns;
   const int64_t units = rows * l.runs * pieces, bytes = rows * l.run * l.runs * elem;
@@ -67,6 +67,7 @@ void each_piece(const SampleLayout &l, int64_t rows, int64_t row_stride, int64_t
           inner_index = 0;
           ++outer_index;
         }
+        if (stream) publish_streamed();
       });
 }
 
@@ -85,7 +86,7 @@ void mix_into(const Tensor &x, const Tensor &out, const Tensor &other,
   const auto kernel = row_kernels().mix[type];
   const SampleLayout layout(x, out, dim, &other);
   const auto partner = [=](int64_t row) { return (index ? index[row] : row) * other_step; };
-  each_piece(layout, rows, x.stride(dim), elem, kPieceBytes / elem,
+  each_piece(layout, rows, x.stride(dim), elem, kPieceBytes / elem, stream,
              [&](int64_t row, const Place &p, int64_t columns) {
                const char *theirs = second + p.other * elem, *mate = theirs + partner(row);
                // What comes next: the rest of the row, or the next row.
@@ -94,7 +95,6 @@ void mix_into(const Tensor &x, const Tensor &out, const Tensor &other,
                kernel(to + p.out * elem + row * out_step, own + p.x * elem + row * x_step, mate,
                       ahead, columns, lam.own(row), lam.other(row), stream);
              });
-  if (stream) publish_streamed();
 }
 
 void check(const Tensor &x, const Tensor &other, const std::optional<Tensor> &perm, int64_t dim) {
@@ -187,7 +187,7 @@ void sum_rows_(Tensor out, Tensor x, Tensor weight, std::optional<Tensor> order,
   char *to = static_cast<char *>(out.mutable_data_ptr());
   const int64_t step = x.stride(dim) * elem, out_step = out.stride(dim) * elem;
   const auto sum = type == kDouble ? sum_piece<double> : sum_piece<float>;
-  each_piece(layout, out.size(dim), out.stride(dim), elem, columns,
+  each_piece(layout, out.size(dim), out.stride(dim), elem, columns, false,
              [&](int64_t k, const Place &p, int64_t n) {
                sum(type, to + p.out * elem + k * out_step, terms, k, n,
                    Rows{from + p.x * elem, step});

@@ -12,16 +12,6 @@ namespace {
 // A thread gets at least this many entries to write.
 constexpr int64_t kEntriesPerThread = 16384;
 
-// lam*a + (1-lam)*b, computed in A. A term with a coefficient of 0 is absent.
-template <class A> struct Blend {
-  A own, other;
-  A operator()(A a, A b) const {
-    if (other == 0) return a;
-    if (own == 0) return b;
-    return own * a + other * b;
-  }
-};
-
 template <class A, class T> struct TargetRows {
   const Lam &lam;
   const int64_t *perm; // null: the partners' targets are a tensor of their own

@@ -71,6 +71,16 @@ struct Lam {
   double shared = 0, shared_other = 0; // computed once: in short rows the cost matters
 };
 
+// lam*a + (1-lam)*b, computed in A. A term with a coefficient of 0 is absent.
+template <class A> struct Blend {
+  A own, other;
+  A operator()(A a, A b) const {
+    if (other == 0) return a;
+    if (own == 0) return b;
+    return own * a + other * b;
+  }
+};
+
 // The allocator takes large blocks directly from the operating system. Asking for huge pages before
 // the first write avoids most page faults, which would cost more than the arithmetic.
 inline void expect_writes(void *p, int64_t bytes) {

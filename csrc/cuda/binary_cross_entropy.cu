@@ -13,7 +13,6 @@ BinaryProblem problem_of(const BinaryLossArgs &args) {
   static_cast<LossProblem &>(a) = loss_problem(args, Smoothing(args.label_smoothing, kinds));
   a.ignore_index = -1; // out of range like every other negative label
   a.constant_scale = args.is_per_element() ? 1 : 1 / args.divisor();
-  a.bytes = are_bytes(args.target);
   a.thresholded = args.target_threshold.has_value();
   a.threshold = args.target_threshold.value_or(0);
   if (args.pos_weight) a.pos_weight = class_values(*args.pos_weight);
@@ -77,13 +76,6 @@ std::tuple<Tensor, Tensor> binary_cross_entropy(MMIX_BINARY_LOSS_PARAMETERS,
   }
   run(device, a, logits);
   return {loss, gradient};
-}
-
-// Whether all elements of t are one element in memory, as in the gradient of a sum.
-bool is_expanded(const Tensor &t) {
-  for (int64_t d = 0; d < t.dim(); ++d)
-    if (t.size(d) > 1 && t.stride(d) != 0) return false;
-  return true;
 }
 
 void backward_into(const Tensor &out, const Tensor &grad, const BinaryLossArgs &args,

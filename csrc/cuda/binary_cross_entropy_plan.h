@@ -37,14 +37,12 @@ inline BinaryForm binary_form(BinaryProblem &a, int64_t element) {
     if (!p) return true;
     return form.across ? pixels_near(p, at, of) : along_near(p, at, width, of);
   };
-  const auto values_fit = [&](const Values &v, bool bytes) {
-    return fits(v.data, v.at, bytes ? 1 : element_size(v.type));
-  };
+  const auto values_fit = [&](const Values &v) { return fits(v.data, v.at, element_size(v.type)); };
   const auto weights_fit = [&](const Values &v) {
     return form.across || aligned_to(v.data, width * element_size(v.type));
   };
   if (fits(a.logits, a.logits_at, element) && fits(a.gradient, a.gradient_at, element) &&
-      values_fit(a.terms[kTarget], a.bytes) && values_fit(a.terms[kTargetB], a.bytes) &&
+      values_fit(a.terms[kTarget]) && values_fit(a.terms[kTargetB]) &&
       weights_fit(a.terms[kWeight]) && weights_fit(a.pos_weight))
     form.width = width;
   if (a.per_element) {

@@ -27,11 +27,8 @@ inline RowLayout row_layout(const Tensor &t) {
   return at;
 }
 
-inline bool are_bytes(const Tensor &t) { return t.scalar_type() == ScalarType::Byte; }
-
-// Bytes are told apart by BinaryProblem::bytes.
 inline Values values(const Tensor &t, const RowLayout &at) {
-  return {input<char>(t), are_bytes(t) ? kFloat : dtype_of(t.scalar_type()), at};
+  return {input<char>(t), target_dtype_of(t.scalar_type()), at};
 }
 // Numbers of classes, the same for every row.
 inline Values class_values(const Tensor &t) {

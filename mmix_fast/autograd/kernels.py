@@ -31,8 +31,7 @@ class Kernels:
     ) -> Tensor:
         weight = as_lam(lam, compute_dtype(x.dtype), x.device)
         if other is not None:
-            index = None if perm is None else perm.contiguous()
-            return mix_other(x, other, index, weight, dim, self.namespace)
+            return mix_other(x, other, _contiguous(perm), weight, dim, self.namespace)
         assert perm is not None  # mmix_fast.functional raises otherwise
         return mix(x, perm.contiguous(), weight, dim, False, self.namespace)
 
@@ -41,8 +40,7 @@ class Kernels:
     ) -> Tensor:
         weight = as_lam(lam, compute_dtype(x.dtype), x.device)
         if other is not None:
-            index = None if perm is None else perm.contiguous()
-            return mix_other_inplace(x, other, index, weight, dim, self.namespace)
+            return mix_other_inplace(x, other, _contiguous(perm), weight, dim, self.namespace)
         assert perm is not None  # mmix_fast.functional raises otherwise
         return mix_inplace(x, perm.contiguous(), weight, dim, self.namespace)
 
@@ -68,13 +66,13 @@ class Kernels:
         weight = as_lam(lam, compute_dtype(target.dtype, dtype), target.device)
         return kernel(self.namespace, "mix_targets")(
             target.contiguous(),
-            None if perm is None else perm.contiguous(),
+            _contiguous(perm),
             weight,
             num_classes,
             label_smoothing,
             ignore_index,
             dtype,
-            None if target_b is None else target_b.contiguous(),
+            _contiguous(target_b),
         )
 
     def mix_batch_(

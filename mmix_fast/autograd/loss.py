@@ -71,6 +71,7 @@ class LossFn(Function):
             upstream = _expected_upstream(kind)
         loss, *stats, gradient = call.kernel()(logits, *tensors, *call.options, upstream)
         ctx.save_for_backward(logits, *tensors, *stats)
+        ctx.count = len(tensors)
         written = upstream is not None and gradient.shape == logits.shape
         ctx.call, ctx.gradient = call, gradient if written else None
         ctx.kind, ctx.upstream = kind, upstream
@@ -115,8 +116,7 @@ class LossFn(Function):
 def _saved(ctx: Any) -> tuple[Tensor, LossTensors, tuple[Tensor, ...]]:
     """(logits, the other tensors, stats: none or one)."""
     logits, *others = ctx.saved_tensors
-    count = 6 if ctx.call.op == "binary_cross_entropy" else 5
-    return logits, tuple(others[:count]), tuple(others[count:])
+    return logits, tuple(others[: ctx.count]), tuple(others[ctx.count :])
 
 
 def _gradient(

@@ -11,6 +11,7 @@ from torch.autograd import Function
 from .. import reference
 from ..layouts import dense_strides, in_order
 from ..ops import kernel
+from ..reference.terms import inside
 from ..tracing import batched, functorch_active
 from .apply import apply, needs_autograd
 from .mix import lam_grad
@@ -68,9 +69,9 @@ class MixOtherFn(Function):
         if to_other:
             grads[1] = _sum(grad, 1 - lam, perm, ctx.layouts[1], dim, namespace)
         if to_lam:
-            partners = (
-                other if perm is None else other.index_select(dim, _clamped(perm, other, dim))
-            )
+            partners = other
+            if perm is not None:  # a bad index, whose row is NaN, must not read out of bounds here
+                partners = other.index_select(dim, inside(perm, other.shape[dim])[0])
             grads[3] = lam_grad(grad, x, partners, lam, dim)
         return tuple(grads)
 
@@ -103,11 +104,6 @@ Layout = tuple[torch.Size, list[int]]  # shape and strides of a gradient
 
 def _layout(x: Tensor) -> Layout:
     return x.shape, dense_strides(x)
-
-
-def _clamped(perm: Tensor, other: Tensor, dim: int) -> Tensor:
-    """A bad index has made NaN of its row; on a GPU it must not read out of bounds here."""
-    return perm.clamp(0, max(other.shape[dim] - 1, 0))
 
 
 def _sum(

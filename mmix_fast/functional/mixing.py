@@ -37,7 +37,7 @@ def mix(
             ``(1, 1)`` are one λ for all samples, ``(B, 1, 1, 1)`` one λ per sample (also at B = 1).
             A NumPy scalar or 0-dim array counts as a float. The gradient has lam's own shape and
             dtype.
-        other: of x's dtype, device and shape, but for its own batch size. A copy of it is made
+        other: of x's dtype, device and shape, except its own batch size. A copy of it is made
             only where its dimensions are not in the order of x's in memory.
         dim: the batch dimension.
 

@@ -51,7 +51,7 @@ def mixed_binary_cross_entropy(
     if reduction == "none":
         return loss
     if reduction == "batchmean":
-        return loss.sum() / logits.shape[0] if logits.shape[0] else loss.sum() * float("nan")
+        return loss.sum() / logits.shape[0]
     return loss.mean() if reduction == "mean" else loss.sum()
 
 

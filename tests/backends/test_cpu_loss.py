@@ -9,6 +9,7 @@ import torch
 import mmix_fast as m
 from tests.support.cases import DTYPES, ISAS, TOLERANCE
 from tests.support.instruction_sets import check_bits_by_threads, run_tests_with
+from tests.support.loss_layouts import rows, with_lengths
 
 KINDS = {  # name -> (options, dtype of the target or None for labels, λ)
     "labels": ({}, None, 0.3),
@@ -27,22 +28,17 @@ KINDS = {  # name -> (options, dtype of the target or None for labels, λ)
 }
 
 
-def rows(classes, dtype):
-    return 2 * torch.randn(5, classes, dtype=torch.float64).to(dtype)
-
-
-LAYOUTS = {  # name -> (logits as a function of classes and dtype, numbers of classes)
-    "rows": (rows, (1, 2, 7, 8, 9, 17, 33, 65, 159, 160, 165, 177)),
-    "sliced rows": (lambda c, dt: torch.cat([rows(c, dt)] * 2, 1)[::2, :c], (1, 21, 170)),
-    "columns": (lambda c, dt: rows(2 * c, dt)[:, ::2], (1, 21, 170)),
-    "rows beside": (lambda c, dt: torch.randn(c, 19).to(dt).t(), (1, 2, 21, 67, 170)),
-    "images": (lambda c, dt: torch.randn(3, c, 7, 7).to(dt), (1, 2, 21, 67, 170)),
-    "channels_last": (
-        lambda c, dt: torch.randn(3, c, 7, 7).to(dt).to(memory_format=torch.channels_last),
-        (1, 2, 21, 170),
-    ),
-    "cut images": (lambda c, dt: torch.randn(4, c, 7, 9).to(dt)[::2, :, :, 1:-1], (3, 170)),
-}
+LAYOUTS = with_lengths(  # the numbers of classes of each layout
+    {
+        "rows": (1, 2, 7, 8, 9, 17, 33, 65, 159, 160, 165, 177),
+        "sliced rows": (1, 21, 170),
+        "columns": (1, 21, 170),
+        "rows beside": (1, 2, 21, 67, 170),
+        "images": (1, 2, 21, 67, 170),
+        "channels_last": (1, 2, 21, 170),
+        "cut images": (3, 170),
+    }
+)
 
 
 def problem(kind, z):

@@ -31,7 +31,7 @@ def expected(x, other, perm, lam, dim=0):
 
 
 def batch_like(x, samples, dim):
-    """A random batch with x's layout, but for its number of samples."""
+    """A random batch with x's layout, except its number of samples."""
     order = sorted(range(x.ndim), key=lambda d: (x.stride(d), x.shape[d] == 1), reverse=True)
     shape = [samples if d == dim % x.ndim else size for d, size in enumerate(x.shape)]
     dense = torch.randn([shape[d] for d in order]).to(x.dtype)

@@ -7,7 +7,8 @@
 
 namespace mmix {
 
-// Less than 2 ulp; x is from 1 to 2.
+// Less than 2 ulp; x is from 1 to 2. __fdividef takes five instructions, since any x may come to
+// it.
 MMIX_DEVICE float inverse_of(float x) {
 #ifdef __CUDA_ARCH__
   float y;
@@ -100,7 +101,7 @@ template <class T, bool kAcross, bool kGeneral> struct BinaryElements {
       if (of.own != 0) load_as(own + of.at[kOwnTarget] + c * step, q[0]);
       if (of.other != 0) load_as(partner + of.at[kPartnerTarget] + c * step_b, q[1]);
     };
-    if (a.bytes)
+    if (a.terms[kTarget].type == kByte)
       read(static_cast<uint8_t *>(nullptr));
     else
       visit(a.terms[kTarget].type, read);

@@ -13,7 +13,6 @@ enum Place { kLogits, kGradient, kOwnTarget, kPartnerTarget, kUpstream, kLoss, k
 // As in the cross-entropy: logits, gradient, labels, λ, smoothing (of float targets, base is
 // eps/2), the terms, and the sum of the losses. Each loss is multiplied by constant_scale.
 struct BinaryProblem : LossProblem {
-  bool bytes; // the float targets are uint8 instead, and their `type` means nothing
   bool thresholded;
   double threshold;
   bool weighted;     // by class weights or by pos_weight
