@@ -8,14 +8,15 @@
 
 #define MMIX_LOSS_PARAMETERS                                                                       \
   Tensor logits, Tensor target, std::optional<Tensor> perm, std::optional<Tensor> target_b,        \
-      Tensor lam, std::optional<Tensor> weight, int64_t ignore_index, std::string reduction,       \
-      double label_smoothing, double z_loss, double softcap
+      Tensor lam, std::optional<Tensor> weight, std::optional<Tensor> scales,                      \
+      int64_t ignore_index, std::string reduction, double label_smoothing, double z_loss,          \
+      double softcap, int64_t class_offset, int64_t num_classes
 
 // Of these parameters, where they have these names.
 #define MMIX_LOSS_ARGS                                                                             \
   LossArgs {                                                                                       \
-    logits, target, perm, target_b, lam, weight, ignore_index, reduction, label_smoothing, z_loss, \
-        softcap                                                                                    \
+    logits, target, perm, target_b, lam, weight, scales, ignore_index, reduction, label_smoothing, \
+        z_loss, softcap, class_offset, num_classes                                                 \
   }
 
 // The same of the binary cross-entropy.
@@ -38,13 +39,17 @@ struct LossArgs {
   const Tensor &logits, &target;
   const std::optional<Tensor> &perm, &target_b;
   const Tensor &lam;
-  const std::optional<Tensor> &weight;
+  const std::optional<Tensor> &weight, &scales;
   int64_t ignore_index;
   const std::string &reduction;
   double label_smoothing, z_loss, softcap;
+  int64_t class_offset, num_classes;
 
   bool is_mean() const { return reduction == "mean"; }
   bool is_per_row() const { return reduction == "none"; }
+  // The logits are those of some of the classes.
+  bool is_shard() const { return num_classes != 0; }
+  int64_t all_classes() const { return is_shard() ? num_classes : logits.size(1); }
 };
 
 struct BinaryLossArgs {

@@ -62,7 +62,7 @@ def _fake_sample_mix(
 
 
 def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    reduction, upstream = args[6], args[-1]
+    reduction, upstream = args[7], args[-1]
     acc = compute_dtype(logits.dtype)
     rows = logits.shape[:1] + logits.shape[2:]
     loss = logits.new_empty(rows if reduction == "none" else (), dtype=acc)
@@ -73,6 +73,15 @@ def _fake_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Ten
 
 def _fake_cross_entropy_backward(grad: Tensor, stats: Tensor, logits: Tensor, *args: Any) -> Tensor:
     return torch.empty_like(logits)
+
+
+def _fake_cross_entropy_inplace(logits: Tensor, *args: Any) -> Tensor:
+    return logits.new_empty((), dtype=compute_dtype(logits.dtype))
+
+
+def _fake_cross_entropy_part(logits: Tensor, *args: Any) -> Tensor:
+    rows = math.prod(logits.shape[:1] + logits.shape[2:])
+    return logits.new_empty((rows, 4), dtype=compute_dtype(logits.dtype))
 
 
 def _fake_binary_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
@@ -101,6 +110,8 @@ _FAKES: dict[str, Any] = {
     "cross_entropy_backward": _fake_cross_entropy_backward,
     "cross_entropy_backward_": _fake_nothing,
     "cross_entropy_rescale_": _fake_nothing,
+    "cross_entropy_": _fake_cross_entropy_inplace,
+    "cross_entropy_part": _fake_cross_entropy_part,
     "binary_cross_entropy": _fake_binary_cross_entropy,
     "binary_cross_entropy_backward": _fake_binary_cross_entropy_backward,
     "binary_cross_entropy_backward_": _fake_nothing,

@@ -10,9 +10,18 @@ from __future__ import annotations
 _TARGETS = "int num_classes, float label_smoothing, int ignore_index, ScalarType dtype"
 # The arguments that all ops of the loss share, after the logits. csrc/loss_args.h has them as C++
 # parameters, and autograd/loss.py as LossTensors and LossCall.
+#
+# scales: None, or what "mean" needs to know where the logits are not the whole batch: float64 (4,),
+# the factors of the own terms, the partners' terms and the z-loss, and what is added to the loss
+# (0, or NaN for a mean over nothing).
+#
+# num_classes: 0, or more classes than the logits have. Then the logits are those of the classes
+# from class_offset on, a shard. Labels and weight are of all classes, float targets those of the
+# logits.
 _LOSS = (
-    "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, "
-    "str reduction, float label_smoothing, float z_loss, float softcap"
+    "Tensor target, Tensor? perm, Tensor? target_b, Tensor lam, Tensor? weight, Tensor? scales, "
+    "int ignore_index, str reduction, float label_smoothing, float z_loss, float softcap, "
+    "int class_offset, int num_classes"
 )
 # The same of the binary cross-entropy. Of float64 logits the arithmetic is float64, else float32.
 # target: int64 labels (B, d1, ...), or uint8 or floating of the logits' shape; target_b has its
@@ -59,7 +68,14 @@ SCHEMAS = (
     # again from the logits.
     "cross_entropy_rescale_(Tensor(a!) gradient, Tensor grad, Tensor stats, Tensor logits, "
     f"{_LOSS}) -> ()",
-    # As the four ops above. No row depends on a sum over it, so there are no stats. With reduction
+    # The loss, and in the logits' storage its gradient for an upstream of 1. Not for "none".
+    f"cross_entropy_(Tensor(a!) logits, {_LOSS}) -> Tensor loss",
+    # Of a shard: (rows, 4), for each row the max of its logits (0 if all are -inf), the log of
+    # sum(exp(z - max)), sum(t*(z - max)) and sum(t), where t are the shard's targets times their
+    # weights and scales, z-loss apart. The backward ops take as stats of a shard (rows, 3): max and
+    # log of the sum over all classes, and the sum of t over all classes.
+    f"cross_entropy_part(Tensor logits, {_LOSS}) -> Tensor part",
+    # As the four ops first above. No row depends on a sum over it, so there are no stats. With reduction
     # "none", loss and grad have the logits' shape, and upstream is None. grad may have any strides.
     f"binary_cross_entropy(Tensor logits, {_BINARY_LOSS}, float? upstream) "
     "-> (Tensor loss, Tensor gradient)",

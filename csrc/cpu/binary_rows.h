@@ -13,7 +13,7 @@ template <class A> struct LabelTargets {
 
 template <class A> struct BinaryRows : PairedRows {
   explicit BinaryRows(const BinaryLossArgs &a)
-      : PairedRows(a, std::nullopt), weight(class_weights<A>(a.weight, classes)),
+      : PairedRows(a, std::nullopt, a.logits.size(1)), weight(class_weights<A>(a.weight, classes)),
         pos_weight(class_weights<A>(a.pos_weight, classes)), threshold(a.target_threshold) {
     // Each class of a multi-hot target is a decision between two.
     if (!labels) smoothing = Smoothing(a.label_smoothing, 2);

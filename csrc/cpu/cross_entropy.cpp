@@ -28,6 +28,20 @@ double forward(const LossRows<A> &rows, const GradientRows *gradient, double ups
   return rows.undefined ? std::numeric_limits<double>::quiet_NaN() : total;
 }
 
+// The op's loss: one for each row, or their mean or sum.
+template <class A> struct Losses {
+  Losses(const Tensor &logits, const LossRows<A> &rows)
+      : tensor(fresh(rows.per_row ? row_shape(logits) : std::vector<int64_t>{},
+                     arithmetic_of(logits.scalar_type()))),
+        data(static_cast<A *>(tensor.mutable_data_ptr())), one(!rows.per_row) {}
+  void finish(double total) {
+    if (one) *data = static_cast<A>(total);
+  }
+  Tensor tensor;
+  A *data;
+  bool one;
+};
+
 // stats, a (rows, 2) tensor, as one Softmax for each row.
 template <class A> Softmax<A> *softmax_of(const Tensor &stats) {
   return static_cast<Softmax<A> *>(const_cast<void *>(stats.const_data_ptr()));
@@ -39,17 +53,42 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
   return with_arithmetic(logits, [&](auto zero) {
     using A = decltype(zero);
     const LossRows<A> rows(args);
-    const ScalarType acc = arithmetic_of(logits.scalar_type());
-    Tensor loss = fresh(rows.per_row ? row_shape(logits) : std::vector<int64_t>{}, acc);
-    Tensor stats = fresh({rows.count, 2}, acc);
+    Losses<A> losses(logits, rows);
+    Tensor stats = fresh({rows.count, 2}, arithmetic_of(logits.scalar_type()));
     Tensor gradient = upstream ? fresh_like(logits) : fresh({0}, logits.scalar_type());
     std::optional<GradientRows> out;
     if (upstream) out.emplace(gradient, streams(gradient));
-    A *loss_data = static_cast<A *>(loss.mutable_data_ptr());
-    const double total =
-        forward(rows, out ? &*out : nullptr, upstream.value_or(1), softmax_of<A>(stats), loss_data);
-    if (!rows.per_row) *loss_data = static_cast<A>(total);
-    return std::tuple(loss, stats, gradient);
+    losses.finish(forward(rows, out ? &*out : nullptr, upstream.value_or(1), softmax_of<A>(stats),
+                          losses.data));
+    return std::tuple(losses.tensor, stats, gradient);
+  });
+}
+
+Tensor cross_entropy_(MMIX_LOSS_PARAMETERS) {
+  const LossArgs args = MMIX_LOSS_ARGS;
+  return with_arithmetic(logits, [&](auto zero) {
+    using A = decltype(zero);
+    const LossRows<A> rows(args);
+    Losses<A> losses(logits, rows);
+    std::vector<Softmax<A>> stats(rows.count);
+    const GradientRows out(logits, false);
+    losses.finish(forward(rows, &out, 1, stats.data(), losses.data));
+    return losses.tensor;
+  });
+}
+
+Tensor cross_entropy_part(MMIX_LOSS_PARAMETERS) {
+  const LossArgs args = MMIX_LOSS_ARGS;
+  return with_arithmetic(logits, [&](auto zero) {
+    using A = decltype(zero);
+    const LossRows<A> rows(args);
+    Tensor part = fresh({rows.count, 4}, arithmetic_of(logits.scalar_type()));
+    A *to = static_cast<A *>(part.mutable_data_ptr());
+    share_out<AlongClasses<A>>(rows, nullptr, [&](auto &worker, int64_t r, int64_t) {
+      worker.part(r, to + 4 * r);
+      return 0.0;
+    });
+    return part;
   });
 }
 
@@ -62,6 +101,14 @@ void gradient_into(const Tensor &out, const Tensor &grad, const Tensor &stats, c
     if (unit && !args.is_per_row() && *g == 1) return;
     const LossRows<A> rows(args);
     const GradientRows to(out, stream);
+    if (args.is_shard()) { // of few rows and many classes
+      const A *of_all = static_cast<const A *>(stats.const_data_ptr());
+      share_out<AlongClasses<A>>(rows, &to, [&](auto &worker, int64_t r, int64_t) {
+        worker.shard_backward(r, of_all + 3 * r, g, rows.per_row);
+        return 0.0;
+      });
+      return;
+    }
     const Softmax<A> *softmax = softmax_of<A>(stats);
     over_rows(rows, &to, [&](auto &worker, int64_t first, int64_t n) {
       worker.backward(first, n, softmax + first, g, rows.per_row);
@@ -89,6 +136,8 @@ void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, MMIX_LOS
 
 STABLE_TORCH_LIBRARY_IMPL(mmix_fast, CPU, m) {
   m.impl("cross_entropy", TORCH_BOX(&mmix::cross_entropy));
+  m.impl("cross_entropy_", TORCH_BOX(&mmix::cross_entropy_));
+  m.impl("cross_entropy_part", TORCH_BOX(&mmix::cross_entropy_part));
   m.impl("cross_entropy_backward", TORCH_BOX(&mmix::cross_entropy_backward));
   m.impl("cross_entropy_backward_", TORCH_BOX(&mmix::cross_entropy_backward_));
   m.impl("cross_entropy_rescale_", TORCH_BOX(&mmix::cross_entropy_rescale_));

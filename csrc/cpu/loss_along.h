@@ -24,9 +24,31 @@ public:
     if (out && !out->stream && n <= kKeptExps<A>) exps_.resize(n + kKeptExcess);
     if (rows.spread == kOnes) mass_ = static_cast<double>(n);
     if (rows.spread == kWeights) {
-      u_ = rows.weight.data();
+      u_ = rows.weights();
       mass_ = kernels_.mass(u_, n);
     }
+  }
+
+  // Of a shard: see cross_entropy_part in mmix_fast/schemas.py.
+  void part(int64_t r, A *out) {
+    find(r);
+    std::fill_n(out, 4, A(0));
+    if (row_.live == 0) return;
+    load(r);
+    const RowSums sums = kernels_.sums[row_type()](z_at_, rows_.spread, u_, rows_.classes, nullptr);
+    const double max = std::isinf(sums.max) && sums.max < 0 ? 0 : sums.max;
+    double dot = row_.spread == 0 ? 0 : row_.spread * sums.dot;
+    double mass = row_.spread * sums.mass;
+    const auto add = [&](int64_t y, double hot) {
+      if (!counts(y) || hot == 0) return;
+      dot += hot * (logit(y) - max);
+      mass += hot;
+    };
+    add(row_.y_own, row_.hot_own);
+    add(row_.y_other, row_.hot_other);
+    const A log_sum = std::log(static_cast<A>(sums.sum));
+    out[0] = static_cast<A>(max), out[1] = log_sum;
+    out[2] = static_cast<A>(dot), out[3] = static_cast<A>(mass);
   }
 
   // Returns the loss. If `out` is not null, stores it there too. upstream: the upstream gradient,
@@ -43,7 +65,7 @@ public:
       loss = row_loss<double>(row_.hot_own, logit(row_.y_own) - stats->max, row_.hot_other,
                               logit(row_.y_other) - stats->max, row_.spread, sums.dot, sums.mass,
                               row_.z_coef, stats->max, stats->log_sum);
-      if (out_) store(r, *stats, sums.mass, upstream, exps);
+      if (out_) store(r, *stats, sum_of_targets(sums.mass), upstream, exps);
     } else if (out_) {
       zero(r);
     }
@@ -56,7 +78,14 @@ public:
     if (row_.live == 0) return zero(r);
     load(r);
     if (rows_.spread == kTargets) mass_ = kernels_.mass(u_, rows_.classes);
-    store(r, *stats, mass_, grad[per_row ? r : 0], nullptr);
+    store(r, *stats, sum_of_targets(mass_), grad[per_row ? r : 0], nullptr);
+  }
+  // stats: of all classes, as cross_entropy_part says.
+  void shard_backward(int64_t r, const A *stats, const A *grad, bool per_row) {
+    find(r);
+    if (row_.live == 0) return zero(r);
+    load(r);
+    store(r, {stats[0], stats[1]}, stats[2], grad[per_row ? r : 0], nullptr);
   }
 
 private:
@@ -112,14 +141,19 @@ private:
     }
   }
 
-  // exps: the exponentials that the forward kept, or null.
-  void store(int64_t r, const Softmax<A> &s, double mass, double upstream, const A *exps) {
+  // mass: of the spread's u.
+  double sum_of_targets(double mass) const {
+    return row_.hot_own + row_.hot_other + row_.spread * mass;
+  }
+
+  // targets: their sum over all classes. exps: the exponentials that the forward kept, or null.
+  void store(int64_t r, const Softmax<A> &s, double targets, double upstream, const A *exps) {
     char *dst = out_->at(out_->view.offset(r));
     void *to = direct_ ? static_cast<void *>(dst) : gradient_.data();
     const double lse = static_cast<double>(s.max) + s.log_sum;
     // A forward also takes the sum from its log, so that a second backward gives the same bits.
-    const double scale = softmax_scale<double>(upstream, row_.hot_own, row_.hot_other, row_.spread,
-                                               mass, row_.z_coef, lse, 1.0 / std::exp(s.log_sum));
+    const double scale = softmax_scale<double>(upstream, targets, 0, 0, 0, row_.z_coef, lse,
+                                               1.0 / std::exp(s.log_sum));
     const double share = upstream * row_.spread;
     // Read the logits of the labels now: the gradient may overwrite them.
     const auto entry = [&](int64_t y, double hot) {

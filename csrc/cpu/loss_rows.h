@@ -20,39 +20,49 @@ template <class A> struct Softmax {
 
 template <class A> struct LossRows : PairedRows {
   explicit LossRows(const LossArgs &a);
-  // The coefficients of row r of the sample, counted from its first row. Labels that do not count
-  // become `classes`.
+  // The coefficients of row r of the sample, counted from its first row. Labels that do not count,
+  // and those of other shards, become `classes`.
   RowCoefficients<double, int64_t> row(const LossSample &sample, int64_t r) const;
 
   const LossArgs &args;
   bool mean, per_row;
   Spread spread = kNone;
-  std::vector<A> weight; // weight[classes] = 0, for labels that do not count; empty: none
+  std::vector<A> weight; // of all classes, then a 0 for labels that do not count; empty: none
+  int64_t offset;        // the first class of the logits
   LossScales<double> scales;
   bool undefined = false; // a mean over nothing: the loss is NaN
 
-  const A *weights() const { return weight.empty() ? nullptr : weight.data(); }
+  // Of the logits' classes.
+  const A *weights() const { return weight.empty() ? nullptr : weight.data() + offset; }
 
 private:
   MeanFactors label_factors() const; // with reduction "mean"
+  static MeanFactors given_factors(const Tensor &scales) {
+    const auto *at = static_cast<const double *>(scales.const_data_ptr());
+    return {at[0], at[1], at[2], at[3] != 0}; // NaN != 0
+  }
 };
 
 template <class A>
 LossRows<A>::LossRows(const LossArgs &a)
-    : PairedRows(a, a.ignore_index), args(a), mean(a.is_mean()), per_row(a.is_per_row()),
-      weight(class_weights<A>(a.weight, classes)) {
+    : PairedRows(a, a.ignore_index, a.all_classes()), args(a), mean(a.is_mean()),
+      per_row(a.is_per_row()), weight(class_weights<A>(a.weight, label_classes)),
+      offset(a.class_offset) {
   if (labels) {
     if (a.label_smoothing != 0) spread = weight.empty() ? kOnes : kWeights;
-    const MeanFactors means = mean ? label_factors() : MeanFactors{};
+    const MeanFactors means = a.scales ? given_factors(*a.scales)
+                              : mean   ? label_factors()
+                                       : MeanFactors{};
     undefined = means.undefined;
     const auto [keep, base, hot] = smoothing;
     scales = {keep * means.own, keep * means.other, base * means.own, base * means.other,
               a.z_loss * means.z_loss};
   } else {
     spread = kTargets;
-    const double each = mean ? 1.0 / count : 1.0; // the blended targets contain λ
+    const double of_mean = a.scales ? given_factors(*a.scales).own : 1.0 / count;
+    const double each = mean ? of_mean : 1.0; // the blended targets contain λ
     scales = {0, 0, each, 0, a.z_loss * each};
-    undefined = mean && count == 0;
+    undefined = mean && count == 0 && !a.scales;
   }
 }
 
@@ -93,11 +103,20 @@ template <class A> MeanFactors LossRows<A>::label_factors() const {
 template <class A>
 RowCoefficients<double, int64_t> LossRows<A>::row(const LossSample &s, int64_t r) const {
   if (!labels) return {classes, classes, 0, 0, scales.spread_own, scales.z, 1};
-  const auto counted = [&](int64_t y) { return y == args.ignore_index ? classes : y; };
+  const int64_t none = label_classes;
+  const auto counted = [&](int64_t y) { return y == args.ignore_index ? none : y; };
   const int64_t y = counted(s.mine[r]), y_b = counted(s.theirs[r]);
-  const A *w = weights();
-  return row_coefficients<double, int64_t>(scales, s.own, s.other, y, y_b, classes, w ? w[y] : 1.0,
-                                           w ? w[y_b] : 1.0);
+  const auto weight_of = [&](int64_t label) { return weight.empty() ? 1.0 : weight[label]; };
+  auto row = row_coefficients<double, int64_t>(scales, s.own, s.other, y, y_b, none, weight_of(y),
+                                               weight_of(y_b));
+  const auto here = [&](int64_t label) {
+    const int64_t at = label - offset;
+    return label != none && static_cast<uint64_t>(at) < static_cast<uint64_t>(classes) ? at
+                                                                                       : classes;
+  };
+  row.y_own = here(row.y_own);
+  row.y_other = here(row.y_other);
+  return row;
 }
 
 } // namespace mmix

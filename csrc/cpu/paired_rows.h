@@ -42,12 +42,14 @@ struct LossSample {
   const int64_t *mine, *theirs; // labels; null where targets are of the logits' shape
 };
 
-// Args: LossArgs or BinaryLossArgs. Checks the labels and perm.
+// Args: LossArgs or BinaryLossArgs. Checks the labels and perm. all_classes: of which the logits may
+// be a shard.
 struct PairedRows {
   template <class Args>
-  PairedRows(const Args &a, std::optional<int64_t> ignore_index)
-      : batch(a.logits.size(0)), classes(a.logits.size(1)), inner(positions(a.logits)),
-        count(batch * inner), smoothing(a.label_smoothing, classes), logits(a.logits),
+  PairedRows(const Args &a, std::optional<int64_t> ignore_index, int64_t all_classes)
+      : batch(a.logits.size(0)), classes(a.logits.size(1)), label_classes(all_classes),
+        inner(positions(a.logits)), count(batch * inner),
+        smoothing(a.label_smoothing, label_classes), logits(a.logits),
         labels(are_labels(a.target)), lam(a.lam, logits.type == kDouble) {
     if (a.perm) {
       perm = static_cast<const int64_t *>(a.perm->const_data_ptr());
@@ -74,7 +76,7 @@ struct PairedRows {
     return s;
   }
 
-  int64_t batch, classes, inner, count;
+  int64_t batch, classes, label_classes, inner, count; // label_classes: those that labels name
   Smoothing smoothing;
   RowView logits;
   std::optional<RowView> target, target_b; // of the logits' shape
@@ -85,13 +87,13 @@ struct PairedRows {
 private:
   void check_labels(const char *name, const int64_t *label,
                     std::optional<int64_t> ignore_index) const {
-    const auto n = static_cast<uint64_t>(classes);
+    const auto n = static_cast<uint64_t>(label_classes);
     const bool all_count = !ignore_index;
     const int64_t ignored = ignore_index.value_or(0);
     bool bad = false; // no branch, so that the compiler vectorises the loop
     for (int64_t r = 0; r < count; ++r)
       bad |= (all_count || label[r] != ignored) && static_cast<uint64_t>(label[r]) >= n;
-    for (int64_t r = 0; bad && r < count; ++r) check_label(name, label[r], classes, ignore_index);
+    for (int64_t r = 0; bad && r < count; ++r) check_label(name, label[r], label_classes, ignore_index);
   }
 };
 

@@ -142,8 +142,8 @@ class Kernels:
     ) -> Tensor:
         coef = as_lam(lam, compute_dtype(logits.dtype), logits.device)
         targets = _as_kernels_read(target), _contiguous(perm), _as_kernels_read(target_b)
-        tensors = (*targets, coef, _contiguous(weight))
-        options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0)
+        tensors = (*targets, coef, _contiguous(weight), None)
+        options = (ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0, 0, 0)
         inplace = inplace_backward and _can_overwrite(logits)
         call = LossCall("cross_entropy", reduction, options, self.namespace, inplace)
         return mixed_loss(logits, tensors, call)

@@ -32,7 +32,8 @@ class LossCall(NamedTuple):
         return grad if self.op == "binary_cross_entropy" else grad.contiguous()
 
 
-# The op's tensors after the logits: target, perm, target_b, lam, weight; binary: also pos_weight.
+# The op's tensors after the logits: target, perm, target_b, lam, weight, and scales or, binary,
+# pos_weight.
 LossTensors = tuple[Tensor | None, ...]
 
 
@@ -180,11 +181,14 @@ def _plain_cross_entropy(
     target_b: Tensor | None,
     lam: Tensor,
     weight: Tensor | None,
+    scales: None,
     ignore_index: int,
     reduction: str,
     label_smoothing: float,
     z_loss: float,
     softcap: float,
+    class_offset: int,
+    num_classes: int,
 ) -> Tensor:
     return reference.mixed_cross_entropy(
         logits,

@@ -165,7 +165,7 @@ def _inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, upstream = args
-    with_gradient, reduction = upstream == 1, inputs[6]
+    with_gradient, reduction = upstream == 1, inputs[7]
     shape = logits.shape[:1] + logits.shape[2:]
     acc = compute_dtype(logits.dtype)
     losses = logits.new_empty(shape, dtype=acc)
@@ -211,6 +211,16 @@ def cross_entropy_rescale_(
     gradient: Tensor, grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any
 ) -> None:
     _gradient(gradient, grad, stats, logits, inputs, rescale=True)
+
+
+def cross_entropy_(logits: Tensor, *inputs: Any) -> Tensor:
+    loss, stats, _ = cross_entropy(logits, *inputs, None)
+    _gradient(logits, torch.ones_like(loss), stats, logits, inputs)
+    return loss
+
+
+def cross_entropy_part(logits: Tensor, *inputs: Any) -> Tensor:
+    raise NotImplementedError
 
 
 def binary_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:

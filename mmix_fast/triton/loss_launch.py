@@ -127,7 +127,9 @@ def loss(
 ) -> list[Launch]:
     """``inputs``: the op's arguments from target on. Runs the forward if ``losses`` is given, and
     writes the gradient if ``out`` is."""
-    target, perm, target_b, lam, weight, ignore_index, reduction, eps, z_loss, softcap = inputs
+    target, perm, target_b, lam, weight, scales, ignore_index, reduction, *rest = inputs
+    eps, z_loss, softcap, class_offset, num_classes = rest
+    assert scales is None and not num_classes
     labels, mean, acc = target.dtype == torch.int64, reduction == "mean", stats.element_size()
     z = matrix(logits)
     g = z._replace(ptr=None) if out is None else matrix(out)

@@ -119,7 +119,7 @@ def test_launches_read_no_value_on_the_host(monkeypatch):
         images, box = meta(128, 3, 32, 32), meta(128, 4, dtype=torch.int64)
         ops.cutmix_(images, meta(128, dtype=torch.int64), box, lam)
         for reduction in ("mean", "none"):
-            inputs = (y, p, None, lam, None, -100, reduction, 0.1, 0.1, 30.0)
+            inputs = (y, p, None, lam, None, None, -100, reduction, 0.1, 0.1, 30.0, 0, 0)
             loss, stats, gradient = ops.cross_entropy(x, *inputs, 1.0)
             ops.cross_entropy_rescale_(gradient, loss, stats, x, *inputs)
             ops.cross_entropy_backward_(loss, stats, x, *inputs)

@@ -86,10 +86,11 @@ def make(way, kind, dtype, per_sample):
 
 
 def arguments(target, perm, lam, target_b=None, weight=None, ignore_index=-100, reduction="mean",
-              label_smoothing=0.0, z_loss=0.0, softcap=0.0):  # fmt: skip
+              label_smoothing=0.0, z_loss=0.0, softcap=0.0, scales=None, class_offset=0,
+              num_classes=0):  # fmt: skip
     """The op's arguments after the logits."""
-    return (target, perm, target_b, lam, weight, ignore_index, reduction, label_smoothing, z_loss,
-            softcap)  # fmt: skip
+    return (target, perm, target_b, lam, weight, scales, ignore_index, reduction, label_smoothing,
+            z_loss, softcap, class_offset, num_classes)  # fmt: skip
 
 
 def loss_of(z, y, perm, lam, **kw):

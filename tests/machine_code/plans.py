@@ -72,7 +72,7 @@ def _call(op: str, x: torch.Tensor) -> Callable[[], object]:
         "mix": lambda: ops.mix(x, perm, lam, 0, False),
         "mix_batch_": lambda: ops.mix_batch_(x, y, perm, lam, 10, 0.0, -100, torch.float32),
         "loss": lambda: ops.cross_entropy(
-            x, y, perm, None, lam, None, -100, "mean", 0.0, 0.0, 0.0, 1.0
+            x, y, perm, None, lam, None, None, -100, "mean", 0.0, 0.0, 0.0, 0, 0, 1.0
         ),
         "binary loss": lambda: ops.binary_cross_entropy(
             x, y, perm, None, lam, None, None, "mean", 0.0, None, 1.0

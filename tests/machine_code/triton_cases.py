@@ -81,12 +81,12 @@ def _loss(
     if soft is not None:
         target = meta(*shape, dtype=soft).contiguous(memory_format=layout)
     weight = meta(shape[1]) if weighted else None
-    inputs = (target, _index(shape[0]), None, meta(dtype=acc), weight, -100, "mean")
+    inputs = (target, _index(shape[0]), None, meta(dtype=acc), weight, None, -100, "mean")
     out = logits if mode == "inplace" else torch.empty_like(logits)
     forward = mode == "forward"
     return loss_launch.loss(
         logits,
-        (*inputs, eps, 0.0, softcap),
+        (*inputs, eps, 0.0, softcap, 0, 0),
         stats=meta(rows, 2, dtype=acc),
         losses=meta(rows, dtype=acc) if forward else None,
         out=out,

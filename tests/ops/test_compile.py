@@ -51,7 +51,7 @@ def test_gradients_with_inductor():
 def test_opcheck():
     op = torch.ops.mmix_fast
     x, lam, y = torch.randn(3, 4), torch.tensor(0.3), torch.tensor([0, 1, 3])
-    tail = (y, PERM, None, lam, None, -100, "mean", 0.1, 0.0, 0.0)
+    tail = (y, PERM, None, lam, None, None, -100, "mean", 0.1, 0.0, 0.0, 0, 0)
     _, stats, gradient = op.cross_entropy(x, *tail, True)
     targets = (4, 0.1, -100, torch.float32)
     torch.library.opcheck(op.mix.default, (x, PERM, lam, 0, False))

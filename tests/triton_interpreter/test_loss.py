@@ -51,7 +51,7 @@ def test_every_option(size, shape, dtype, labels):
             z_loss=z_loss,
             softcap=cap or None,
         )
-        inputs = (y, perm, partner, lam, w, -100, reduction, eps, z_loss, cap)
+        inputs = (y, perm, partner, lam, w, None, -100, reduction, eps, z_loss, cap, 0, 0)
         loss, stats, gradient = OPS.cross_entropy(z, *inputs, 1.0)
         near, tol = TOLERANCE[acc], TOLERANCE[dtype]
         torch.testing.assert_close(loss.double(), want.detach(), rtol=near, atol=near)
@@ -90,7 +90,7 @@ def test_bad_labels_and_perm_poison_their_rows(size, shape, reduction):
             lost[[0, 2, 4, 3]] = True  # these rows, and the rows whose partners they are
         fence = torch.randn(10, *shape[1:])
         z = fence[2:-2]
-        inputs = (y, perm, None, torch.tensor(0.3), None, -100, reduction, 0.1, 0.0, 0.0)
+        inputs = (y, perm, None, torch.tensor(0.3), None, None, -100, reduction, 0.1, 0.0, 0.0, 0, 0)
         loss, stats, gradient = OPS.cross_entropy(z, *inputs, 1.0)
         lost_rows = lost.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
         assert torch.equal(gradient.isnan(), lost_rows)
@@ -114,7 +114,7 @@ def test_layouts_that_are_not_contiguous(size):
         "sliced": torch.randn(5, 4, 3, 4)[..., ::2],
         "expanded": torch.randn(1, 4, 3, 2).expand(5, 4, 3, 2),
     }
-    inputs = (y, perm, None, lam, None, -100, "sum", 0.0, 0.0, 0.0)
+    inputs = (y, perm, None, lam, None, None, -100, "sum", 0.0, 0.0, 0.0, 0, 0)
     for name, z in made.items():
         plain = z.contiguous()
         want, stats, gradient = OPS.cross_entropy(plain, *inputs, 1.0)
@@ -132,6 +132,6 @@ def test_the_divisor_of_a_mean_over_many_rows(monkeypatch):
     monkeypatch.setattr(loss_launch, "PARTIAL_SUMS", 4)
     z, y, perm = torch.randn(101, 3), torch.randint(-1, 3, (101,)), torch.randperm(101)
     w, lam = torch.rand(3), torch.tensor(0.3)
-    inputs = (y, perm, None, lam, w, -1, "mean", 0.0, 0.1, 0.0)
+    inputs = (y, perm, None, lam, w, None, -1, "mean", 0.0, 0.1, 0.0, 0, 0)
     want = reference.mixed_cross_entropy(z, y, perm, 0.3, weight=w, ignore_index=-1, z_loss=0.1)
     torch.testing.assert_close(OPS.cross_entropy(z, *inputs, None)[0], want)

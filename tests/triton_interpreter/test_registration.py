@@ -11,7 +11,7 @@ def test_opcheck():
     x, lam, y = torch.randn(3, 4), torch.tensor(0.3), torch.tensor([0, 1, 3])
     perm = torch.tensor([1, 2, 0])
     targets = (y, perm, lam, 4, 0.1, -100, torch.float32)
-    loss = (y, perm, None, lam, None, -100, "mean", 0.1, 0.0, 0.0)
+    loss = (y, perm, None, lam, None, None, -100, "mean", 0.1, 0.0, 0.0, 0, 0)
     _, stats, gradient = OPS.cross_entropy(x, *loss, 1.0)
     one = torch.ones(())
     binary = (y, perm, None, lam, None, None, "mean", 0.1, None)
