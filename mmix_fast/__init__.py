@@ -11,6 +11,7 @@ from .functional import (
     mix_targets,
     mixed_binary_cross_entropy,
     mixed_cross_entropy,
+    mixed_linear_cross_entropy,
 )
 from .manifold import ManifoldMixup
 from .sampling import Mix, sample_mix
@@ -29,6 +30,7 @@ __all__ = [
     "mix_targets",
     "mixed_binary_cross_entropy",
     "mixed_cross_entropy",
+    "mixed_linear_cross_entropy",
     "reference",
     "sample_mix",
     "set_validation",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .arithmetic import compute_dtype
-from .schemas import SCHEMAS
+from .linear_chunks import linear_cross_entropy
+from .schemas import LINEAR, SCHEMAS
 
 _libraries: list[torch.library.Library] = []  # an op exists as long as the library that defines it
 
@@ -96,6 +98,25 @@ def _fake_binary_cross_entropy_backward(grad: Tensor, logits: Tensor, *args: Any
     return torch.empty_like(logits)
 
 
+def _fake_linear_cross_entropy(
+    inputs: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    dtype: torch.dtype,
+    chunk_size: int,
+    wanted: list[bool],
+    *args: Any,
+) -> tuple[Tensor, ...]:
+    acc = compute_dtype(dtype)
+    none = (0,)
+    return (
+        inputs.new_empty((), dtype=acc),
+        inputs.new_empty(inputs.shape if wanted[0] else none, dtype=dtype),
+        inputs.new_empty(linear_weight.shape if wanted[1] else none, dtype=acc),
+        inputs.new_empty(linear_weight.shape[:1] if wanted[2] else none, dtype=acc),
+    )
+
+
 _FAKES: dict[str, Any] = {
     "mix": _fake_mix,
     "mix_": _fake_nothing,
@@ -112,6 +133,7 @@ _FAKES: dict[str, Any] = {
     "cross_entropy_rescale_": _fake_nothing,
     "cross_entropy_": _fake_cross_entropy_inplace,
     "cross_entropy_part": _fake_cross_entropy_part,
+    "linear_cross_entropy": _fake_linear_cross_entropy,
     "binary_cross_entropy": _fake_binary_cross_entropy,
     "binary_cross_entropy_backward": _fake_binary_cross_entropy_backward,
     "binary_cross_entropy_backward_": _fake_nothing,
@@ -123,8 +145,10 @@ def define(namespace: str) -> torch.library.Library:
     """Defines torch.ops.<namespace> and registers the fake kernels that torch.compile needs."""
     library = torch.library.Library(namespace, "DEF")
     _libraries.append(library)
-    for schema in SCHEMAS:
+    for schema in (*SCHEMAS, LINEAR):
         library.define(schema)
+    composed = partial(linear_cross_entropy, partial(kernel, namespace))
+    library.impl("linear_cross_entropy", composed, "CompositeExplicitAutograd")
     for name, fake in _FAKES.items():
         torch.library.register_fake(f"{namespace}::{name}", fake)
     return library

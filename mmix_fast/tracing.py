@@ -78,3 +78,11 @@ def copy_into(x: Tensor, value: Tensor, op: str) -> Tensor:
             f"write (x comes from outside, or perm or lam is mapped and x is not): use an op that "
             f"makes a new tensor, or give {op} a copy that depends on what is mapped"
         ) from error
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which torch.mm computes with x: that of autocast if it is on, else x's own."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)

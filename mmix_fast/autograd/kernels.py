@@ -14,7 +14,10 @@ from torch import Tensor
 
 from ..arithmetic import as_lam, compute_dtype
 from ..layouts import overlaps
+from ..linear_chunks import default_chunk_size
 from ..ops import kernel
+from ..tracing import autocast_dtype
+from .linear_loss import LinearLossCall, linear_loss
 from .loss import LossCall, mixed_loss
 from .mix import MixBatchFn, mix, mix_inplace
 from .mix_other import mix_other, mix_other_inplace
@@ -173,6 +176,34 @@ class Kernels:
         inplace = inplace_backward and _can_overwrite(logits)
         call = LossCall("binary_cross_entropy", reduction, options, self.namespace, inplace)
         return mixed_loss(logits, tensors, call)
+
+    def mixed_linear_cross_entropy(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        perm: Tensor | None,
+        lam: Lam,
+        *,
+        linear_bias: Tensor | None,
+        target_b: Tensor | None,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: str,
+        label_smoothing: float,
+        z_loss: float,
+        softcap: float | None,
+        chunk_size: int | None,
+    ) -> Tensor:
+        dtype = autocast_dtype(input)
+        coef = as_lam(lam, compute_dtype(dtype), input.device)
+        if chunk_size is None:
+            chunk_size = default_chunk_size(*input.shape, linear_weight.shape[0], input.device)
+        targets = _as_kernels_read(target), _contiguous(perm), _as_kernels_read(target_b)
+        tensors = (*targets, coef, _contiguous(weight))
+        options = ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0
+        call = LinearLossCall(self.namespace, dtype, chunk_size, options)
+        return linear_loss(input, linear_weight, linear_bias, tensors, call)
 
 
 def _can_overwrite(logits: Tensor) -> bool:

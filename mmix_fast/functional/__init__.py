@@ -2,6 +2,7 @@
 
 from .binary_loss import mixed_binary_cross_entropy as mixed_binary_cross_entropy
 from .cutmix import cutmix_ as cutmix_
+from .linear_loss import mixed_linear_cross_entropy as mixed_linear_cross_entropy
 from .loss import mixed_cross_entropy as mixed_cross_entropy
 from .mixed_target import MixedTarget as MixedTarget
 from .mixing import mix as mix

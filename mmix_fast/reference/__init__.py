@@ -8,6 +8,7 @@ and in compiled graphs nothing may be checked on the host.
 
 from .binary_cross_entropy import mixed_binary_cross_entropy as mixed_binary_cross_entropy
 from .cross_entropy import mixed_cross_entropy as mixed_cross_entropy
+from .linear_cross_entropy import mixed_linear_cross_entropy as mixed_linear_cross_entropy
 from .mixing import cutmix_ as cutmix_
 from .mixing import mix as mix
 from .mixing import mix_ as mix_
