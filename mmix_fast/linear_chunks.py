@@ -93,7 +93,7 @@ def run_chunks(
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """``total + a @ b``, computed in ``dtype`` and written to total; None stands for 0."""
-    to = {}
+    to: dict[str, Any] = {}
     if a.dtype != dtype:
         # cuBLAS has a product of 16-bit matrices that is float32; elsewhere they are widened first:
         # a 16-bit product for each chunk would be rounded once for each.

@@ -27,9 +27,8 @@ def mean_scales(
         scales[3] = 0.0 if rows else float("nan")
         return scales
     own, other = (_weights(y, weight, ignore_index, classes) for y in (target, target_b))
-    lam, rest = lam.double(), (1 - lam).double()
+    lam, rest = _coefficients(lam, target)
     if lam.ndim:
-        lam, rest = (c.reshape(-1, *[1] * (target.ndim - 1)) for c in (lam, rest))
         joint = (_term(lam, own[0]) + _term(rest, other[0])).sum()
         sums = joint, joint
         undefined = joint == 0
@@ -46,6 +45,23 @@ def mean_scales(
             torch.where(undefined, nan, 0.0),
         ]
     )
+
+
+def counted(target: Tensor, target_b: Tensor, lam: Tensor, ignore_index: int) -> Tensor:
+    """The sum of each row's coefficients whose labels count, float64; ``(B, d1, ...)``."""
+    own, rest = _coefficients(lam, target)
+    return _term(own, (target != ignore_index).double()) + _term(
+        rest, (target_b != ignore_index).double()
+    )
+
+
+def _coefficients(lam: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """λ and 1-λ, rounded in λ's dtype, as float64 that broadcasts with the labels."""
+    own, rest = lam.double(), (1 - lam).double()
+    if lam.ndim == 0 or lam.ndim == labels.ndim:
+        return own, rest
+    shape = -1, *[1] * (labels.ndim - 1)
+    return own.reshape(shape), rest.reshape(shape)
 
 
 def _weights(

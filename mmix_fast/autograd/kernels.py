@@ -198,7 +198,8 @@ class Kernels:
         dtype = autocast_dtype(input)
         coef = as_lam(lam, compute_dtype(dtype), input.device)
         if chunk_size is None:
-            chunk_size = default_chunk_size(*input.shape, linear_weight.shape[0], input.device)
+            classes, features = linear_weight.shape
+            chunk_size = default_chunk_size(input.shape[0], features, classes, input.device)
         targets = _as_kernels_read(target), _contiguous(perm), _as_kernels_read(target_b)
         tensors = (*targets, coef, _contiguous(weight))
         options = ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from .. import validation as v
 from .. import validation_targets as vt
 from ..dispatch import select
-from ..scalars import check_fraction, check_index, check_positive, check_real
-from ..tracing import autocast_dtype, beyond_kernels, readable
+from ..tracing import beyond_kernels, is_dtensor, readable
+from .head import LINEAR_REDUCTIONS, check_chunk_size, check_head
+from .loss_arguments import check_loss_arguments
 from .mixed_target import MixedTarget
 from .values import check_target_values
 
@@ -67,22 +65,36 @@ def mixed_linear_cross_entropy(
     >>> features = backbone(x)  # (N, D)
     >>> loss = mixed_linear_cross_entropy(features, head.weight, y, perm, 0.3)
     """
+    if is_dtensor(linear_weight) or is_dtensor(input):
+        from ..distributed.dtensor import mixed_linear_cross_entropy_of_dtensor
+
+        return mixed_linear_cross_entropy_of_dtensor(
+            mixed_linear_cross_entropy,
+            input,
+            linear_weight,
+            target,
+            perm,
+            lam,
+            linear_bias=linear_bias,
+            target_b=target_b,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            chunk_size=chunk_size,
+        )
     dtype = check_head(input, linear_weight, linear_bias)
     # Has the logits' shape, dtype and device, but no memory.
     logits = input.detach().new_empty((), dtype=dtype).expand(len(input), len(linear_weight))
-    if isinstance(target, MixedTarget):
-        target.check_alone(logits, perm, lam, target_b, label_smoothing)
-        target, perm, lam, target_b, label_smoothing = target.for_cross_entropy()
-    if perm is not None:
-        v.check_perm(perm, logits.shape[0], logits.device)
-    lam = v.check_lam(lam, logits.shape[0], logits.device)
-    ignore_index = check_index("ignore_index", ignore_index)
-    label_smoothing = check_fraction("label_smoothing", label_smoothing)
-    z_loss = check_real("z_loss", z_loss)
-    softcap = None if softcap is None else check_positive("softcap", softcap, "a float or None")
-    vt.check_reduction(reduction, ("mean", "sum"))
-    if chunk_size is not None and (chunk_size := check_index("chunk_size", chunk_size)) < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    target, perm, lam, target_b, ignore_index, label_smoothing, z_loss, softcap = (
+        check_loss_arguments(
+            logits, target, perm, lam, target_b, ignore_index, label_smoothing, z_loss, softcap
+        )
+    )
+    vt.check_reduction(reduction, LINEAR_REDUCTIONS)
+    chunk_size = check_chunk_size(chunk_size)
     target, target_b = vt.check_loss_targets(logits, target, perm, target_b, ignore_index)
     if weight is not None:
         vt.check_weight("weight", weight, logits)
@@ -106,33 +118,3 @@ def mixed_linear_cross_entropy(
         softcap=softcap,
         chunk_size=chunk_size,
     )
-
-
-def check_head(input: Any, linear_weight: Any, linear_bias: Any) -> torch.dtype:
-    """Checks a linear head and its input. Returns the dtype of the logits."""
-    v.check_x(input, "input")
-    v.check_x(linear_weight, "linear_weight")
-    if input.ndim != 2:
-        raise ValueError(f"input must have shape (N, D), got {v.describe(input)}")
-    features = input.shape[1]
-    if linear_weight.ndim != 2 or linear_weight.shape[1] != features:
-        raise ValueError(
-            f"linear_weight must have shape (C, {features}), got {v.describe(linear_weight)}"
-        )
-    dtype = autocast_dtype(input)
-    if linear_weight.dtype != input.dtype and dtype == input.dtype:
-        raise TypeError(
-            f"linear_weight must have input's dtype {input.dtype}, got {v.describe(linear_weight)}"
-        )
-    if linear_weight.device != input.device:
-        raise ValueError(f"linear_weight must be on {input.device}, got {linear_weight.device}")
-    if linear_bias is not None:
-        v.check_tensor(linear_bias, "linear_bias")
-        wanted = f"linear_bias must be {linear_weight.dtype} of shape ({linear_weight.shape[0]},)"
-        if linear_bias.dtype != linear_weight.dtype:
-            raise TypeError(f"{wanted}, got {v.describe(linear_bias)}")
-        if linear_bias.shape != linear_weight.shape[:1]:
-            raise ValueError(f"{wanted}, got {v.describe(linear_bias)}")
-        if linear_bias.device != input.device:
-            raise ValueError(f"linear_bias must be on {input.device}, got {linear_bias.device}")
-    return dtype

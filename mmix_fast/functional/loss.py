@@ -7,8 +7,8 @@ from torch import Tensor
 from .. import validation as v
 from .. import validation_targets as vt
 from ..dispatch import select
-from ..scalars import check_fraction, check_index, check_positive, check_real
-from ..tracing import beyond_kernels
+from ..tracing import beyond_kernels, is_dtensor
+from .loss_arguments import check_loss_arguments
 from .mixed_target import MixedTarget
 from .values import checks_here
 
@@ -31,7 +31,8 @@ def mixed_cross_entropy(
     """Cross-entropy against mixed labels; stores neither the softmax nor soft targets.
 
     Args:
-        logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides. -inf masks a class.
+        logits: ``(B, C)`` or ``(B, C, d1, ...)``, floating, any strides. -inf masks a class. Or a
+            DTensor that is sharded over its classes: see :mod:`mmix_fast.distributed`.
         target: labels ``(B, d1, ...)`` of any integer dtype (int64 is taken as it is, others are
             converted), or float probabilities of the logits' shape. A :class:`MixedTarget` stands
             for target, perm, lam, target_b and label_smoothing; none of them may then be given.
@@ -68,17 +69,30 @@ def mixed_cross_entropy(
     >>> mixed_cross_entropy(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75)
     tensor(0.6931)
     """
-    if isinstance(target, MixedTarget):
-        target.check_alone(logits, perm, lam, target_b, label_smoothing)
-        target, perm, lam, target_b, label_smoothing = target.for_cross_entropy()
+    if is_dtensor(logits):
+        from ..distributed.dtensor import mixed_cross_entropy_of_dtensor
+
+        return mixed_cross_entropy_of_dtensor(
+            mixed_cross_entropy,
+            logits,
+            target,
+            perm,
+            lam,
+            target_b=target_b,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            inplace_backward=inplace_backward,
+        )
     v.check_logits(logits)
-    if perm is not None:
-        v.check_perm(perm, logits.shape[0], logits.device)
-    lam = v.check_lam(lam, logits.shape[0], logits.device)
-    ignore_index = check_index("ignore_index", ignore_index)
-    label_smoothing = check_fraction("label_smoothing", label_smoothing)
-    z_loss = check_real("z_loss", z_loss)
-    softcap = None if softcap is None else check_positive("softcap", softcap, "a float or None")
+    target, perm, lam, target_b, ignore_index, label_smoothing, z_loss, softcap = (
+        check_loss_arguments(
+            logits, target, perm, lam, target_b, ignore_index, label_smoothing, z_loss, softcap
+        )
+    )
     vt.check_reduction(reduction)
     target, target_b = vt.check_loss_targets(logits, target, perm, target_b, ignore_index)
     if weight is not None:

@@ -23,6 +23,12 @@ def _mean(rows: Tensor, total: Tensor) -> Tensor:
     return torch.where(zero, float("nan"), rows.sum() / torch.where(zero, 1, total))
 
 
+def capped(z: Tensor, softcap: float) -> Tensor:
+    """``softcap*tanh(z/softcap)``; a masked class (-inf) stays masked."""
+    small = softcap * torch.tanh(torch.where(z.isneginf(), 0, z) / softcap)
+    return torch.where(z.isneginf(), z, small)
+
+
 def mixed_cross_entropy(
     logits: Tensor,
     target: Tensor,
@@ -92,9 +98,7 @@ def mixed_cross_entropy(
     live = (valid & (own != 0)) | (other_valid & (other != 0))
     z = torch.where(live.unsqueeze(1), as_rows(logits).to(acc), 0)
     if softcap is not None:
-        # A masked class (-inf) stays masked.
-        capped = softcap * torch.tanh(torch.where(z.isneginf(), 0, z) / softcap)
-        z = torch.where(z.isneginf(), z, capped)
+        z = capped(z, softcap)
     logp = z.log_softmax(-1)
     a, b = _row_losses(logp, q_own), _row_losses(logp, q_other)
     a = a.masked_fill(bad, float("nan"))

@@ -80,7 +80,7 @@ def blend(lam: Tensor, own: Tensor, other: Tensor, followed: bool) -> Tensor:
 
 def as_rows(t: Tensor) -> Tensor:
     """(B, C, d1, ...) -> (B*d1*..., C)."""
-    return t.movedim(1, -1).reshape(-1, t.shape[1])
+    return t.movedim(1, -1).flatten(0, -2)  # not reshape(-1, C): C may be 0
 
 
 def term(coef: Tensor, value: Tensor) -> Tensor:
