@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import functional
 from .accuracy import mixed_accuracy
@@ -68,6 +68,26 @@ class Mix:
     def binary_cross_entropy(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
         """:func:`mmix_fast.mixed_binary_cross_entropy` of this draw."""
         return functional.mixed_binary_cross_entropy(logits, target, self.perm, self.lam, **options)
+
+    def linear_loss(
+        self, features: Tensor, head: nn.Linear, target: Tensor, **options: Any
+    ) -> Tensor:
+        """``self.cross_entropy(head(features), target)`` without all of the logits.
+
+        :func:`mmix_fast.mixed_linear_cross_entropy` of this draw and of the head's weight and bias,
+        which may be DTensors. ``head`` is not called: its hooks do not run.
+        """
+        if not isinstance(head, nn.Linear):
+            raise TypeError(f"head must be an nn.Linear, got {describe(head)}")
+        return functional.mixed_linear_cross_entropy(
+            features,
+            head.weight,
+            target,
+            self.perm,
+            self.lam,
+            linear_bias=head.bias,
+            **options,
+        )
 
     def accuracy(
         self, logits: Tensor, target: Tensor | functional.MixedTarget, topk: int = 1

@@ -51,18 +51,18 @@ def check_x(x: Any, name: str = "x") -> None:
     raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {describe(x)}")
 
 
-def check_logits(logits: Any) -> None:
-    """Must run before any code reads the logits' shape."""
+def check_logits(logits: Any, name: str = "logits") -> None:
+    """Must run before any code reads the logits' shape. ``name``: logits, or a head's features."""
     if not isinstance(logits, Tensor):
         advice = ""
         if hasattr(logits, "logits"):
             advice = "; pass its .logits"
         elif isinstance(logits, Mapping) and "logits" in logits:
             advice = "; pass its ['logits']"
-        check_tensor(logits, "logits", advice)
-    check_x(logits, "logits")
+        check_tensor(logits, name, advice)
+    check_x(logits, name)
     if logits.ndim < 2:
-        raise ValueError(f"logits must have shape (B, C, ...), got {describe(logits)}")
+        raise ValueError(f"{name} must have shape (B, C, ...), got {describe(logits)}")
 
 
 def check_dim(x: Tensor, dim: int) -> int:

@@ -175,6 +175,23 @@ class ManifoldMixup:
         """
         return self._for(logits).binary_cross_entropy(logits, target, **options)
 
+    def linear_loss(
+        self, features: Tensor, head: nn.Linear, target: Tensor, **options: Any
+    ) -> Tensor:
+        """``mixup.loss(head(features), target)`` for heads with many classes.
+
+        Runs :func:`mmix_fast.mixed_linear_cross_entropy`, which holds a few rows of the logits at a
+        time; takes its options. ``features`` ``(B, D)`` are what the model returns without its
+        head, and ``head``, an ``nn.Linear``, may be inside or outside the model. It is not called:
+        its hooks do not run. The draw and the rules are those of ``loss``.
+
+        >>> backbone = timm.create_model("vit_small_patch16_224", num_classes=0)
+        >>> head = nn.Linear(384, 21841)
+        >>> mixup = ManifoldMixup(backbone, layers="auto")
+        >>> loss = mixup.linear_loss(backbone(x), head, y)
+        """
+        return self._for(features, "features").linear_loss(features, head, target, **options)
+
     def accuracy(self, logits: Tensor, target: Tensor, **options: Any) -> Tensor:
         """λ-weighted fraction of correct predictions: :meth:`mmix_fast.Mix.accuracy` of a draw."""
         return self._for(logits).accuracy(logits, target, **options)
@@ -204,14 +221,14 @@ class ManifoldMixup:
     def __repr__(self) -> str:
         return f"ManifoldMixup(layers={list(self.layers)}, alpha={self.alpha}, prob={self.prob})"
 
-    def _for(self, logits: Tensor) -> Mix:
-        check_logits(logits)
+    def _for(self, logits: Tensor, name: str = "logits") -> Mix:
+        check_logits(logits, name)
         draw = None if self._mixing is None else self._mixing.draw_of(logits)
         if draw is None:
             return Mix.identity(logits.shape[0], logits.device)  # λ = 1: plain cross-entropy
         if logits.shape[:1] != draw.mix.perm.shape:
             raise ValueError(
-                f"logits must have the batch size {draw.mix.perm.shape[0]} of the forward that "
+                f"{name} must have the batch size {draw.mix.perm.shape[0]} of the forward that "
                 f"made them, got {describe(logits)}"
             )
         return draw.mix.to(logits.device)
