@@ -27,12 +27,12 @@ class _Rows(NamedTuple):
 
 def cross_entropy_part(logits: Tensor, *args: Any) -> Tensor:
     row = _rows(logits, *args)
-    log_sum = row.z.logsumexp(-1)
-    top = row.z.amax(-1) if row.z.shape[1] else log_sum
+    top = row.z.amax(-1) if row.z.shape[1] else row.z.new_full(row.live.shape, -INF)
     top = torch.where(top == -INF, 0, top)
-    dot = torch.where(row.t == 0, 0, row.t * (row.z - top.unsqueeze(1))).sum(-1)
+    z = row.z - top.unsqueeze(1)
+    dot = torch.where(row.t == 0, 0, row.t * z).sum(-1)
     mass = row.t.sum(-1).masked_fill(row.bad, NAN)
-    part = torch.stack([top, log_sum - top, dot, mass], 1)
+    part = torch.stack([top, z.exp().sum(-1).log(), dot, mass], 1)
     return torch.where(row.live.unsqueeze(1), part, 0)
 
 
