@@ -74,7 +74,7 @@ def mixed_cross_entropy(
     ...     local_logits, y, perm, 0.3, num_classes=100_000, class_offset=rank * 50_000
     ... )
     """
-    v.check_logits(local_logits)
+    v.check_logits(local_logits, "local_logits")
     shard = make_shard(group, num_classes, class_offset, local_logits.shape[1])
     return sharded(
         shard,

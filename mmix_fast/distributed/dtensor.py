@@ -55,8 +55,8 @@ def mixed_linear_cross_entropy_of_dtensor(
                 "DTensor.from_local(input, mesh, [Replicate()]), a parameter of FSDP must be "
                 "unsharded first"
             )
-        if t.device_mesh != linear_weight.device_mesh:
-            raise ValueError(f"{name} must be on the mesh of linear_weight")
+    if any(t.device_mesh != linear_weight.device_mesh for t in given.values()):
+        raise ValueError(f"{', '.join(given)} must be on one mesh")
     if any(not isinstance(p, Replicate) for p in input.placements):
         raise ValueError(f"input must be replicated over the mesh, got {input.placements}")
     dim = _sharded_dim("linear_weight", linear_weight, 0)
