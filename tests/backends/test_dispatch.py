@@ -211,7 +211,17 @@ def test_import_is_quick():
 
 
 @pytest.mark.parametrize(
-    "op", ["mix", "mix_", "cutmix_", "mix_targets", "mix_batch_", "mixed_cross_entropy"]
+    "op",
+    [
+        "mix",
+        "mix_",
+        "cutmix_",
+        "mix_targets",
+        "mix_batch_",
+        "mixed_cross_entropy",
+        "mixed_binary_cross_entropy",
+        "mixed_linear_cross_entropy",
+    ],
 )
 def test_kernels_take_the_arguments_of_the_reference(op):
     wanted = inspect.signature(getattr(m.reference, op)).parameters

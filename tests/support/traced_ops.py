@@ -80,6 +80,19 @@ LOSSES |= {
     for reduction in ("mean", "none")
     for kind, call in _binary(reduction=reduction).items()
 }
+# With the identity as weight, the logits are z.
+LOSSES |= {
+    f"linear loss, {reduction}": lambda z, d, reduction=reduction: m.mixed_linear_cross_entropy(
+        z * 1,
+        torch.eye(C, dtype=z.dtype, device=z.device),
+        d["y"],
+        d["perm"],
+        d["lam"],
+        reduction=reduction,
+        chunk_size=2,
+    )
+    for reduction in ("mean", "sum")
+}
 IN_PLACE = {
     f"loss in place, {reduction}": _loss(reduction=reduction, inplace_backward=True)["labels"]
     for reduction in ("mean", "none")
