@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .arithmetic import compute_dtype
 from .mean_scales import mean_scales
+from .tracing import without_autocast
 
 # Gives the loss of the logits of rows [begin, end), and, if asked for it, overwrites them with the
 # gradient for an upstream of 1.
@@ -73,7 +74,7 @@ def run_chunks(
     of_input = torch.empty_like(x) if wanted[0] else x.new_empty(0)
     of_weight = w.new_zeros(w.shape if wanted[1] and not chunks else 0, dtype=acc)
     of_bias = w.new_zeros(classes if wanted[2] else 0, dtype=acc)
-    with torch.autocast(inputs.device.type, enabled=False):  # dtype says what it asked for
+    with without_autocast(inputs.device):  # dtype says what it asked for
         for begin in range(0, rows, max(size, 1)):
             end = min(rows, begin + size)
             z, part = buffer[: end - begin], x[begin:end]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -85,9 +86,15 @@ def copy_into(x: Tensor, value: Tensor, op: str) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which torch.mm computes with x: that of autocast if it is on, else x's own."""
     device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
         return x.dtype
-    return torch.get_autocast_dtype(device)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device.type):  # meta, for one
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def is_dtensor(x: object) -> bool:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tracing import autocast_dtype
+from ..tracing import autocast_dtype, without_autocast
 from .cross_entropy import mixed_cross_entropy
 from .terms import Lam
 
@@ -61,6 +61,6 @@ def linear_cross_entropy_in(
 ) -> Tensor:
     """With logits of this dtype, all at once. ``options``: of mixed_cross_entropy."""
     bias = None if linear_bias is None else linear_bias.to(dtype)
-    with torch.autocast(input.device.type, enabled=False):
+    with without_autocast(input.device):
         logits = F.linear(input.to(dtype), linear_weight.to(dtype), bias)
         return mixed_cross_entropy(logits, target, perm, lam, **options)
