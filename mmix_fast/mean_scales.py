@@ -24,7 +24,7 @@ def mean_scales(
     if target.is_floating_point():
         rows = math.prod(target.shape[:1] + target.shape[2:])
         scales = target.new_full((4,), 1 / rows if rows else 1.0, dtype=torch.float64)
-        scales[3] = 0.0 if rows else float("nan")
+        scales[3].fill_(0.0 if rows else float("nan"))
         return scales
     own, other = (_weights(y, weight, ignore_index, classes) for y in (target, target_b))
     lam, rest = _coefficients(lam, target)

@@ -73,7 +73,7 @@ def _header(part: Tensor, shard: Shard, failed: bool) -> Tensor:
     header = part.new_zeros(1, PART).view(_integer(part))
     numbers = shard.num_classes, shard.class_offset, shard.classes, int(failed)
     for at, number in enumerate(numbers):
-        header[0, at] = number  # fills: a copy from pageable memory cannot be captured in a graph
+        header[0, at].fill_(number)  # a copy from pageable memory cannot be captured in a graph
     return header.view(part.dtype)
 
 

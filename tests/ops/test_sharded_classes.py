@@ -137,7 +137,9 @@ def test_means_over_nothing_and_no_rows(backend, reduction):
     y, perm = torch.full((B,), -100), torch.arange(B)
     compare(z, y, perm, 0.3, reduction=reduction, z_loss=0.1)
     y[0] = 3
-    compare(z, y, None, 0.3, target_b=torch.full((B,), -100), reduction=reduction)
+    for lam in (0.0, 0.3, 1.0):
+        compare(z, y, None, lam, target_b=torch.full((B,), -100), reduction=reduction)
+        compare(z, torch.full((B,), -100), None, lam, target_b=y, reduction=reduction)
     empty = torch.zeros(0, dtype=torch.int64)
     compare(z[:0], empty, empty, 0.3, reduction=reduction)
 
@@ -154,6 +156,7 @@ def test_any_cuts_give_the_same(cuts, seed, lam, eps):
     compare(torch.randn(B, C).double(), y, perm, lam, cuts=cuts, label_smoothing=eps, z_loss=0.1)
 
 
+@pytest.mark.on_cpu
 def test_bytes_on_the_wire_and_in_memory(backend):
     if backend == "reference":
         pytest.skip("plain PyTorch allocates what its ops do")
