@@ -1,5 +1,7 @@
 """Classes beyond one matrix, on a GPU: the linear loss, shards, NCCL, and no wait of the host."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -61,7 +63,7 @@ def test_shards(dtype):
     full, cuts = z.clone().requires_grad_(), [0, 333, 333, C]
     want = m.mixed_cross_entropy(full, y, perm, 0.3, label_smoothing=0.1, z_loss=0.1)
     (truth,) = torch.autograd.grad(want, full)
-    pieces = [z[:, a:b].clone().requires_grad_() for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [z[:, a:b].clone().requires_grad_() for a, b in itertools.pairwise(cuts)]
     losses, _ = of_every_shard(pieces, cuts, y, perm, 0.3, label_smoothing=0.1, z_loss=0.1)
     for loss, piece, begin in zip(losses, pieces, cuts, strict=False):
         torch.testing.assert_close(loss, want.detach(), rtol=1e-5, atol=1e-5)
