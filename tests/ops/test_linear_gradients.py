@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 import mmix_fast as m
 from mmix_fast import linear_chunks
-from tests.support.cases import TOLERANCE
 from tests.support.linear import arguments, chunked, head, unchunked
 
 RUNS_ON_GPU = True
@@ -18,16 +17,17 @@ FLAGS = list(itertools.product((False, True), repeat=3))
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("up", [1.0, 0.7, 1024.0])
 def test_no_less_exact_than_all_logits_at_once(backend, dtype, up):
-    """Against float64, summed over the entries, with a little room for luck."""
-    n = 200
-    target, perm, lam, options = arguments("per sample", dtype=torch.float32, n=n)
-    options |= {"weight": None}
+    """Against float64. A power of two as upstream adds no rounding; another adds one to 16 bits."""
+    n = 400
+    target, perm, lam, _ = arguments("per sample", dtype=torch.float32, n=n)
+    options = {"label_smoothing": 0.1}
     tensors = head(dtype, n)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     wide = torch.autograd.grad(up * unchunked(exact, target, perm, lam.double(), **options), exact)
     x, w, b = tensors
     plain = m.mixed_cross_entropy(F.linear(x, w, b), target, perm, lam, **options)
-    ours = chunked(tensors, target, perm, lam, chunk_size=32, **options)
+    ours = chunked(tensors, target, perm, lam, chunk_size=16, **options)
+    exactly = dtype != torch.float16 and up != 0.7
     rest = zip(
         torch.autograd.grad(up * plain, tensors),
         torch.autograd.grad(up * ours, tensors),
@@ -37,12 +37,12 @@ def test_no_less_exact_than_all_logits_at_once(backend, dtype, up):
     for of_plain, of_ours, truth in rest:
         assert of_ours.dtype == dtype
         error, ours_error = ((g.double() - truth).norm() for g in (of_plain, of_ours))
-        assert ours_error <= 1.3 * error + TOLERANCE[dtype] * 1e-2 * truth.norm()
+        assert ours_error <= (1.01 if exactly else 1.2) * error + 1e-7 * truth.norm()
 
 
 def test_the_gradient_of_a_mean_in_float16_keeps_its_digits(backend):
     """1/N of a probability would be a subnormal float16, long before a scaler multiplies it."""
-    n = 2000
+    n = 20_000
     target, perm, lam, _ = arguments("labels", dtype=torch.float32, n=n)
     tensors = head(torch.float16, n, bias=False)
     exact = [t.detach().double().requires_grad_() for t in tensors]
