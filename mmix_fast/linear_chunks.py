@@ -126,9 +126,11 @@ def linear_cross_entropy(
 
     ``options``: from ignore_index on, as in the schema.
     """
-    rows = inputs.shape[0]
+    rows, features = inputs.shape
+    classes = linear_weight.shape[0]
+    chunk_size = chunk_size or default_chunk_size(rows, features, classes, inputs.device)
     targets = ChunkTargets(target, perm, target_b, lam)
-    scales = targets.scales(weight, options, linear_weight.shape[0], dtype)
+    scales = targets.scales(weight, options, classes, dtype)
 
     def step(z: Tensor, begin: int, end: int, gradient: bool) -> Tensor:
         arguments = *targets.of(begin, end), weight, scales, *options, 0, 0

@@ -87,11 +87,12 @@ SCHEMAS = (
 )
 
 # The cross-entropy of a linear head's logits, (N, C) = input @ linear_weight.T + linear_bias in
-# `dtype`, in chunks of rows; linear_chunks.py composes it for every namespace. wanted: gradients of
-# input, linear_weight and linear_bias, for an upstream of 1/factor_of(...); else empty tensors.
+# `dtype`, in chunks of rows; linear_chunks.py composes it for every namespace. chunk_size 0: its
+# default. wanted: gradients of input, linear_weight and linear_bias, for an upstream of
+# 1/factor_of(...); else empty tensors.
 LINEAR = (
     "linear_cross_entropy(Tensor input, Tensor linear_weight, Tensor? linear_bias, "
-    "ScalarType dtype, SymInt chunk_size, bool[] wanted, Tensor target, Tensor? perm, "
+    "ScalarType dtype, int chunk_size, bool[] wanted, Tensor target, Tensor? perm, "
     "Tensor? target_b, Tensor lam, Tensor? weight, int ignore_index, str reduction, "
     "float label_smoothing, float z_loss, float softcap) -> (Tensor loss, "
     "Tensor input_gradient, Tensor weight_gradient, Tensor bias_gradient)"

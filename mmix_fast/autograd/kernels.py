@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ..arithmetic import as_lam, compute_dtype
 from ..layouts import overlaps
-from ..linear_chunks import default_chunk_size
 from ..ops import kernel
 from ..tracing import autocast_dtype
 from .linear_loss import LinearLossCall, linear_loss
@@ -197,13 +196,10 @@ class Kernels:
     ) -> Tensor:
         dtype = autocast_dtype(input)
         coef = as_lam(lam, compute_dtype(dtype), input.device)
-        if chunk_size is None:
-            classes, features = linear_weight.shape
-            chunk_size = default_chunk_size(input.shape[0], features, classes, input.device)
         targets = _as_kernels_read(target), _contiguous(perm), _as_kernels_read(target_b)
         tensors = (*targets, coef, _contiguous(weight))
         options = ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0
-        call = LinearLossCall(self.namespace, dtype, chunk_size, options)
+        call = LinearLossCall(self.namespace, dtype, chunk_size or 0, options)
         return linear_loss(input, linear_weight, linear_bias, tensors, call)
 
 

@@ -22,7 +22,7 @@ class LinearLossCall(NamedTuple):
 
     namespace: str
     dtype: torch.dtype  # of the logits
-    chunk_size: int
+    chunk_size: int  # 0: the default
     options: tuple[Any, ...]  # from ignore_index on, in the order of the schema
 
     def run(

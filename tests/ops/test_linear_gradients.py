@@ -141,7 +141,7 @@ def test_compiled(backend):
         graphs.append(graph)
         return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
-    def step(x, w, b, lam):
+    def step(x, w, b, lam, target=target, perm=perm):
         return chunked([x, w, b], target, perm, lam, **options)
 
     compiled = torch.compile(step, fullgraph=True, backend=count)
@@ -157,3 +157,8 @@ def test_compiled(backend):
         for gradient, truth in pairs:
             torch.testing.assert_close(gradient, truth)
     assert len(graphs) <= 2
+    for n in (20, 40, 60):
+        more = arguments("labels", dtype=torch.float32, n=n)[:2]
+        tensors = head(torch.float32, n)
+        torch.testing.assert_close(compiled(*tensors, 0.3, *more), step(*tensors, 0.3, *more))
+    assert len(graphs) <= 4  # one more graph has a symbolic number of rows
