@@ -83,7 +83,7 @@ def _check(headers: list[list[int]], rank: int) -> None:
         raise ValueError(f"num_classes must be the same on all ranks, got {_shown(totals)}")
     ranges = [(begin, begin + size) for _, begin, size, _ in headers]
     at = 0
-    for begin, end in sorted(r for r in ranges if r[0] != r[1] or r[0] < 0):
+    for begin, end in sorted(r for r in ranges if r[0] != r[1]):
         if begin != at:
             break
         at = end

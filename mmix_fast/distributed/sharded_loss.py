@@ -90,7 +90,7 @@ def loss_and_stats(logits: Tensor, tensors: Tensors, call: ShardedCall) -> tuple
     # 0 where no class has a target, although all logits may be -inf, but NaN where one is NaN.
     loss = torch.where((mass == 0) & ~total.isnan(), 0, mass * total) - dot
     if (z_coef := _z_coefficients(len(total), tensors, call)) is not None:
-        loss = loss + torch.where(z_coef == 0, 0, z_coef * (pivot + total).square())
+        loss = loss + z_coef * (pivot + total).square()  # where it is 0, so are pivot and part
     return _reduced(loss, logits, tensors, call), torch.stack([pivot, total, mass], 1)
 
 

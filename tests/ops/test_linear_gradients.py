@@ -66,8 +66,15 @@ def test_only_the_products_that_are_needed(backend, wanted, monkeypatch):
     monkeypatch.setattr(
         torch, "mm", lambda *a, **kw: products.append("x") if "out" in kw else kept(*a, **kw)
     )
+    run, of_logits = linear_chunks.run_chunks, []
+
+    def spied(step, *rest):
+        return run(lambda z, *at: of_logits.append(at[-1]) or step(z, *at), *rest)
+
+    monkeypatch.setattr(linear_chunks, "run_chunks", spied)
     loss = chunked(tensors, target, perm, lam, chunk_size=5, **options)
     monkeypatch.undo()
+    assert of_logits == [any(wanted)] * 3  # in each chunk
     assert products.count("w") == 3 * wanted[1] and products.count("x") == 3 * wanted[0]
     assert loss.requires_grad == any(wanted)
     if wanted[1] and not wanted[0]:

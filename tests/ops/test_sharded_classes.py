@@ -98,6 +98,11 @@ def test_a_label_map(backend):
     z, y = torch.randn(3, C, 4), torch.randint(0, C, (3, 4))
     compare(z, y, torch.tensor([2, 0, 1]), torch.rand(3), **EVERY)
     compare(z, y, torch.tensor([2, 0, 1]), 0.3, reduction="none")
+    pieces = split(z, CUTS)
+    losses, _ = of_every_shard(pieces, CUTS, y, torch.arange(3), 0.3, reduction="none")
+    (expanded,) = torch.autograd.grad(losses[0].sum(), pieces[0], retain_graph=True)  # stride 0
+    (filled,) = torch.autograd.grad(losses[0], pieces[0], torch.ones(3, 4))
+    assert torch.equal(expanded, filled)
 
 
 def test_masked_and_extreme_logits(backend):
@@ -114,6 +119,13 @@ def test_masked_and_extreme_logits(backend):
     pieces[0][5] = INF
     bad = torch.cat(pieces, 1)
     compare(bad, y, perm, 0.3, reduction="none", tol=1e-5)
+    # Where the label has no weight: NaN of a NaN logit, 0 of a row of only -inf.
+    weight = torch.ones(C)
+    weight[y[2:4]], bad[3] = 0, -INF
+    losses, _ = of_every_shard(
+        split(bad, CUTS, False), CUTS, y, perm, 0.3, reduction="none", weight=weight
+    )
+    assert all(loss[2].isnan() and loss[3] == 0 for loss in losses)
     # The label's own logit is -inf: the loss is inf, as in PyTorch; and all of a row -inf.
     z[0, 1], z[5] = -INF, -INF
     losses, _ = of_every_shard(split(z, CUTS, False), CUTS, y, perm, 0.3, reduction="none")
