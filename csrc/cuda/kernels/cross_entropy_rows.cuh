@@ -66,9 +66,8 @@ __global__ void __launch_bounds__(kRowThreads, 1)
     int held = 0;
     RowSums<Real> sums; // later, in the same registers: max, log2_sum and p of RowGradient
     T *gradient = static_cast<T *>(a.gradient);
-    const bool only_gradient = a.from_stats && (!dense || a.of_shard);
 #pragma unroll 1
-    for (bool summing = !only_gradient;; summing = false) {
+    for (bool summing = (dense && !a.of_shard) || !a.from_stats;; summing = false) {
       if (!summing) {
         RowResult<Real> result(sums, a.of_shard);
         const Real one = finish_row(a, row.number, leads && part.rank == 0, row, result);
@@ -86,7 +85,7 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 #pragma unroll 1
       for (int n = 0; n < plan.segments; ++n) {
         if (n > 0) part.read(held = summing ? n : (held == 0 ? plan.segments : held) - 1);
-        if (n > 0 || summing || only_gradient) part.read_terms(held, row, n > 0);
+        if (n > 0 || summing || (a.from_stats && a.of_shard)) part.read_terms(held, row, n > 0);
         part.wait();
         if (summing)
           sums = merge(sums, part.sums(held, row));

@@ -176,7 +176,7 @@ MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const L
       const Real *kept = static_cast<const Real *>(a.stats) + 3 * r;
       of.max = load(kept);
       of.log_sum = load(kept + 1);
-      of.mass = load(kept + 2);
+      of.mass = upstream_of<Real>(a, r) * load(kept + 2);
     } else if (keeps) {
       store_part(stats + r, row, of);
     }
