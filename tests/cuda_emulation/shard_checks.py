@@ -53,8 +53,10 @@ def cut(z, *tensors):
     ends = [0, classes // 8, classes // 8, classes - 1, classes]
     for number, (first, end) in enumerate(zip(ends, ends[1:], strict=False)):
         part = z[:, first:end]
-        yield first, part.contiguous() if number % 2 == classes % 2 else part, *(
-            t[:, first:end] if t is not None and t.is_floating_point() else t for t in tensors
+        yield (
+            first,
+            part.contiguous() if number % 2 == classes % 2 else part,
+            *(t[:, first:end] if t is not None and t.is_floating_point() else t for t in tensors),
         )
 
 

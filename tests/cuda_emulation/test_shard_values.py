@@ -133,9 +133,7 @@ def test_a_bad_label_poisons_its_rows_and_no_other(classes, kind):
 def test_a_bad_row_of_another_shard_poisons_the_gradient_here(classes):
     """The backward is told of it by the sum of the targets over all classes."""
     z = torch.randn(2, classes)
-    args = arguments(
-        torch.tensor([3, 4]), torch.arange(2), torch.tensor(0.25), num_classes=classes
-    )
+    args = arguments(torch.tensor([3, 4]), torch.arange(2), torch.tensor(0.25), num_classes=classes)
     assert part_and_gradient(z, args, (0.5, 3.0, NAN))[1].isnan().all()
 
 
