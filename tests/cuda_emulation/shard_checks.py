@@ -4,6 +4,8 @@ Each check returns True if the joined loss and the shards' gradients are those o
 and if each shard gives what the C++ op gives.
 """
 
+from itertools import pairwise
+
 import torch
 
 from tests.cuda_emulation.cross_entropy_checks import (
@@ -51,7 +53,7 @@ def cut(z, *tensors):
     """
     classes = z.shape[1]
     ends = [0, classes // 8, classes // 8, classes - 1, classes]
-    for number, (first, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for number, (first, end) in enumerate(pairwise(ends)):
         part = z[:, first:end]
         yield (
             first,

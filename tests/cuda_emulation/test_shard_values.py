@@ -1,4 +1,4 @@
-"""Shards of the classes with special logits, labels and partners: exact zeros, -inf, NaN, bad values."""
+"""Shards of the classes with special logits, labels and partners: -inf, NaN, 0, bad values."""
 
 import pytest
 import torch

@@ -1,7 +1,6 @@
 """The loss kernels on shards of the classes: every code path."""
 
 import pytest
-import torch
 
 from tests.cuda_emulation.cross_entropy_checks import KINDS
 from tests.cuda_emulation.shard_checks import WAYS, check
