@@ -41,7 +41,7 @@ def test_the_batchs_own_factors_give_its_mean(emulator, way, kind):
         assert close(gradient, want_gradient, TOLERANCE[dtype])
         again = OPS.cross_entropy_backward(torch.ones_like(loss), stats, z, *args)
         assert torch.equal(again, gradient)
-        assert in_place_agrees(z, args, loss)
+        assert in_place_agrees(z, args, loss, gradient)
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (6, 1001), (2, 5, 16, 24)], ids=str)
@@ -155,7 +155,7 @@ def test_in_place_with_masked_nan_and_ignored_rows(emulator, way, kind):
     args = arguments(y, torch.arange(len(z)), torch.tensor(0.25), reduction="sum", **kw)
     loss, _, gradient = OPS.cross_entropy(z, *args, 1.0)
     assert OPS.cross_entropy_(z, *args).isnan() and loss.isnan()
-    assert torch.equal(z.nan_to_num(7.5), gradient.nan_to_num(7.5))
+    assert close(z, gradient.double(), 3e-6)
     assert (
         z[0].isfinite().all() and z[1].isnan().any() and (z[3] == 0).all() and z[-1].isnan().all()
     )
