@@ -87,10 +87,10 @@ struct LossProblem {
   const void *lam; // in the arithmetic's dtype, like upstream, stats and loss
   int64_t lam_stride;
   bool lam_per_sample;
-  bool counts;                    // each block sums the divisors of a mean over labels itself
-  const double *scales;           // or they are given, see MeanScales; null: constant_scale
-  double constant_scale;          // 1, or 1/rows
-  const void *upstream;           // upstream gradient, one, or one for each row; null: 1
+  bool counts;           // each block sums the divisors of a mean over labels itself
+  const double *scales;  // or an earlier launch, or the caller: MeanScales; null: constant_scale
+  double constant_scale; // 1, or 1/rows
+  const void *upstream;  // upstream gradient, one, or one for each row; null: 1
   bool upstream_per_row, rescale; // rescale: rows with an upstream of 1 are already right
   void *stats;                    // (rows, 2): max(z) and log(sum(exp(z - max)))
   bool from_stats;
@@ -111,12 +111,12 @@ template <class Real> struct LossRow {
   int64_t number; // of the row
   Real hot_own, hot_other, base, z_coef;
   Real coef[kTerms];           // of each term; 0: the term is absent and not read
-  int y_own, y_other;          // columns of the logits; -1: no such label counts, or not here
+  int y_own, y_other;          // columns; negative: no such label counts, or it is of another shard
   int64_t at[kTerms];          // offset of the row in each term
   bool live, keep;             // not live: loss and gradient 0; keep: the gradient is already right
   unsigned char shift[kTerms]; // elements in shared memory before its values, see copy_terms
   MMIX_DEVICE bool has_label_in(int first, int count) const {
-    const unsigned n = static_cast<unsigned>(count); // -1 is in no range
+    const unsigned n = static_cast<unsigned>(count); // no range has a negative one
     return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
   }
   // The sum of t over the classes, if the spread is the same for all of them.
@@ -162,10 +162,10 @@ MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
                     bad);
 }
 
-// The column of a label, or -1 if it is of another shard.
+// The column of a label; negative if it is of another shard.
 MMIX_DEVICE int column_of(const LossProblem &a, int label) {
   const int c = label - a.class_offset;
-  return c >= 0 && c < a.classes ? c : -1;
+  return c < a.classes ? c : -1;
 }
 
 template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c) {
