@@ -122,3 +122,15 @@ def test_rows_in_segments_are_read_twice_in_place(emulator):
     args = arguments(y, torch.tensor([1, 0]), torch.tensor(0.25))
     _, (three, _), _ = moved(emulator, lambda: OPS.cross_entropy_(z, *args), z)
     assert 2 <= three <= 3.01
+
+
+@pytest.mark.parametrize("classes", [64, 1000])
+def test_the_divisors_of_a_shard_are_counted_as_those_of_whole_logits(emulator, classes):
+    """If all labels count, without a look at the partners."""
+    z, (y, perm) = torch.randn(300, classes), labels(300, classes)
+    lam = torch.tensor(0.25)
+    args = arguments(y, perm, lam, class_offset=5, num_classes=2 * classes)
+    _, times, _ = moved(emulator, lambda: OPS.cross_entropy_part(z, *args), z, perm)
+    alone = arguments(y % classes, perm, lam)
+    call = lambda: OPS.cross_entropy(z, *alone, None)[1]  # noqa: E731
+    assert times[:2] == moved(emulator, call, z, perm)[1][:2]
