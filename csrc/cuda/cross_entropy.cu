@@ -1,6 +1,7 @@
 // Mixed cross-entropy on the GPU, in one launch, or in two if a mean has many rows. Nothing is read
 // on the host.
 //   divisors             what a mean divides by, from labels, weights and λ, if there are many rows
+//                        and the caller does not give it
 //   rows, tiles or maps  these divisors if there are few rows; statistics, losses, their sum; the
 //                        gradient if it is wanted
 #include "cuda/cross_entropy_plan.h"

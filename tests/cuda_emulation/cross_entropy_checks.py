@@ -190,6 +190,7 @@ def run_few(emulator, dtype):
             ("block", "capped"),
             ("unaligned", "labels"),
             ("cluster", "smooth"),
+            ("segments", "labels"),
             ("many_rows", "labels"),
         )
     )

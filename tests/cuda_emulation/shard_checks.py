@@ -178,5 +178,10 @@ def run_few(emulator, dtype):
     """Fewer checks, for ThreadSanitizer, which is slow."""
     return all(
         check(emulator, way, kind, dtype, per_sample=True)
-        for way, kind in (("tile", "weighted"), ("block", "capped"), ("cluster", "smooth"))
+        for way, kind in (
+            ("tile", "weighted"),
+            ("block", "capped"),
+            ("cluster", "smooth"),
+            ("segments", "probabilities"),
+        )
     )
