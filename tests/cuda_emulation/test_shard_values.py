@@ -90,6 +90,19 @@ def test_terms_with_coefficient_0_are_absent(classes):
         assert smoothing or (part[2:, 2:] == 0).all()
 
 
+def test_a_row_that_does_not_count_gives_zeros(classes):
+    """Whatever the weights are, which its spread of 0 is multiplied by."""
+    z, y = torch.randn(2, classes), torch.tensor([-100, -100])
+    weight = torch.ones(classes + 5)
+    weight[7] = INF
+    args = arguments(
+        y, torch.arange(2), torch.tensor(0.25), weight=weight, reduction="none",
+        label_smoothing=0.1, class_offset=5, num_classes=classes + 5
+    )  # fmt: skip
+    part, gradient, _ = as_cpp(z, args)
+    assert (part == 0).all() and (gradient == 0).all()
+
+
 def test_only_a_labels_own_shard_has_its_target(classes):
     """Both neighbours of each end of the shard, as own label and as the partner's."""
     z = torch.randn(6, classes)
