@@ -1,6 +1,7 @@
 // Mixed cross-entropy on the GPU, in one launch, or in two if a mean has many rows. Nothing is read
 // on the host.
 //   divisors             what a mean divides by, from labels, weights and λ, if there are many rows
+//                        and the caller does not give it
 //   rows, tiles or maps  these divisors if there are few rows; statistics, losses, their sum; the
 //                        gradient if it is wanted
 #include "cuda/cross_entropy_plan.h"
@@ -10,13 +11,20 @@ namespace mmix {
 namespace {
 
 LossProblem problem_of(const LossArgs &args) {
-  LossProblem a = loss_problem(args, Smoothing(args.label_smoothing, args.logits.size(1)));
+  const int64_t all = args.all_classes();
+  STD_TORCH_CHECK(all <= INT32_MAX / 2, "there are too many classes");
+  LossProblem a = loss_problem(args, Smoothing(args.label_smoothing, all));
+  a.all_classes = static_cast<int>(all);
+  a.class_offset = static_cast<int>(args.class_offset);
   a.ignore_index = args.ignore_index;
   a.z_loss = args.z_loss;
   a.softcap = args.softcap;
   a.inverse_softcap = args.softcap == 0 ? 0 : 1 / args.softcap;
   a.constant_scale = 1;
-  if (!a.labels && args.is_mean()) a.constant_scale = 1.0 / static_cast<double>(a.rows);
+  if (args.scales)
+    a.scales = input<double>(*args.scales);
+  else if (!a.labels && args.is_mean())
+    a.constant_scale = 1.0 / static_cast<double>(a.rows);
   a.dense = !a.labels || (args.weight && args.label_smoothing != 0);
   return a;
 }
@@ -67,34 +75,63 @@ template <class T> void run(const OnDevice &device, LossProblem a, const Tensor 
 }
 
 void run(const OnDevice &device, const LossArgs &args, LossProblem &a, bool summed) {
-  a.counts = args.is_mean() && a.labels;
+  a.counts = args.is_mean() && a.labels && !a.scales;
   with_dtype(args.logits.scalar_type(), [&]<class T>() { run<T>(device, a, args.logits, summed); });
+}
+
+struct Forward {
+  Tensor loss, stats;
+};
+// gradient: null if it is not wanted; may be the logits.
+Forward forward(const LossArgs &args, const Tensor *gradient) {
+  const Tensor &z = args.logits;
+  const OnDevice device(z);
+  const ScalarType acc = arithmetic_of(z.scalar_type());
+  const auto shape = args.is_per_row() ? row_shape(z) : std::vector<int64_t>{};
+  LossProblem a = problem_of(args);
+  Tensor loss = torch::stable::new_empty(z, shape, acc);
+  Tensor stats = torch::stable::new_empty(z, {a.rows, 2}, acc);
+  if (a.rows == 0) { // a mean over nothing is NaN, a sum 0
+    if (args.scales)
+      torch::stable::copy_(loss, torch::stable::select(*args.scales, 0, MeanScales::kAdded));
+    else if (!args.is_per_row())
+      torch::stable::fill_(loss, args.is_mean() ? NAN : 0.0);
+    return {loss, stats};
+  }
+  a.stats = output<char>(stats);
+  a.loss = output<char>(loss);
+  if (gradient) {
+    a.gradient = output<char>(*gradient);
+    a.gradient_at = row_layout(*gradient);
+  }
+  run(device, args, a, !args.is_per_row());
+  return {loss, stats};
 }
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(MMIX_LOSS_PARAMETERS,
                                                  std::optional<double> upstream) {
-  const LossArgs args = MMIX_LOSS_ARGS;
-  const OnDevice device(logits);
-  const ScalarType acc = arithmetic_of(logits.scalar_type());
-  const auto shape = args.is_per_row() ? row_shape(logits) : std::vector<int64_t>{};
-  LossProblem a = problem_of(args);
   const bool with_gradient = upstream && *upstream == 1; // loss and gradient share coefficients
-  Tensor loss = torch::stable::new_empty(logits, shape, acc);
-  Tensor stats = torch::stable::new_empty(logits, {a.rows, 2}, acc);
   Tensor gradient =
       with_gradient ? torch::stable::empty_like(logits) : torch::stable::new_empty(logits, {0});
-  if (a.rows == 0) { // a mean over nothing is NaN, a sum 0
-    if (!args.is_per_row()) torch::stable::fill_(loss, args.is_mean() ? NAN : 0.0);
-    return {loss, stats, gradient};
-  }
-  a.stats = output<char>(stats);
-  a.loss = output<char>(loss);
-  if (with_gradient) {
-    a.gradient = output<char>(gradient);
-    a.gradient_at = row_layout(gradient);
-  }
-  run(device, args, a, !args.is_per_row());
+  auto [loss, stats] = forward(MMIX_LOSS_ARGS, with_gradient ? &gradient : nullptr);
   return {loss, stats, gradient};
+}
+
+// Every kernel has read all it needs of a logit before the gradient is written over it. A row or a
+// tile waits in shared memory. Of a row in segments, all are read before the first gradient is
+// written, and each one again by the threads that write it, just before they do.
+Tensor cross_entropy_(MMIX_LOSS_PARAMETERS) { return forward(MMIX_LOSS_ARGS, &logits).loss; }
+
+Tensor cross_entropy_part(MMIX_LOSS_PARAMETERS) {
+  const LossArgs args = MMIX_LOSS_ARGS;
+  const OnDevice device(logits);
+  LossProblem a = problem_of(args);
+  Tensor part = torch::stable::new_empty(logits, {a.rows, 4}, arithmetic_of(logits.scalar_type()));
+  if (a.rows == 0) return part;
+  a.of_shard = true;
+  a.stats = output<char>(part);
+  run(device, args, a, false);
+  return part;
 }
 
 void backward_into(const Tensor &out, const Tensor &grad, const Tensor &stats, const LossArgs &args,
@@ -108,6 +145,7 @@ void backward_into(const Tensor &out, const Tensor &grad, const Tensor &stats, c
   a.upstream_per_row = args.is_per_row();
   a.stats = const_cast<char *>(input<char>(stats));
   a.from_stats = true;
+  a.of_shard = args.is_shard();
   a.rescale = rescale;
   run(device, args, a, false);
 }
@@ -138,6 +176,8 @@ void cross_entropy_rescale_(Tensor gradient, Tensor grad, Tensor stats, MMIX_LOS
 
 STABLE_TORCH_LIBRARY_IMPL(MMIX_NAMESPACE, MMIX_DEVICE_KEY, m) {
   m.impl("cross_entropy", TORCH_BOX(&mmix::cross_entropy));
+  m.impl("cross_entropy_", TORCH_BOX(&mmix::cross_entropy_));
+  m.impl("cross_entropy_part", TORCH_BOX(&mmix::cross_entropy_part));
   m.impl("cross_entropy_backward", TORCH_BOX(&mmix::cross_entropy_backward));
   m.impl("cross_entropy_backward_", TORCH_BOX(&mmix::cross_entropy_backward_));
   m.impl("cross_entropy_rescale_", TORCH_BOX(&mmix::cross_entropy_rescale_));

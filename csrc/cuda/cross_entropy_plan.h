@@ -69,7 +69,7 @@ inline bool pixels_near(const void *p, const RowLayout &at, int64_t element) {
 // Whether kPixels neighbouring rows of the logits, of the gradient and of the labels, from a
 // multiple of kPixels on, belong to one sample and are moved at once.
 inline bool map_like(const LossProblem &a, int64_t element) {
-  if (!a.labels || a.inner % kPixels != 0) return false;
+  if (!a.labels || a.inner % kPixels != 0 || a.of_shard) return false;
   return pixels_near(a.logits, a.logits_at, element) &&
          (!a.gradient || pixels_near(a.gradient, a.gradient_at, element)) &&
          aligned_to(a.labels, 16) && (!a.labels_b || aligned_to(a.labels_b, 16));

@@ -46,7 +46,7 @@ template <class Args> LossProblem loss_problem(const Args &args, const Smoothing
   a.inner = positions(z);
   a.by_inner = divisor(a.inner);
   a.rows = a.batch * a.inner;
-  a.classes = static_cast<int>(z.size(1));
+  a.classes = a.all_classes = static_cast<int>(z.size(1));
   a.keep = smoothing.keep;
   a.base = smoothing.base;
   a.logits = input<char>(z);

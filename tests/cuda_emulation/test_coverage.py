@@ -11,12 +11,19 @@ from tests.cuda_emulation import (
     emulation,
     mixing_checks,
     sampling_checks,
+    shard_checks,
 )
 from tests.support.cases import DTYPES
 
 KERNELS = emulation.ROOT / "csrc/cuda/kernels"
 # Each has run_all(emulator, dtype) -> bool.
-CHECKS = (mixing_checks, cross_entropy_checks, binary_cross_entropy_checks, sampling_checks)
+CHECKS = (
+    mixing_checks,
+    cross_entropy_checks,
+    binary_cross_entropy_checks,
+    sampling_checks,
+    shard_checks,
+)
 
 
 def declared():

@@ -78,7 +78,7 @@ MMIX_DEVICE bool all_labels_count(const LossProblem &a, LossScratch &s) {
         y[k] = at < a.rows ? load(labels + at) : 0; // 0 counts
       }
 #pragma unroll
-      for (const int64_t one : y) all &= one >= 0 && one < a.classes && one != a.ignore_index;
+      for (const int64_t one : y) all &= one >= 0 && one < a.all_classes && one != a.ignore_index;
     }
   };
   check(a.labels);

@@ -72,6 +72,8 @@ struct LossProblem {
   int64_t rows, inner, batch; // rows = batch*inner
   Divisor by_inner;
   int classes;
+  int all_classes;  // that labels name; more than `classes` if the logits are a shard
+  int class_offset; // the first class of the logits
   bool dense; // the spread differs from class to class: float targets, or weights with smoothing
   int64_t ignore_index;
   double keep, base;                       // label smoothing, see Smoothing
@@ -81,17 +83,20 @@ struct LossProblem {
   void *gradient; // null: not wanted; may be the logits
   RowLayout gradient_at;
   const int64_t *labels, *labels_b, *perm; // labels null: float targets; partner: labels_b or perm
-  Values terms[kTerms];                    // no weight: all weights are 1
+  Values terms[kTerms];                    // no weight: all weights are 1; it is of all classes
   const void *lam; // in the arithmetic's dtype, like upstream, stats and loss
   int64_t lam_stride;
   bool lam_per_sample;
-  bool counts;                    // each block sums the divisors of a mean over labels itself
-  const double *scales;           // or an earlier launch did, see MeanScales; null: constant_scale
-  double constant_scale;          // 1, or 1/rows
-  const void *upstream;           // upstream gradient, one, or one for each row; null: 1
+  bool counts;           // each block sums the divisors of a mean over labels itself
+  const double *scales;  // or an earlier launch, or the caller: MeanScales; null: constant_scale
+  double constant_scale; // 1, or 1/rows
+  const void *upstream;  // upstream gradient, one, or one for each row; null: 1
   bool upstream_per_row, rescale; // rescale: rows with an upstream of 1 are already right
   void *stats;                    // (rows, 2): max(z) and log(sum(exp(z - max)))
   bool from_stats;
+  // The statistics are those of a shard's op: a forward writes (rows, 4), a backward reads (rows,
+  // 3). See cross_entropy_part in mmix_fast/schemas.py.
+  bool of_shard;
   void *loss; // one for each row, or the mean or sum if partial is not null; null in a backward
   double *partial; // one sum for each block
   LastBlock last;
@@ -106,12 +111,12 @@ template <class Real> struct LossRow {
   int64_t number; // of the row
   Real hot_own, hot_other, base, z_coef;
   Real coef[kTerms];           // of each term; 0: the term is absent and not read
-  int y_own, y_other;          // -1: no such label counts
+  int y_own, y_other;          // columns; negative: no such label counts, or it is of another shard
   int64_t at[kTerms];          // offset of the row in each term
   bool live, keep;             // not live: loss and gradient 0; keep: the gradient is already right
   unsigned char shift[kTerms]; // elements in shared memory before its values, see copy_terms
   MMIX_DEVICE bool has_label_in(int first, int count) const {
-    const unsigned n = static_cast<unsigned>(count); // -1 is in no range
+    const unsigned n = static_cast<unsigned>(count); // no range has a negative one
     return static_cast<unsigned>(y_own - first) < n || static_cast<unsigned>(y_other - first) < n;
   }
   // The sum of t over the classes, if the spread is the same for all of them.
@@ -141,7 +146,7 @@ MMIX_DEVICE int64_t partner_row(const LossProblem &a, int64_t r, bool &bad) {
 MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t own, int64_t other, bool bad) {
   LabelPair pair{-1, -1, bad};
   const auto check = [&](int64_t y) {
-    const bool counts = y != a.ignore_index, inside = y >= 0 && y < a.classes;
+    const bool counts = y != a.ignore_index, inside = y >= 0 && y < a.all_classes;
     pair.bad |= counts && !inside;
     return counts && inside ? static_cast<int>(y) : -1;
   };
@@ -155,6 +160,12 @@ MMIX_DEVICE LabelPair label_pair(const LossProblem &a, int64_t r) {
   const int64_t partner = partner_row(a, r, bad);
   return label_pair(a, load(a.labels + r), load((a.labels_b ? a.labels_b : a.labels) + partner),
                     bad);
+}
+
+// The column of a label; negative if it is of another shard.
+MMIX_DEVICE int column_of(const LossProblem &a, int label) {
+  const int c = label - a.class_offset;
+  return c < a.classes ? c : -1;
 }
 
 template <class Real> MMIX_DEVICE Real weight_of(const LossProblem &a, int64_t c) {
@@ -188,21 +199,24 @@ MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelP
   const Real keep = Real(a.keep), base = Real(a.base);
   Real counted = 0;
   bool bad = false;
+  row.live = true;
   if (a.labels) {
-    bad = pair.bad;
+    bad = row.live = pair.bad;
     if (pair.own >= 0 && own != 0) {
       const Real c = g * own * Real(scales[MeanScales::kOwn]);
-      row.y_own = pair.own;
+      row.y_own = column_of(a, pair.own);
       row.hot_own = keep * c * weight_of<Real>(a, pair.own);
       row.base = base * c;
       counted = own;
+      row.live = true;
     }
     if (pair.other >= 0 && other != 0) {
       const Real c = g * other * Real(scales[MeanScales::kOther]);
-      row.y_other = pair.other;
+      row.y_other = column_of(a, pair.other);
       row.hot_other = keep * c * weight_of<Real>(a, pair.other);
       row.base += base * c;
       counted += other;
+      row.live = true;
     }
   } else {
     const int64_t partner = partner_row(a, r, bad);
@@ -215,7 +229,7 @@ MMIX_DEVICE LossRow<Real> loss_row(const LossProblem &a, int64_t r, const LabelP
     counted = 1;
   }
   row.coef[kWeight] = 1;
-  row.live = bad || a.labels == nullptr || row.y_own >= 0 || row.y_other >= 0;
+  row.at[kWeight] = a.class_offset;
   row.keep = a.rescale && g == 1;
   if (a.z_loss != 0) row.z_coef = g * counted * Real(a.z_loss) * Real(scales[MeanScales::kZLoss]);
   // A z_coef of NaN makes the loss and every entry of the gradient NaN.

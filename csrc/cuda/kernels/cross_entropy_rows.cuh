@@ -62,14 +62,14 @@ __global__ void __launch_bounds__(kRowThreads, 1)
 
     // First all segments for the sums, then all for the gradient, from the held one backwards. Both
     // are one loop, so that the long code that loads a segment exists once. With a dense spread, a
-    // backward needs the sums too: the mass is a sum over the classes.
+    // backward needs the sums too: the mass is a sum over the classes. A shard is given it.
     int held = 0;
     RowSums<Real> sums; // later, in the same registers: max, log2_sum and p of RowGradient
     T *gradient = static_cast<T *>(a.gradient);
 #pragma unroll 1
-    for (bool summing = dense || !a.from_stats;; summing = false) {
+    for (bool summing = (dense && !a.of_shard) || !a.from_stats;; summing = false) {
       if (!summing) {
-        RowResult<Real> result(sums);
+        RowResult<Real> result(sums, a.of_shard);
         const Real one = finish_row(a, row.number, leads && part.rank == 0, row, result);
         if (!kTurns) {
           post_loss(a, one, scratch);
@@ -78,14 +78,14 @@ __global__ void __launch_bounds__(kRowThreads, 1)
           if (first + step >= a.rows) post_loss(a, leads ? *loss : 0, scratch);
         }
         if (!gradient) break;
-        const RowGradient<Real> of(row, result, dense ? sums.mass : row.mass(a.classes));
+        const RowGradient<Real> of(row, result, mass_of(a, row, result, dense));
         sums = {of.max, of.log2_sum, of.p, 0};
         if (row.number < a.rows) gradient += a.gradient_at.offset(row.number);
       }
 #pragma unroll 1
       for (int n = 0; n < plan.segments; ++n) {
         if (n > 0) part.read(held = summing ? n : (held == 0 ? plan.segments : held) - 1);
-        if (n > 0 || summing) part.read_terms(held, row, n > 0);
+        if (n > 0 || summing || (a.from_stats && a.of_shard)) part.read_terms(held, row, n > 0);
         part.wait();
         if (summing)
           sums = merge(sums, part.sums(held, row));

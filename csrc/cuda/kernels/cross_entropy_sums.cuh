@@ -126,12 +126,12 @@ MMIX_DEVICE RowSums<Real> merge_blocks(RowSums<Real> sums, int blocks, RowSums<R
   return merge_lanes(sums, blocks);
 }
 
-// The result of a row, from the sums over all its classes.
+// The result of a row, from the sums over all its classes. of_shard: there may be more classes.
 template <class Real> struct RowResult {
   Real max, log_sum, mass, dot;
-  MMIX_DEVICE explicit RowResult(const RowSums<Real> &s)
-      : max(s.max), log_sum(s.max == -Real(INFINITY) ? Real(NAN) : log_of(s.exp_sum)), mass(s.mass),
-        dot(s.dot) {}
+  MMIX_DEVICE explicit RowResult(const RowSums<Real> &s, bool of_shard = false)
+      : max(s.max), log_sum(s.max == -Real(INFINITY) && !of_shard ? Real(NAN) : log_of(s.exp_sum)),
+        mass(s.mass), dot(s.dot) {}
   MMIX_DEVICE Real lse() const { return max + log_sum; }
 };
 
@@ -154,6 +154,16 @@ MMIX_DEVICE RowStats<Real> stats_of(const LossRow<Real> &row, const RowResult<Re
   return row.live ? RowStats<Real>{of.max, of.log_sum} : RowStats<Real>{0, 0};
 }
 
+// What a shard adds to a row, as two pairs. Zeros if the row is not live. The targets of a bad row
+// are NaN, as its z_coef is.
+template <class Real>
+MMIX_DEVICE void store_part(RowStats<Real> *to, const LossRow<Real> &row,
+                            const RowResult<Real> &of) {
+  const Real bad = row.z_coef == row.z_coef ? Real(0) : Real(NAN);
+  store(to, row.live ? RowStats<Real>{pivot_of(of.max), of.log_sum} : RowStats<Real>{0, 0});
+  store(to + 1, row.live ? RowStats<Real>{of.dot + bad, of.mass + bad} : RowStats<Real>{0, 0});
+}
+
 // A forward writes the row's statistics, a backward reads them. The lane with `keeps`, one for each
 // row, writes and returns the loss. The other lanes, and a backward, return 0.
 template <class Real>
@@ -161,6 +171,17 @@ MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const L
                             RowResult<Real> &of) {
   if (r >= a.rows) return 0; // the last block's spare rows
   RowStats<Real> *stats = static_cast<RowStats<Real> *>(a.stats) + r;
+  if (a.of_shard) {
+    if (a.from_stats) {
+      const Real *kept = static_cast<const Real *>(a.stats) + 3 * r;
+      of.max = load(kept);
+      of.log_sum = load(kept + 1);
+      of.mass = upstream_of<Real>(a, r) * load(kept + 2);
+    } else if (keeps) {
+      store_part(stats + r, row, of);
+    }
+    return 0;
+  }
   if (a.from_stats) {
     const RowStats<Real> kept = load(stats);
     of.max = kept.max;
@@ -172,6 +193,13 @@ MMIX_DEVICE Real finish_row(const LossProblem &a, int64_t r, bool keeps, const L
   const Real loss = loss_of(row, of);
   if (a.loss && !a.partial) store(static_cast<Real *>(a.loss) + r, loss);
   return loss;
+}
+
+// The sum of a row's targets, which of a shard is read in finish_row(). dense: `of` has it.
+template <class Real>
+MMIX_DEVICE Real mass_of(const LossProblem &a, const LossRow<Real> &row, const RowResult<Real> &of,
+                         bool dense) {
+  return dense || a.of_shard ? of.mass : row.mass(a.classes);
 }
 
 // Sums v over the block, in a fixed order for a given launch. Thread 0 gets the sum. Every thread

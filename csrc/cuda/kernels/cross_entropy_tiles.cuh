@@ -169,12 +169,12 @@ __global__ void __launch_bounds__(kTileThreads, 4)
     if (row.y_other >= 0 && row.y_other % plan.lanes == lane)
       sums.add_term(row.hot_other, logit(row.y_other) - pivot);
     sums = merge_lanes(sums, plan.lanes);
-    RowResult<Real> result(sums);
+    RowResult<Real> result(sums, a.of_shard);
     loss += finish_row(a, first + index, lane == 0, row, result);
 
     if (first + step >= a.rows) post_loss(a, loss, scratch);
     if (!a.gradient) continue;
-    const RowGradient<Real> gradient_of(row, result, dense ? sums.mass : row.mass(a.classes));
+    const RowGradient<Real> gradient_of(row, result, mass_of(a, row, result, dense));
     for (int c = lane; c < classes; c += plan.lanes) {
       const Real at = logit(c);
       Real g = gradient_of(at, spread(c));
