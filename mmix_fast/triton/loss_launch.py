@@ -137,6 +137,7 @@ def loss(
     g = z._replace(ptr=None) if out is None else matrix(out)
     at = layout(logits, z)
     classes, inner, rows, n = at.classes, at.inner, at.rows, at.n
+    all_classes = num_classes or classes
     dense = not labels or bool(eps and weight is not None)
     block_rows, block_classes = block_sizes(n, at.outer, classes, acc.itemsize, at.beside, dense)
     pairs, block_batch, launches = pairing(perm, lam, at.samples)
@@ -148,7 +149,7 @@ def loss(
         sums = logits.new_empty((4, PARTIAL_SUMS), dtype=acc)
         own = {
             "sums_ptr": sums, "pairs": pairs, "rows": rows,
-            "labels": Labels(target, target_b, weight, classes, inner, ignore_index),
+            "labels": Labels(target, target_b, weight, all_classes, inner, ignore_index),
             "BLOCK_ROWS": common.COUNT_BLOCK, "BLOCK_BATCH": block_batch,
             "PARTIAL_SUMS": PARTIAL_SUMS,
         }  # fmt: skip
@@ -179,9 +180,9 @@ def loss(
         "grad_stride": int(reduction == "none"), "weight_ptr": weight, "sums_ptr": sums,
         "scales_ptr": scales, "ignore_index": ignore_index,
         "first_class": class_offset if shard else None,
-        "all_classes": num_classes if shard else None, "z_loss": z_loss, "softcap": softcap,
+        "all_classes": all_classes if shard else None, "z_loss": z_loss, "softcap": softcap,
         "mean_scale": 1 / rows if mean else 1.0, "OPT": options, "TILE": tile,
-        **smoothing(eps, num_classes or classes),
+        **smoothing(eps, all_classes),
     }  # fmt: skip
     warps = common.warps_for(block_rows * block_classes * acc.itemsize, BYTES_PER_THREAD)
     return [*launches, Launch(loss_kernel, at.outer * row_tiles, args, warps, False)]
