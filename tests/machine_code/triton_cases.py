@@ -208,8 +208,8 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "loss part (512,5000) float32 soft targets": lambda: _loss(
         (512, 5000), FLOAT, "part", shards=4, soft=FLOAT
     ),
-    "loss shard backward (512,5000) float32 soft targets": lambda: _loss(
-        (512, 5000), FLOAT, "backward", shards=4, soft=FLOAT
+    "loss shard backward (512,20000) float32 soft targets": lambda: _loss(
+        (512, 20000), FLOAT, "backward", shards=4, soft=FLOAT
     ),
     "loss shard backward_ (4096,16032) bfloat16": lambda: _loss(
         (4096, 16032), BF16, "inplace", shards=8
