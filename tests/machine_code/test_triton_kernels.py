@@ -59,7 +59,8 @@ def check(row, case):
             assert not row.accesses.get("load 8") and not row.accesses.get("load 16"), row
         # The only 32-bit loads are a few for each row (lam, upstream, statistics), never targets.
         if "soft" in row.name:
-            assert row.accesses.get("load 32", 0) <= 4 and not row.accesses.get("load 16"), row
+            few = 5 if "shard" in case else 4
+            assert row.accesses.get("load 32", 0) <= few and not row.accesses.get("load 16"), row
 
 
 @pytest.mark.parametrize("case", QUICK)
@@ -178,7 +179,7 @@ def test_in_place_gradient_gives_each_element_to_one_thread(case):
 
 
 LOSSES_IN_PLACE = [
-    "loss in place (1024,32000) bfloat16",
+    "loss in place (1024,16032) bfloat16",
     "loss in place (1024,128256) bfloat16",
     "loss in place (256,1000) float32",
     "loss in place (4096,50257) bfloat16 smoothed",

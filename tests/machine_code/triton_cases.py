@@ -194,7 +194,7 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "loss backward_ (512,21841) float32": lambda: _loss((512, 21841), FLOAT, "inplace"),
     "loss backward_ (4096,128256) bfloat16": lambda: _loss((4096, 128256), BF16, "inplace"),
     "loss rescale_ (256,1000) float32": lambda: _loss((256, 1000), FLOAT, "rescale"),
-    "loss in place (1024,32000) bfloat16": lambda: _loss((1024, 32000), BF16, "forward_"),
+    "loss in place (1024,16032) bfloat16": lambda: _loss((1024, 16032), BF16, "forward_"),
     "loss in place (1024,128256) bfloat16": lambda: _loss((1024, 128256), BF16, "forward_"),
     "loss in place (256,1000) float32": lambda: _loss((256, 1000), FLOAT, "forward_"),
     "loss in place (4096,50257) bfloat16 smoothed": lambda: _loss(
