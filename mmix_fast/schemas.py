@@ -75,9 +75,9 @@ SCHEMAS = (
     # weights and scales, z-loss apart. The backward ops take as stats of a shard (rows, 3): max and
     # log of the sum over all classes, and the sum of t over all classes.
     f"cross_entropy_part(Tensor logits, {_LOSS}) -> Tensor part",
-    # As the four ops first above. No row depends on a sum over it, so there are no stats. With
-    # reduction "none", loss and grad have the logits' shape, and upstream is None. grad may have
-    # any strides.
+    # As cross_entropy and the ops of its gradient. No row depends on a sum over it, so there are no
+    # stats. With reduction "none", loss and grad have the logits' shape, and upstream is None. grad
+    # may have any strides.
     f"binary_cross_entropy(Tensor logits, {_BINARY_LOSS}, float? upstream) "
     "-> (Tensor loss, Tensor gradient)",
     f"binary_cross_entropy_backward(Tensor grad, Tensor logits, {_BINARY_LOSS}) -> Tensor",

@@ -75,8 +75,21 @@ def test_bad_labels_and_perm_poison_their_rows(size, shape, reduction):
             lost[[0, 2, 4, 3]] = True  # these rows, and the rows whose partners they are
         fence = torch.randn(10, *shape[1:])
         z = fence[2:-2]
-        lam = torch.tensor(0.3)
-        inputs = (y, perm, None, lam, None, None, -100, reduction, 0.1, 0.0, 0.0, 0, 0)
+        inputs = (
+            y,
+            perm,
+            None,
+            torch.tensor(0.3),
+            None,
+            None,
+            -100,
+            reduction,
+            0.1,
+            0.0,
+            0.0,
+            0,
+            0,
+        )
         loss, stats, gradient = OPS.cross_entropy(z, *inputs, 1.0)
         lost_rows = lost.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
         assert torch.equal(gradient.isnan(), lost_rows)

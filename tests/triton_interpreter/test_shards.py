@@ -74,7 +74,7 @@ def test_parts_and_gradients_of_shards(size, shape, dtype, labels):
         z, *tensors = draw(shape, dtype, labels, per_sample, weighted)
         z[0, :2], z[1, -1] = -INF, -INF
         scales = torch.rand(4, dtype=torch.float64)
-        inputs = (*tensors, scales if reduction == "mean" else None, -100, reduction, *extras)
+        inputs = (*tensors, scales, -100, reduction, *extras)  # for a mean alone
         z64 = z.double().requires_grad_()
         rows, t, z_coef = dense(z64, *tensors, scales, -100, reduction, *extras)
         live = torch.ones(len(rows), dtype=torch.bool) if not labels else t.sum(1) != 0
