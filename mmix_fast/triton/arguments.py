@@ -46,9 +46,11 @@ class Labels(NamedTuple):
     own_ptr: Any
     other_ptr: Any  # the partners' labels; None: a permutation names the partners
     weight_ptr: Any
-    classes: Any
+    classes: Any  # that labels and weights are of
     inner: Any
     ignore_index: Any
+    first: Any = None  # the first class of the logits, where they are a shard
+    held: Any = None  # how many classes the logits have
 
 
 class Options(NamedTuple):
@@ -66,6 +68,8 @@ class Options(NamedTuple):
     FORWARD: Any
     GRADIENT: Any
     RESCALE: Any
+    SHARD: Any  # the logits are those of some of the classes; a FORWARD then gives its part
+    INPLACE: Any  # the gradient of a FORWARD takes the place of the logits
 
 
 class BinaryOptions(NamedTuple):

@@ -149,9 +149,9 @@ def _collapsed(t: Tensor) -> Tensor:
     return t if loss_launch.row_strides(t) is not None else t.contiguous()
 
 
-def _copy_back(buffer: Tensor | None, out: Tensor) -> None:
+def _copy_back(buffer: Tensor | None, out: Tensor | None) -> None:
     """After the launches; ``buffer``: _collapsed(out), if it was written."""
-    if buffer is not None and buffer is not out:
+    if buffer is not None and out is not None and buffer is not out:
         out.copy_(buffer)
 
 
@@ -163,25 +163,47 @@ def _inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (target, perm, target_b, *rest)
 
 
+def _loss(
+    logits: Tensor, inputs: tuple[Any, ...], stats: Tensor | None, gradient: Tensor | None
+) -> Tensor:
+    """The forward. It also writes ``gradient``, if given; that may be the logits."""
+    scales, reduction = inputs[5], inputs[7]
+    shape, acc = logits.shape[:1] + logits.shape[2:], compute_dtype(logits.dtype)
+    losses = logits.new_empty(shape, dtype=acc)
+    if shape.numel():
+        buffer = None if gradient is None else _collapsed(gradient)
+        source = buffer if gradient is logits else _collapsed(logits)
+        assert source is not None
+        launches = loss_launch.loss(source, _inputs(inputs), stats=stats, losses=losses, out=buffer)
+        _run(launches, logits)
+        _copy_back(buffer, gradient)
+    elif reduction == "mean":  # of nothing
+        return losses.mean() if scales is None else scales[3:].sum(dtype=acc)
+    return losses if reduction == "none" else losses.sum()
+
+
+def _row_numbers(logits: Tensor, each: int) -> Tensor:
+    rows = (logits.shape[:1] + logits.shape[2:]).numel()
+    return logits.new_empty((rows, each), dtype=compute_dtype(logits.dtype))
+
+
 def cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, upstream = args
-    with_gradient, reduction = upstream == 1, inputs[7]
-    shape = logits.shape[:1] + logits.shape[2:]
-    acc = compute_dtype(logits.dtype)
-    losses = logits.new_empty(shape, dtype=acc)
-    stats = logits.new_empty((shape.numel(), 2), dtype=acc)
-    gradient = torch.empty_like(logits) if with_gradient else logits.new_empty(0)
-    if shape.numel() == 0:
-        if reduction != "none":
-            losses = logits.new_full((), float("nan") if reduction == "mean" else 0, dtype=acc)
-        return losses, stats, gradient
-    buffer = _collapsed(gradient) if with_gradient else None
-    launches = loss_launch.loss(
-        _collapsed(logits), _inputs(tuple(inputs)), stats=stats, losses=losses, out=buffer
-    )
-    _run(launches, logits)
-    _copy_back(buffer, gradient)
-    return losses if reduction == "none" else losses.sum(), stats, gradient
+    stats = _row_numbers(logits, 2)
+    gradient = torch.empty_like(logits) if upstream == 1 else None
+    loss = _loss(logits, tuple(inputs), stats, gradient)
+    return loss, stats, logits.new_empty(0) if gradient is None else gradient
+
+
+def cross_entropy_(logits: Tensor, *inputs: Any) -> Tensor:
+    return _loss(logits, inputs, None, logits)
+
+
+def cross_entropy_part(logits: Tensor, *inputs: Any) -> Tensor:
+    part = _row_numbers(logits, 4)
+    if part.numel():  # a shard without classes has rows too
+        _run(loss_launch.loss(_collapsed(logits), _inputs(inputs), stats=part), logits)
+    return part
 
 
 def _gradient(
@@ -211,16 +233,6 @@ def cross_entropy_rescale_(
     gradient: Tensor, grad: Tensor, stats: Tensor, logits: Tensor, *inputs: Any
 ) -> None:
     _gradient(gradient, grad, stats, logits, inputs, rescale=True)
-
-
-def cross_entropy_(logits: Tensor, *inputs: Any) -> Tensor:
-    loss, stats, _ = cross_entropy(logits, *inputs, None)
-    _gradient(logits, torch.ones_like(loss), stats, logits, inputs)
-    return loss
-
-
-def cross_entropy_part(logits: Tensor, *inputs: Any) -> Tensor:
-    raise NotImplementedError
 
 
 def binary_cross_entropy(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:

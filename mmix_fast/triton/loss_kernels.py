@@ -8,6 +8,8 @@ or, for float targets, weight[c]*scale*((1-eps)*(lam*a[c] + (1-lam)*b[c]) + eps/
     loss = sum_c t[c]*(lse - z[c]) + z_coef*lse**2
     gradient[c] = (sum_c t[c] + 2*z_coef*lse)*softmax[c] - t[c]
 If a row's index or label is bad, sum_c t[c] is NaN, and so are its loss and gradient.
+In a FORWARD of a SHARD the sums over c are those of its own classes. A backward gets the sums over
+all classes as statistics.
 """
 
 import triton
@@ -114,24 +116,45 @@ def read_blocks(z, row, targets, pivot, OPT, TILE):
 
 
 @triton.jit
-def write_loss(loss_ptr, stats_ptr, rows, row, z, sums, OPT):
-    """Stores loss and statistics of each row, and returns the log of its sum of exp."""
-    pivot, total, dot, mass = sums
-    log_sum = tl.log(total)
+def whole_dot(z, row, dot, pivot, OPT):
+    """sum_c t[c]*(z[c] - pivot) of each row, from ``dot`` of pass 1. Reads the labels' logits."""
     if not OPT.DENSE:  # t is base, plus hot at the labels; a term with coefficient 0 is left out
         dot = tl.where(row.base == 0, 0, row.base * dot)
         dot += label_term(z, row.own_label, row.own_hot, pivot, OPT)
         dot += label_term(z, row.other_label, row.other_hot, pivot, OPT)
+    return dot
+
+
+@triton.jit
+def write_part(part_ptr, rows, row, z, sums, OPT):
+    """Stores what a shard has of each row: see cross_entropy_part in schemas.py."""
+    pivot, total, dot, mass = sums
+    dot = whole_dot(z, row, dot, pivot, OPT)
+    mass = tl.where(row.bad, float("nan"), mass)
+    at = part_ptr + 4 * rows.number
+    tl.store(at, tl.where(row.live, pivot, 0), mask=rows.here)
+    tl.store(at + 1, tl.where(row.live, tl.log(total), 0), mask=rows.here)
+    tl.store(at + 2, tl.where(row.live, dot, 0), mask=rows.here)
+    tl.store(at + 3, tl.where(row.live, mass, 0), mask=rows.here)
+
+
+@triton.jit
+def write_loss(loss_ptr, stats_ptr, rows, row, z, sums, OPT):
+    """Stores loss and statistics of each row, and returns the log of its sum of exp."""
+    pivot, total, dot, mass = sums
+    log_sum = tl.log(total)
+    dot = whole_dot(z, row, dot, pivot, OPT)
     loss = mass * log_sum - dot
     if OPT.Z_LOSS:
         lse = pivot + log_sum
         loss += tl.where(row.z_coef == 0, 0, row.z_coef * lse * lse)
     loss = tl.where(row.live, tl.where(row.bad, float("nan"), loss), 0)
-    if OPT.MEAN and OPT.LABELS:
+    if OPT.MEAN:
         loss = tl.where(row.undefined, float("nan"), loss)
     tl.store(loss_ptr + rows.number, loss, mask=rows.here)
-    tl.store(stats_ptr + 2 * rows.number, pivot, mask=rows.here)
-    tl.store(stats_ptr + 2 * rows.number + 1, log_sum, mask=rows.here)
+    if stats_ptr is not None:
+        tl.store(stats_ptr + 2 * rows.number, pivot, mask=rows.here)
+        tl.store(stats_ptr + 2 * rows.number + 1, log_sum, mask=rows.here)
     return log_sum
 
 
@@ -172,18 +195,19 @@ def write_gradient(out_at, out_col, upstream, row, targets, z, kept, stats, OPT,
 @triton.jit
 def loss_kernel(
     logits, out, target, partner, pairs, classes, inner, total_rows, row_tiles, loss_ptr, stats_ptr,
-    grad_ptr, grad_stride, weight_ptr, sums_ptr, ignore_index,
+    grad_ptr, grad_stride, weight_ptr, sums_ptr, scales_ptr, ignore_index, first_class, all_classes,
     keep: tl.float64, base: tl.float64, z_loss: tl.float64, softcap: tl.float64,
     mean_scale: tl.float64, OPT, TILE,
 ):  # fmt: skip
     """A tile of rows: FORWARD writes loss and statistics, GRADIENT writes out (with upstream 1 in a
-    FORWARD).
+    FORWARD). The FORWARD of a SHARD writes its part of the sums instead, to stats_ptr.
 
     WHOLE: the logits are read once and stay in registers. Else BLOCK_CLASSES at a time, once for
-    the online softmax and once for the gradient. out may be the logits in a backward, not in a
-    FORWARD: the thread that stores an element has loaded it before, and the row's statistics are in
-    separate memory, so no barrier is needed. RESCALE: out holds the gradient for upstream 1; only
-    rows with another upstream are written.
+    the online softmax and once for the gradient. out may be the logits: the thread that stores an
+    element has loaded it before. A backward has the row's statistics in separate memory, so it
+    needs no barrier. A FORWARD that is INPLACE does: every thread of a row loads the logits of its
+    labels, which other threads store. RESCALE: out holds the gradient for upstream 1; only rows
+    with another upstream are written.
     """
     acc: tl.constexpr = acc_of(logits.ptr.dtype.element_ty)
     if not OPT.BESIDE:
@@ -202,17 +226,22 @@ def loss_kernel(
     # The coefficients of each row.
     keep, base, softcap = number(keep, acc), number(base, acc), number(softcap, acc)
     if OPT.LABELS:
-        labels = Labels(target.ptr, partner.ptr, weight_ptr, classes, rows.inner, ignore_index)
-        row = label_coefficients(
-            rows, total_rows, labels, pairs, sums_ptr, keep, base, number(z_loss, acc), acc, OPT,
-            TILE,
+        labels = Labels(
+            target.ptr, partner.ptr, weight_ptr, all_classes if OPT.SHARD else classes, rows.inner,
+            ignore_index, first_class, classes,
         )  # fmt: skip
-        targets = Targets(classes, weight_ptr, None)
+        row = label_coefficients(
+            rows, total_rows, labels, pairs, sums_ptr, scales_ptr, keep, base, number(z_loss, acc),
+            acc, OPT, TILE,
+        )  # fmt: skip
+        sides = None
     else:
-        scale, z_coef = number(mean_scale, acc), number(z_loss * mean_scale, acc)
         row, sides = float_coefficients(
-            rows, target, partner, pairs, keep, base, scale, z_coef, acc, OPT, TILE
+            rows, target, partner, pairs, scales_ptr, keep, base, mean_scale, z_loss, acc, OPT, TILE
         )
+    if OPT.SHARD and weight_ptr is not None:
+        targets = Targets(classes, weight_ptr + first_class, sides)
+    else:
         targets = Targets(classes, weight_ptr, sides)
 
     # Pass 1: statistics of the softmax.
@@ -220,19 +249,27 @@ def loss_kernel(
     z = Logits(at, col, classes, rows.here, row.live, softcap)
     pivot, log_sum = tl.zeros((TILE.BLOCK_ROWS,), acc), tl.zeros((TILE.BLOCK_ROWS,), acc)
     if not OPT.FORWARD:
-        pivot = tl.load(stats_ptr + 2 * rows.number, mask=rows.here, other=0)
-        log_sum = tl.load(stats_ptr + 2 * rows.number + 1, mask=rows.here, other=0)
+        at_stats = stats_ptr + (3 if OPT.SHARD else 2) * rows.number
+        pivot = tl.load(at_stats, mask=rows.here, other=0)
+        log_sum = tl.load(at_stats + 1, mask=rows.here, other=0)
     total, dot, mass = pivot, pivot, row.mass  # read below only where they were summed
     kept = (pivot, pivot, pivot)
     if TILE.WHOLE:
         block, e, t, pivot, total, dot, mass = read_whole(z, row, targets, pivot, OPT, TILE)
         kept = (block, e, t)
-    elif OPT.FORWARD or OPT.DENSE:
+    elif OPT.FORWARD or (OPT.DENSE and not OPT.SHARD):
         pivot, total, dot, mass = read_blocks(z, row, targets, pivot, OPT, TILE)
-    if OPT.FORWARD:
+    if OPT.SHARD and OPT.FORWARD:
+        write_part(stats_ptr, rows, row, z, (pivot, total, dot, mass), OPT)
+    elif OPT.SHARD:
+        mass = tl.load(at_stats + 2, mask=rows.here, other=0)
+    elif OPT.FORWARD:
         log_sum = write_loss(loss_ptr, stats_ptr, rows, row, z, (pivot, total, dot, mass), OPT)
 
     # Pass 2: the gradient.
     if OPT.GRADIENT:
+        if OPT.INPLACE:
+            # Hazard: see above. All threads have read the row before one of them writes to it.
+            tl.debug_barrier()
         at, col = row_at(out, rows.outer, rows.index, TILE.VEC, OPT)
         write_gradient(at, col, upstream, row, targets, z, kept, (pivot, log_sum, mass), OPT, TILE)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arithmetic import compute_dtype
 from . import launch as common
 from .arguments import Labels, Matrix, Options, Pairs, Tile, constants
 from .launch import Launch, cdiv, fits, pow2
@@ -119,33 +120,36 @@ def loss(
     logits: Tensor,
     inputs: tuple[Any, ...],
     *,
-    stats: Tensor,
+    stats: Tensor | None = None,
     losses: Tensor | None = None,
     out: Tensor | None = None,
     grad: Tensor | None = None,
     rescale: bool = False,
 ) -> list[Launch]:
-    """``inputs``: the op's arguments from target on. Runs the forward if ``losses`` is given, and
-    writes the gradient if ``out`` is."""
+    """``inputs``: the op's arguments from target on. Runs the forward if there is no ``grad``, and
+    writes the gradient if ``out`` is given. A forward of a shard writes its part into ``stats``."""
     target, perm, target_b, lam, weight, scales, ignore_index, reduction, *rest = inputs
     eps, z_loss, softcap, class_offset, num_classes = rest
-    assert scales is None and not num_classes
-    labels, mean, acc = target.dtype == torch.int64, reduction == "mean", stats.element_size()
+    shard, forward = num_classes > 0, grad is None
+    labels, mean = target.dtype == torch.int64, reduction == "mean"
+    acc = compute_dtype(logits.dtype)
     z = matrix(logits)
     g = z._replace(ptr=None) if out is None else matrix(out)
     at = layout(logits, z)
     classes, inner, rows, n = at.classes, at.inner, at.rows, at.n
+    all_classes = num_classes or classes
     dense = not labels or bool(eps and weight is not None)
-    block_rows, block_classes = block_sizes(n, at.outer, classes, acc, at.beside, dense)
+    block_rows, block_classes = block_sizes(n, at.outer, classes, acc.itemsize, at.beside, dense)
     pairs, block_batch, launches = pairing(perm, lam, at.samples)
     sums, known = None, 0
-    if mean and labels and rows <= common.KNOWN_ROWS:
+    count = mean and labels and scales is None
+    if count and rows <= common.KNOWN_ROWS:
         known = max(16, pow2(rows))
-    elif mean and labels:
-        sums = stats.new_empty((4, PARTIAL_SUMS))
+    elif count:
+        sums = logits.new_empty((4, PARTIAL_SUMS), dtype=acc)
         own = {
             "sums_ptr": sums, "pairs": pairs, "rows": rows,
-            "labels": Labels(target, target_b, weight, classes, inner, ignore_index),
+            "labels": Labels(target, target_b, weight, all_classes, inner, ignore_index),
             "BLOCK_ROWS": common.COUNT_BLOCK, "BLOCK_BATCH": block_batch,
             "PARTIAL_SUMS": PARTIAL_SUMS,
         }  # fmt: skip
@@ -159,7 +163,8 @@ def loss(
     options = constants(
         Options, LABELS=labels, SPATIAL=inner > 1, BESIDE=at.beside, PER_SAMPLE=lam.ndim == 1,
         MEAN=mean, SMOOTH=eps != 0, DENSE=dense, Z_LOSS=z_loss != 0, CAPPED=softcap != 0,
-        FORWARD=losses is not None, GRADIENT=out is not None, RESCALE=rescale,
+        FORWARD=forward, GRADIENT=out is not None, RESCALE=rescale, SHARD=shard,
+        INPLACE=forward and out is logits,
     )  # fmt: skip
     row_tiles = cdiv(n, block_rows)
     tile = constants(
@@ -173,9 +178,11 @@ def loss(
         "classes": classes, "inner": inner, "total_rows": rows, "row_tiles": row_tiles,
         "loss_ptr": losses, "stats_ptr": stats, "grad_ptr": grad,
         "grad_stride": int(reduction == "none"), "weight_ptr": weight, "sums_ptr": sums,
-        "ignore_index": ignore_index, "z_loss": z_loss, "softcap": softcap,
+        "scales_ptr": scales, "ignore_index": ignore_index,
+        "first_class": class_offset if shard else None,
+        "all_classes": all_classes if shard else None, "z_loss": z_loss, "softcap": softcap,
         "mean_scale": 1 / rows if mean else 1.0, "OPT": options, "TILE": tile,
-        **smoothing(eps, classes),
+        **smoothing(eps, all_classes),
     }  # fmt: skip
-    warps = common.warps_for(block_rows * block_classes * acc, BYTES_PER_THREAD)
+    warps = common.warps_for(block_rows * block_classes * acc.itemsize, BYTES_PER_THREAD)
     return [*launches, Launch(loss_kernel, at.outer * row_tiles, args, warps, False)]

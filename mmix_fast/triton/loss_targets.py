@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .kernels import partner_of
+from .kernels import number, partner_of
 from .loss_rows import cells, lam_of, row_at
 
 
@@ -25,7 +25,7 @@ class Coefficients(NamedTuple):
     base: Any  # the probability that smoothing gives each class; of labels, times their scale
     scale: Any  # of float targets
     z_coef: Any
-    mass: Any  # sum of t, unless it is summed over the classes
+    mass: Any  # sum of t over the logits' classes, unless it is summed over them
     live: Any  # the row counts
     bad: Any  # a label or the row's index is out of range: its loss and gradient are NaN
     undefined: Any  # the mean is 0/0
@@ -43,8 +43,8 @@ class Sides(NamedTuple):
 class Targets(NamedTuple):
     """What t[c] depends on beside the coefficients."""
 
-    classes: Any
-    weight_ptr: Any
+    classes: Any  # of the logits
+    weight_ptr: Any  # of the logits' first class
     sides: Any  # None: labels
 
 
@@ -104,6 +104,14 @@ def inverse(d, of_zero):
 
 
 @triton.jit
+def given_scales(scales_ptr, acc: tl.constexpr):
+    """What mean_scales returns, from the op's scales."""
+    own, other = tl.load(scales_ptr), tl.load(scales_ptr + 1)
+    z_loss, added = tl.load(scales_ptr + 2), tl.load(scales_ptr + 3)
+    return own.to(acc), other.to(acc), z_loss.to(acc), added != 0  # NaN != 0
+
+
+@triton.jit
 def mean_scales(total_rows, labels, pairs, sums_ptr, acc: tl.constexpr, OPT, TILE):
     """1/divisor of the own labels' terms, of the partners', and of the z-loss; and whether the
     mean is 0/0. From all labels, or from the sums of divisors_kernel.
@@ -130,9 +138,18 @@ def mean_scales(total_rows, labels, pairs, sums_ptr, acc: tl.constexpr, OPT, TIL
 
 
 @triton.jit
+def in_shard(label, hot, labels):
+    """(label, hot) counted from the shard's first class; -1 and 0 where another shard has it."""
+    at = label - labels.first
+    inside = (at >= 0) & (at < labels.held)
+    return tl.where(inside, at, -1), tl.where(inside, hot, 0)
+
+
+@triton.jit
 def label_coefficients(
-    rows, total_rows, labels, pairs, sums_ptr, keep, base, z_loss, acc: tl.constexpr, OPT, TILE
-):
+    rows, total_rows, labels, pairs, sums_ptr, scales_ptr, keep, base, z_loss, acc: tl.constexpr,
+    OPT, TILE,
+):  # fmt: skip
     """The coefficients of rows with labels; total_rows: of the whole batch."""
     lam = lam_of(rows, pairs, acc, OPT, TILE)
     rest = 1 - lam
@@ -141,7 +158,9 @@ def label_coefficients(
     )
     one = tl.full((), 1, acc)
     own_scale, other_scale, z_scale, undefined = one, one, one, one != one
-    if OPT.MEAN:
+    if OPT.MEAN and scales_ptr is not None:
+        own_scale, other_scale, z_scale, undefined = given_scales(scales_ptr, acc)
+    elif OPT.MEAN:
         own_scale, other_scale, z_scale, undefined = mean_scales(
             total_rows, labels, pairs, sums_ptr, acc, OPT, TILE
         )
@@ -157,6 +176,9 @@ def label_coefficients(
     own_hot = keep * own * own_scale * label_weight(own_label, has_own, labels, acc)
     other_hot = keep * other * other_scale * label_weight(other_label, has_other, labels, acc)
     base = base * (own * own_scale + other * other_scale)
+    if OPT.SHARD:
+        own_label, own_hot = in_shard(own_label, own_hot, labels)
+        other_label, other_hot = in_shard(other_label, other_hot, labels)
     return Coefficients(
         tl.where(has_own, own_label, -1).to(tl.int32),
         tl.where(has_other, other_label, -1).to(tl.int32),
@@ -168,7 +190,7 @@ def label_coefficients(
         base,
         one,
         (own + other) * (z_loss * z_scale),
-        own_hot + other_hot + base * labels.classes,
+        own_hot + other_hot + base * labels.held,
         has_own | has_other | bad,
         bad,
         undefined,
@@ -193,16 +215,21 @@ def sides_of(rows, target, partner, pairs, OPT, TILE):
 
 @triton.jit
 def float_coefficients(
-    rows, target, partner, pairs, keep, base, scale, z_coef, acc: tl.constexpr, OPT, TILE
-):
+    rows, target, partner, pairs, scales_ptr, keep, base, mean_scale, z_loss, acc: tl.constexpr,
+    OPT, TILE,
+):  # fmt: skip
     """(coefficients, sides) of rows with float targets."""
+    scale, z_coef = number(mean_scale, acc), number(z_loss * mean_scale, acc)
+    undefined = tl.full((), 0, tl.int1)
+    if OPT.MEAN and scales_ptr is not None:
+        scale, _, z_scale, undefined = given_scales(scales_ptr, acc)
+        z_coef = number(z_loss, acc) * z_scale
     lam = lam_of(rows, pairs, acc, OPT, TILE)
     sides, good = sides_of(rows, target, partner, pairs, OPT, TILE)
     none = tl.full((TILE.BLOCK_ROWS,), -1, tl.int32)
     zero = tl.zeros((TILE.BLOCK_ROWS,), acc)
     z_coef = tl.full((TILE.BLOCK_ROWS,), z_coef, acc)
     bad = rows.here & (good == 0)
-    undefined = tl.full((), 0, tl.int1)
     row = Coefficients(
         none, none, zero, zero, lam, 1 - lam, keep, base, scale, z_coef, zero, rows.here, bad,
         undefined,

@@ -123,10 +123,21 @@ def test_launches_read_no_value_on_the_host(monkeypatch):
             loss, stats, gradient = ops.cross_entropy(x, *inputs, 1.0)
             ops.cross_entropy_rescale_(gradient, loss, stats, x, *inputs)
             ops.cross_entropy_backward_(loss, stats, x, *inputs)
+            shard = (*inputs[:-2], 20, 40)
+            part = ops.cross_entropy_part(x, *shard)
+            ops.cross_entropy_backward_(loss, part[:, 1:], x, *shard)
             inputs = (y, p, None, lam, None, None, reduction, 0.1, 0.2)
             loss, gradient = ops.binary_cross_entropy(x, *inputs, 1.0)
             ops.binary_cross_entropy_rescale_(gradient, loss, x, *inputs)
             ops.binary_cross_entropy_backward_(loss, x, *inputs)
     assert len(ran) > 20
+    before, few = len(ran), y[:128]
+    inputs = (few, few, None, lam, None, meta(4, dtype=torch.float64), -100, "mean", 0.1, 0.1, 30.0)
+    ops.cross_entropy_(x[:128], *inputs, 0, 0)  # a loss in place is one launch
+    assert [each.kernel.fn.__name__ for each in ran[before:]] == ["loss_kernel"]
+    maps = meta(128, 10, 6, 4).transpose(2, 3)  # copied once, so that the copy is overwritten
+    labels = meta(128, 4, 6, dtype=torch.int64)
+    ops.cross_entropy_(maps, labels, None, labels, *inputs[3:], 0, 0)
+    assert ran[-1].args["OPT"].INPLACE.value
     one = [each for each in ran if each.kernel.fn.__name__ == "batch_kernel"]
     assert len(one) == 1 and ran.index(one[0]) == 5  # mix_batch_ of a slab is one launch

@@ -72,24 +72,29 @@ def _loss(
     weighted: bool = False,
     soft: torch.dtype | None = None,
     layout: torch.memory_format = torch.contiguous_format,
+    shards: int = 0,
 ) -> list[launch.Launch]:
-    """``soft``: the dtype of float targets; None: labels. A permutation gives the partners."""
+    """``soft``: the dtype of float targets; None: labels. A permutation gives the partners.
+    ``shards``: how many have the classes, if the logits are those of the second."""
     logits = meta(*shape, dtype=dtype).contiguous(memory_format=layout)
     rows = logits.numel() // shape[1]
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     target = _index(shape[0], *shape[2:])
     if soft is not None:
         target = meta(*shape, dtype=soft).contiguous(memory_format=layout)
-    weight = meta(shape[1]) if weighted else None
-    inputs = (target, _index(shape[0]), None, meta(dtype=acc), weight, None, -100, "mean")
-    out = logits if mode == "inplace" else torch.empty_like(logits)
-    forward = mode == "forward"
+    forward, inplace = mode in ("forward", "forward_", "part"), mode in ("inplace", "forward_")
+    weight = meta(shape[1] * (shards or 1)) if weighted else None
+    # A shard is not the whole batch, nor are the logits whose place the gradient takes at once.
+    scales = meta(4, dtype=torch.float64) if shards or mode == "forward_" else None
+    inputs = (target, _index(shape[0]), None, meta(dtype=acc), weight, scales, -100, "mean")
+    out = logits if inplace else torch.empty_like(logits)
+    numbers = {"part": 4, "forward_": 0}.get(mode, 3 if shards else 2)
     return loss_launch.loss(
         logits,
-        (*inputs, eps, 0.0, softcap, 0, 0),
-        stats=meta(rows, 2, dtype=acc),
-        losses=meta(rows, dtype=acc) if forward else None,
-        out=out,
+        (*inputs, eps, 0.0, softcap, shape[1] if shards else 0, shape[1] * shards),
+        stats=meta(rows, numbers, dtype=acc) if numbers else None,
+        losses=meta(rows, dtype=acc) if forward and not shards else None,
+        out=None if mode == "part" else out,
         grad=None if forward else meta(dtype=acc),
         rescale=mode == "rescale",
     )
@@ -189,6 +194,32 @@ CASES: dict[str, Callable[[], list[launch.Launch]]] = {
     "loss backward_ (512,21841) float32": lambda: _loss((512, 21841), FLOAT, "inplace"),
     "loss backward_ (4096,128256) bfloat16": lambda: _loss((4096, 128256), BF16, "inplace"),
     "loss rescale_ (256,1000) float32": lambda: _loss((256, 1000), FLOAT, "rescale"),
+    "loss in place (1024,16032) bfloat16": lambda: _loss((1024, 16032), BF16, "forward_"),
+    "loss in place (1024,128256) bfloat16": lambda: _loss((1024, 128256), BF16, "forward_"),
+    "loss in place (256,1000) float32": lambda: _loss((256, 1000), FLOAT, "forward_"),
+    "loss in place (4096,50257) bfloat16 smoothed": lambda: _loss(
+        (4096, 50257), BF16, "forward_", eps=0.1, weighted=True
+    ),
+    "loss part (4096,16032) bfloat16": lambda: _loss((4096, 16032), BF16, "part", shards=8),
+    "loss part (4096,64128) bfloat16": lambda: _loss((4096, 64128), BF16, "part", shards=2),
+    "loss part (512,5000) float32 smoothed": lambda: _loss(
+        (512, 5000), FLOAT, "part", shards=4, eps=0.1, weighted=True
+    ),
+    "loss part (512,5000) float32 soft targets": lambda: _loss(
+        (512, 5000), FLOAT, "part", shards=4, soft=FLOAT
+    ),
+    "loss shard backward (512,20000) float32 soft targets": lambda: _loss(
+        (512, 20000), FLOAT, "backward", shards=4, soft=FLOAT
+    ),
+    "loss shard backward_ (4096,16032) bfloat16": lambda: _loss(
+        (4096, 16032), BF16, "inplace", shards=8
+    ),
+    "loss shard backward_ (4096,64128) bfloat16": lambda: _loss(
+        (4096, 64128), BF16, "inplace", shards=2
+    ),
+    "loss shard backward_ (4096,64128) bfloat16 smoothed": lambda: _loss(
+        (4096, 64128), BF16, "inplace", shards=2, eps=0.1, weighted=True
+    ),
     "binary (256,1000) float32": lambda: _binary((256, 1000), FLOAT),
     "binary (256,1000) bfloat16": lambda: _binary((256, 1000), BF16),
     "binary (1024,21841) float32": lambda: _binary((1024, 21841), FLOAT),

@@ -1,7 +1,5 @@
 """The loss and its gradients with every option, against float64; bad labels and a bad perm."""
 
-from itertools import product
-
 import pytest
 import torch
 
@@ -9,35 +7,18 @@ from mmix_fast import reference
 from mmix_fast.arithmetic import compute_dtype
 from mmix_fast.triton import launch, loss_launch
 from tests.support.cases import DTYPES, TOLERANCE
+from tests.triton_interpreter.loss_cases import SHAPES, cells, draw
 
 OPS = torch.ops.mmix_fast_triton
-SHAPES = [(6, 11), (4, 3, 2, 2), (3, 40)]
-EXTRAS = [(0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.05, 3.0), (0.1, 0.05, 3.0)]  # eps, z_loss, cap
 
 
 @pytest.mark.parametrize("labels", [True, False], ids=["labels", "probabilities"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_option(size, shape, dtype, labels):
-    classes, rows, acc = shape[1], shape[:1] + shape[2:], compute_dtype(dtype)
-    grid = list(product(EXTRAS, ["mean", "sum", "none"], [False, True], [False, True]))
-    # The interpreter takes 0.1 s a launch, so each case runs a few cells of the grid; together they
-    # run all.
-    turn = 4 * SHAPES.index(shape) + DTYPES.index(dtype) + 8 * labels + (size == "large")
-    for (eps, z_loss, cap), reduction, per_sample, weighted in grid[turn % 16 :: 16]:
-        z = (3 * torch.randn(shape)).to(dtype)
-        y, other = (
-            torch.randint(0, classes, rows) if labels else torch.rand(shape).softmax(1)
-            for _ in "ab"
-        )
-        if labels:
-            y.view(-1)[1] = -100
-        # With target_b, the two divisors of a mean differ.
-        perm, partner = (None, other) if weighted else (torch.randperm(shape[0]), None)
-        lam = torch.rand(shape[0] if per_sample else (), dtype=acc)
-        if per_sample:
-            lam[0], lam[1] = 0, 1
-        w = torch.rand(classes).to(dtype) if weighted else None
+    acc, some = compute_dtype(dtype), cells(shape, dtype, labels, size, 3)
+    for (eps, z_loss, cap), reduction, per_sample, weighted in some:
+        z, y, perm, partner, lam, w = draw(shape, dtype, labels, per_sample, weighted)
         z64 = z.double().requires_grad_()
         want = reference.mixed_cross_entropy(
             z64,
@@ -61,6 +42,10 @@ def test_every_option(size, shape, dtype, labels):
             torch.testing.assert_close(got.double(), truth, rtol=tol, atol=tol)
 
         close(gradient, torch.ones_like(loss))
+        if reduction != "none":
+            over = z.clone()
+            assert torch.equal(OPS.cross_entropy_(over, *inputs), loss)
+            assert torch.equal(over, gradient)
         upstream = torch.randn_like(loss)
         if reduction == "none":
             upstream.view(-1)[:2] = torch.tensor([1, 0])
@@ -130,13 +115,16 @@ def test_layouts_that_are_not_contiguous(size):
     }
     inputs = (y, perm, None, lam, None, None, -100, "sum", 0.0, 0.0, 0.0, 0, 0)
     for name, z in made.items():
-        plain = z.contiguous()
+        plain = z.clone(memory_format=torch.contiguous_format)
         want, stats, gradient = OPS.cross_entropy(plain, *inputs, 1.0)
         loss, stats, got = OPS.cross_entropy(z, *inputs, 1.0)
         torch.testing.assert_close(loss, want, msg=name)
         torch.testing.assert_close(got, gradient, msg=name)
         if name != "expanded":
             OPS.cross_entropy_backward_(torch.ones(()), stats, z, *inputs)
+            torch.testing.assert_close(z, gradient, msg=name)
+            z.copy_(plain)
+            torch.testing.assert_close(OPS.cross_entropy_(z, *inputs), want, msg=name)
             torch.testing.assert_close(z, gradient, msg=name)
 
 

@@ -14,6 +14,8 @@ def test_opcheck():
     loss = (y, perm, None, lam, None, None, -100, "mean", 0.1, 0.0, 0.0, 0, 0)
     _, stats, gradient = OPS.cross_entropy(x, *loss, 1.0)
     one = torch.ones(())
+    shard = (*loss[:-2], 2, 7)
+    part_stats = OPS.cross_entropy_part(x, *shard)[:, [0, 1, 3]]
     binary = (y, perm, None, lam, None, None, "mean", 0.1, None)
     written = OPS.binary_cross_entropy(x, *binary, 1.0)[1]
     for op, inputs in (
@@ -30,6 +32,10 @@ def test_opcheck():
         (OPS.cross_entropy_backward, (one, stats, x, *loss)),
         (OPS.cross_entropy_backward_, (one, stats, x.clone(), *loss)),
         (OPS.cross_entropy_rescale_, (gradient, one * 2, stats, x, *loss)),
+        (OPS.cross_entropy_, (x.clone(), *loss)),
+        (OPS.cross_entropy_part, (x, *shard)),
+        (OPS.cross_entropy_backward, (one, part_stats, x, *shard)),
+        (OPS.cross_entropy_backward_, (one, part_stats, x.clone(), *shard)),
         (OPS.binary_cross_entropy, (x, *binary, 1.0)),
         (OPS.binary_cross_entropy, (x, *binary[:6], "none", 0.0, 0.2, None)),
         (OPS.binary_cross_entropy_backward, (one, x, *binary)),
