@@ -1,7 +1,10 @@
 """The README's training loops run, and add as few lines as they mark."""
 
+import types
+
 import pytest
 import torch
+from torch import nn
 
 import mmix_fast
 from tests.support.readme import BLOCKS, loop
@@ -44,6 +47,22 @@ def test_other_losses_and_batches():
     assert isinstance(names["target"], mmix_fast.MixedTarget)
     perm = names["perm"]
     assert torch.equal(names["images"][..., 2:6, 0:4], images[perm][..., 2:6, 0:4])
+
+
+def test_a_head_of_many_classes():
+    names, code, _ = loop("linear_loss", 0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 384))
+
+    def create_model(name, num_classes):
+        assert (name, num_classes) == ("vit_small_patch16_224", 0)
+        return model
+
+    names["timm"] = types.SimpleNamespace(create_model=create_model)
+    names["mmix_fast"] = types.SimpleNamespace(
+        ManifoldMixup=lambda model, layers: mmix_fast.ManifoldMixup(model, ["", "0"])
+    )
+    exec(code, names)
+    assert names["loss"].isfinite() and names["head"].weight.shape == (21841, 384)
 
 
 def test_inplace_backward_says_what_reading_the_logits_gives():
