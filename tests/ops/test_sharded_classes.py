@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import mmix_fast as m
 from benchmarks.clock import Clock
+from mmix_fast.reference import shard
 from tests.support.cases import TOLERANCE
 from tests.support.sharded import of_every_shard
 
@@ -132,6 +133,26 @@ def test_masked_and_extreme_logits(backend):
     want = torch.nn.functional.cross_entropy(z, y, reduction="none")
     for loss in losses:
         torch.testing.assert_close(loss, want, equal_nan=True, rtol=1e-5, atol=1e-3)
+
+
+def test_masked_classes_under_a_softcap(backend):
+    z = 5 * torch.randn(B, C)
+    z[:, [3, 20]] = -INF
+    compare(z, torch.tensor([1, 17, 6, 21, 8, 22]), torch.randperm(B), 0.3, softcap=3.0)
+
+
+def test_values_that_the_host_does_not_read_poison_their_rows():
+    """In plain PyTorch, as on a GPU or in a compiled graph."""
+    z, ignored = torch.randn(4, 5), -100
+    y, perm = torch.tensor([1, 9, ignored, ignored]), torch.tensor([0, 2, 3, 7])
+    args = y, perm, None, torch.tensor(0.3), None, None, ignored, "sum", 0.1, 0.0, 0.0, 4, 9
+    part = shard.cross_entropy_part(z, *args)
+    assert part[:, 3].isnan().tolist() == [False, True, False, True]  # label 9; partner 7
+    assert part[2].tolist() == [0, 0, 0, 0]
+    stats = torch.stack([part[:, 0], part[:, 1], part[:, 3]], 1)
+    gradient = shard.cross_entropy_backward(torch.ones(()), stats, z, *args)
+    assert gradient.isnan().all(1).tolist() == [False, True, False, True]
+    assert not gradient[2].any()
 
 
 def test_a_class_weight_of_zero_at_a_masked_class(backend):
