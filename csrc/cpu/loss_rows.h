@@ -36,10 +36,16 @@ template <class A> struct LossRows : PairedRows {
   const A *weights() const { return weight.empty() ? nullptr : weight.data() + offset; }
 
 private:
-  MeanFactors label_factors() const; // with reduction "mean"
-  static MeanFactors given_factors(const Tensor &scales) {
-    const auto *at = static_cast<const double *>(scales.const_data_ptr());
-    return {at[0], at[1], at[2], at[3] != 0}; // NaN != 0
+  MeanFactors label_factors() const;
+  // With reduction "mean".
+  MeanFactors factors() const {
+    if (args.scales) {
+      const auto *at = static_cast<const double *>(args.scales->const_data_ptr());
+      return {at[0], at[1], at[2], at[3] != 0}; // NaN != 0
+    }
+    if (labels) return label_factors();
+    const double each = 1.0 / static_cast<double>(count);
+    return {each, each, each, count == 0};
   }
 };
 
@@ -48,21 +54,16 @@ LossRows<A>::LossRows(const LossArgs &a)
     : PairedRows(a, a.ignore_index, a.all_classes()), args(a), mean(a.is_mean()),
       per_row(a.is_per_row()), weight(class_weights<A>(a.weight, label_classes)),
       offset(a.class_offset) {
+  const MeanFactors means = mean ? factors() : MeanFactors{};
+  undefined = means.undefined;
   if (labels) {
     if (a.label_smoothing != 0) spread = weight.empty() ? kOnes : kWeights;
-    const MeanFactors means = a.scales ? given_factors(*a.scales)
-                              : mean   ? label_factors()
-                                       : MeanFactors{};
-    undefined = means.undefined;
     const auto [keep, base, hot] = smoothing;
     scales = {keep * means.own, keep * means.other, base * means.own, base * means.other,
               a.z_loss * means.z_loss};
   } else {
     spread = kTargets;
-    const double of_mean = a.scales ? given_factors(*a.scales).own : 1.0 / count;
-    const double each = mean ? of_mean : 1.0; // the blended targets contain λ
-    scales = {0, 0, each, 0, a.z_loss * each};
-    undefined = mean && count == 0 && !a.scales;
+    scales = {0, 0, means.own, 0, a.z_loss * means.z_loss}; // the blended targets contain λ
   }
 }
 

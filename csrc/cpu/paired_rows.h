@@ -42,15 +42,15 @@ struct LossSample {
   const int64_t *mine, *theirs; // labels; null where targets are of the logits' shape
 };
 
-// Args: LossArgs or BinaryLossArgs. Checks the labels and perm. all_classes: of which the logits may
-// be a shard.
+// Args: LossArgs or BinaryLossArgs. Checks the labels and perm. all_classes: of which the logits
+// may be a shard.
 struct PairedRows {
   template <class Args>
   PairedRows(const Args &a, std::optional<int64_t> ignore_index, int64_t all_classes)
       : batch(a.logits.size(0)), classes(a.logits.size(1)), label_classes(all_classes),
         inner(positions(a.logits)), count(batch * inner),
-        smoothing(a.label_smoothing, label_classes), logits(a.logits),
-        labels(are_labels(a.target)), lam(a.lam, logits.type == kDouble) {
+        smoothing(a.label_smoothing, label_classes), logits(a.logits), labels(are_labels(a.target)),
+        lam(a.lam, logits.type == kDouble) {
     if (a.perm) {
       perm = static_cast<const int64_t *>(a.perm->const_data_ptr());
       check_permutation(perm, batch);
@@ -93,7 +93,8 @@ private:
     bool bad = false; // no branch, so that the compiler vectorises the loop
     for (int64_t r = 0; r < count; ++r)
       bad |= (all_count || label[r] != ignored) && static_cast<uint64_t>(label[r]) >= n;
-    for (int64_t r = 0; bad && r < count; ++r) check_label(name, label[r], label_classes, ignore_index);
+    for (int64_t r = 0; bad && r < count; ++r)
+      check_label(name, label[r], label_classes, ignore_index);
   }
 };
 

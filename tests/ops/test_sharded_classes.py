@@ -144,10 +144,10 @@ def test_masked_classes_under_a_softcap(backend):
 def test_values_that_the_host_does_not_read_poison_their_rows():
     """In plain PyTorch, as on a GPU or in a compiled graph."""
     z, ignored = torch.randn(4, 5), -100
-    y, perm = torch.tensor([1, 9, ignored, ignored]), torch.tensor([0, 2, 3, 7])
+    y, perm = torch.tensor([1, 9, ignored, ignored]), torch.tensor([0, 1, 2, 7])
     args = y, perm, None, torch.tensor(0.3), None, None, ignored, "sum", 0.1, 0.0, 0.0, 4, 9
     part = shard.cross_entropy_part(z, *args)
-    assert part[:, 3].isnan().tolist() == [False, True, False, True]  # label 9; partner 7
+    assert part[:, 3].isnan().tolist() == [False, True, False, True]  # label 9; index 7
     assert part[2].tolist() == [0, 0, 0, 0]
     stats = torch.stack([part[:, 0], part[:, 1], part[:, 3]], 1)
     gradient = shard.cross_entropy_backward(torch.ones(()), stats, z, *args)
