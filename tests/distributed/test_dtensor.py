@@ -88,6 +88,6 @@ def of_other_mesh(x, ranks):
     return distribute_tensor(x.detach().to_local(), mesh, [Replicate(), Replicate()])
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.deep)])
 def test_one_dimension(tmp_path, ranks):
     processes.run(tmp_path, one_dimension, ranks, ranks)

@@ -83,7 +83,7 @@ def train(rank, wrap, chunks):
 
 
 @pytest.mark.parametrize("chunks", [False, True])
-@pytest.mark.parametrize("wrap", ["fsdp", "ddp"])
+@pytest.mark.parametrize("wrap", ["fsdp", pytest.param("ddp", marks=pytest.mark.deep)])
 def test_data_parallel_backbone_and_sharded_head(tmp_path, wrap, chunks):
     processes.run(tmp_path, train, 4, wrap, chunks)
 

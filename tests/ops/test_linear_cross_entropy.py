@@ -15,7 +15,7 @@ RUNS_ON_GPU = True
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("chunk_size", [1, 5, 100, None])
+@pytest.mark.parametrize("chunk_size", [5, None])
 def test_equals_the_loss_of_all_logits(backend, kind, reduction, chunk_size):
     target, perm, lam, options = arguments(kind)
     options |= {"reduction": reduction}
