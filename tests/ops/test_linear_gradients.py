@@ -42,16 +42,16 @@ def test_no_less_exact_than_all_logits_at_once(backend, dtype, up):
 
 def test_the_gradient_of_a_mean_in_float16_keeps_its_digits(backend):
     """1/N of a probability would be a subnormal float16, long before a scaler multiplies it."""
-    n = 20_000
-    target, perm, lam, _ = arguments("labels", dtype=torch.float32, n=n)
-    tensors = head(torch.float16, n, bias=False)
+    n, up = 20_000, 65536.0
+    x, w = (2 * t.detach() for t in head(torch.float16, n, bias=False))
+    # Labels that the head predicts well: small gradients.
+    tensors, target = [x.requires_grad_(), w.requires_grad_()], F.linear(x, w).argmax(1)
     exact = [t.detach().double().requires_grad_() for t in tensors]
-    up = 65536.0
-    truth = torch.autograd.grad(up * unchunked(exact, target, perm, lam.double()), exact)
-    loss = chunked(tensors, target, perm, lam, chunk_size=256)
+    truth = torch.autograd.grad(up * unchunked(exact, target, torch.arange(n), 0.3), exact)
+    loss = chunked(tensors, target, torch.arange(n), 0.3, chunk_size=256)
     assert loss.dtype == torch.float32
     for got, want in zip(torch.autograd.grad(up * loss, tensors), truth, strict=True):
-        assert (got.double() - want).norm() < 2e-3 * want.norm()
+        assert (got.double() - want).norm() < 3e-3 * want.norm()
 
 
 @pytest.mark.parametrize("wanted", FLAGS)
