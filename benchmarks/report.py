@@ -11,6 +11,7 @@ from statistics import mean
 
 from . import datafile, plots, tables
 from .paper import report as paper
+from .problems import linear
 from .rows import Row, rows
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ PICTURES = {
     "memory": (plots.memory, ("mix", "cross_entropy")),
     "scaling": (plots.scaling, ("scaling",)),
 }
-IN_README = ("mix", "cross_entropy", "losses", "step")
+IN_README = ("mix", "cross_entropy", "losses", "step", "linear", "sharded")
 INTRO = """# Benchmark results
 
 Written by `python -m benchmarks report` from the data files in `results/`. Do not edit by hand.
@@ -99,6 +100,8 @@ def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
         "losses": shown(every["losses"], tuple(dict.fromkeys(r.dtype for r in every["losses"]))),
         "small": shown([r for r in timed if is_small(r)]),
         "step": shown(every["step"]),
+        "linear": tables.markdown([r for r in every["linear"] if r.op != linear.SWEEP]),
+        "sharded": shown(every["sharded"]),
     }
 
 
@@ -125,7 +128,13 @@ def results_page(data: dict[str, dict]) -> str:
 
 def main(root: Path = ROOT) -> None:
     results = root / "benchmarks/results"
-    names = [*dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some), "losses", "step"]
+    names = [
+        *dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some),
+        "losses",
+        "step",
+        "linear",
+        "sharded",
+    ]
     data = {name: datafile.read(results / f"{name}.json") for name in names}
     cuda = {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))}
     trained = datafile.read_rows(results / "training.json", ("error", "nll"))
