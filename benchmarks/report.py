@@ -39,7 +39,10 @@ Written by `python -m benchmarks report` from the data files in `results/`. Do n
   There is no cold row where one input fills that cache, or where the input is so small that a
   training step has just written it.
 - threads: for rows with their own number of threads.
-- memory: peak bytes allocated, ours / the first baseline's.
+- memory: peak bytes allocated, ours / the first baseline's. Of a linear head: inputs included, in
+  multiples of the inputs and their gradients.
+- collectives: forward+backward, ours / the first baseline's. B a row and rank: what they bring to a
+  rank for each row, of an all-reduce what a ring brings.
 - compile s: the first call of the compiled baseline minus a later one.
 """
 

@@ -26,6 +26,15 @@ def same_columns(some: list[Row]) -> list[tuple[str, list[Row]]]:
     return [(table[0].dtype, table) for table in tables]
 
 
+def skipped(some: list[Row]) -> str:
+    """Which baselines could not run, and why."""
+    reasons: dict[str, str] = {}
+    for row in some:
+        reasons |= row.ours["extra_info"].get("skipped", {})
+    listed = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+    return f"not measured: {listed}" if listed else ""
+
+
 def parts(some: list[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, head, cells) of tables: the problems whose memory is a share have one of their own,
     with an implementation in each row."""
@@ -59,12 +68,14 @@ def show(data: dict) -> None:
         "±: half the interquartile range; memory: peak of ours / of the first baseline.",
         highlight=False,
     )
-    if words := busy(machine):
-        console.print(words)
-    for title, head, body in parts(rows(data["benchmarks"])):
+    some = rows(data["benchmarks"])
+    for words in (busy(machine), skipped(some)):
+        if words:
+            console.print(words, highlight=False)
+    for title, head, body in parts(some):
         table = Table(title=title or None, title_justify="left")
         for name in head:
-            left = name in ("op", "shape", "cache") or not title and name == head[0]
+            left = name in ("op", "shape", "cache") or (not title and name == head[0])
             table.add_column(name, justify="left" if left else "right")
         for line in body:
             table.add_row(*(f"[red]{c}[/]" if "(goal" in c else c for c in line))

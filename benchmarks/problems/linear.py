@@ -46,9 +46,9 @@ def make_head(shape: Shape, dtype: torch.dtype, device: str) -> tuple[Tensor, ..
 
 def head_tolerances(dtype: torch.dtype, rows: int) -> tuple[float, float]:
     """Of loss and gradients. A label's entry of the gradient of the logits is near -1/rows, is
-    rounded a few times and multiplied by features of up to 4."""
+    rounded a few times; the products are summed in float32."""
     eps = torch.finfo(dtype).eps
-    return max(3 * eps, 1e-4), 16 * eps / rows
+    return max(3 * eps, 1e-4), (4 * eps + 32 * torch.finfo(torch.float32).eps) / rows
 
 
 def step_of(loss: HeadLoss, w: Tensor) -> Op:
