@@ -95,6 +95,7 @@ def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
             [r for r in some if r.dtype in dtypes and r.cache == "warm"], ("cache", "compile s")
         )
 
+    heads = [r for r in every["linear"] if r.op != linear.SWEEP]
     timed = [row for name in ("mix", "cross_entropy") for row in every[name]]
     return {
         "machine": machine_lines({name: data[name] for name in IN_README}),
@@ -103,7 +104,7 @@ def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
         "losses": shown(every["losses"], tuple(dict.fromkeys(r.dtype for r in every["losses"]))),
         "small": shown([r for r in timed if is_small(r)]),
         "step": shown(every["step"]),
-        "linear": tables.markdown([r for r in every["linear"] if r.op != linear.SWEEP]),
+        "linear": shown(heads, tuple(dict.fromkeys(r.dtype for r in heads))),
         "sharded": shown(every["sharded"]),
     }
 
