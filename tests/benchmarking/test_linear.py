@@ -72,6 +72,13 @@ def test_the_sweep_has_every_chunk_size(monkeypatch):
     assert made(linear.STEP).goals == (Goal("all logits", 1.1),)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_must_be_held_is_features_weight_and_their_gradients(dtype):
+    some = made(linear.STEP, dtype)
+    assert some.held == 2 * (40 * 8 + 50 * 8) * dtype.itemsize
+    assert some.memory_goal == some.small.memory_goal == 1.25
+
+
 def test_what_others_have_runs_or_is_left_out_with_a_reason(monkeypatch):
     found, skipped = linear.others("cpu", torch.float32)
     assert list(found) == TWICE and list(skipped) == ["Liger-Kernel"]
