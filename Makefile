@@ -24,7 +24,7 @@ help:
 	@echo "make test-deep  the long ones, and those against timm, torchvision, Lightning, transformers"
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
-	@echo "make bench      every measurement, the README's tables and the pictures (12 minutes)"
+	@echo "make bench      every measurement, the README's tables and the pictures (17 minutes)"
 	@echo "make bench-check   what got slower since the stored run (benchmarks/results/check.json)"
 	@echo "make bench-update  stores a new run for bench-check"
 	@echo "make gpu        on a machine with a GPU: builds for it, tests, measures (10 minutes; DRY=1: no GPU)"

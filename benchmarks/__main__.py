@@ -29,8 +29,8 @@ def add_options(sub: argparse.ArgumentParser, name: str) -> None:
     sub.add_argument("--json", type=Path, metavar="PATH", help=f"{file}; {default}")
     if name not in ("losses", "step"):  # their cases set the dtype
         sub.add_argument("--dtype", type=options.dtypes, help="such as float32,bfloat16")
-    if name in ("mix", "cross_entropy"):
-        sub.add_argument("--shapes", type=options.shapes, help="such as 128x64x32x32,256x4096")
+    if name in options.SHAPES:
+        sub.add_argument("--shapes", type=options.shapes, help=f"such as {options.SHAPES[name]}")
 
 
 def parser() -> Parser:

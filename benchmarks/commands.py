@@ -13,6 +13,7 @@ from . import (
     datafile,
     demo,
     paper,
+    ranks,
     report,
     tables,
     training,
@@ -20,8 +21,18 @@ from . import (
 from .clock import clock_of
 from .options import Options, checked
 from .problem import Maker
-from .problems import binary_cross_entropy, cross_entropy, losses, mix, scaling, step, timm_loop
-from .runner import FULL, QUICK, run
+from .problems import (
+    binary_cross_entropy,
+    cross_entropy,
+    linear,
+    losses,
+    mix,
+    scaling,
+    sharded,
+    step,
+    timm_loop,
+)
+from .runner import FULL, QUICK, Effort, run
 
 LOSSES = losses.CASES + binary_cross_entropy.CASES + timm_loop.CASES
 FLOAT, HALF = (torch.float32,), (torch.bfloat16,)
@@ -38,15 +49,27 @@ MEASURING: dict[str, Callable[[Options], list[Maker]]] = {
     "losses": lambda o: losses.makers(o.device, o.quick, LOSSES),
     "scaling": lambda o: scaling.makers(o.dtypes or FLOAT, o.device, o.quick),
     "step": lambda o: step.makers(o.device, o.quick),
+    "linear": lambda o: linear.makers(o.shapes, dtypes_of(o), o.device, o.quick),
+    "sharded": lambda o: sharded.makers(o.shapes, o.dtypes or FLOAT, o.quick),
+}
+# (whole, --quick) where they differ from those of the others. The goal of a training step is a few
+# percent: it takes more rounds to resolve.
+EFFORTS: dict[str, tuple[Effort, Effort]] = {
+    "step": (step.EFFORT, QUICK),
+    "linear": (linear.EFFORT, linear.EFFORT),
+    "sharded": (sharded.EFFORT, sharded.QUICK_EFFORT),
 }
 
 
 def measure(name: str, options: Options) -> None:
     clock = clock_of(options.device)
-    # The goal of a training step is a few percent: it takes more rounds to resolve.
-    effort = QUICK if options.quick else step.EFFORT if name == "step" else FULL
-    with options.chosen_backend():
-        done = run(name, MEASURING[name](options), clock, effort)
+    effort = EFFORTS.get(name, (FULL, QUICK))[options.quick]
+    makers = MEASURING[name](options)
+    if name == "sharded":
+        done = ranks.run(makers, sharded.RANKS, clock, effort, options.backend)
+    else:
+        with options.chosen_backend():
+            done = run(name, makers, clock, effort)
     data = datafile.content(done, clock, options.backend, options.quick)
     tables.show(data)
     target = options.target(name)
@@ -97,7 +120,13 @@ COMMANDS = {
     ),
     "scaling": Command("time over B, D and C, from tiny to large", measuring_command("scaling")),
     "step": Command("a whole training step", measuring_command("step")),
-    "all": Command("these five, then the report", measure_all),
+    "linear": Command(
+        "a linear head with its loss in chunks: time and memory", measuring_command("linear")
+    ),
+    "sharded": Command(
+        "classes sharded over processes: time, bytes and collectives", measuring_command("sharded")
+    ),
+    "all": Command("these seven, then the report", measure_all),
     "report": Command("tables and pictures from the data files", lambda _: report.main()),
     "check": Command("what got slower since the stored run", lambda a: check.main(a.update)),
     "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: machine_code()),

@@ -18,6 +18,15 @@ DTYPES = {
     str(t).removeprefix("torch."): t
     for t in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 }
+# command -> an example of its --shapes
+SHAPES = {
+    "mix": "128x64x32x32,256x4096",
+    "cross_entropy": "512x21841",
+    "linear": "4096x768x21841",
+    "sharded": "256x128x100000",
+}
+# command -> what the sizes of a shape are, where their number is fixed
+SIZES = {"cross_entropy": "BxC", "linear": "NxDxC", "sharded": "NxDxC"}
 
 
 class BadOption(ValueError):
@@ -92,8 +101,11 @@ def checked(name: str, arguments: Namespace) -> Options:
         arguments.quick,
         arguments.json,
     )
-    if name == "cross_entropy" and any(len(s) != 2 for s in options.shapes or ()):
-        raise BadOption("--shapes of cross_entropy must be BxC, as in 512x21841")
+    sizes = SIZES.get(name, "")
+    if sizes and any(len(s) != sizes.count("x") + 1 for s in options.shapes or ()):
+        raise BadOption(f"--shapes of {name} must be {sizes}, as in {SHAPES[name]}")
+    if name == "sharded" and options.device != "cpu":
+        raise BadOption(f"--device of sharded must be cpu, got {options.device}")
     if options.json and (name == "all") != options.json.is_dir():
         kind = "a folder that exists" if name == "all" else "a file's name, not a folder's"
         raise BadOption(f"--json of {name} must be {kind}, got {options.json}")

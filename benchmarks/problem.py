@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import torch
@@ -61,6 +61,18 @@ class Problem:
     sweep: str = ""  # the size that varies over a series of problems: B, C or D
     cold: bool = True  # also measure with inputs that are not in a cache
     threads: int | None = None  # None: leave the process's number
+    # The same implementations at a small shape, which are verified in place of these.
+    small: Problem | None = None
+    slow: bool = False  # a call is a round of its own, and the one that measures memory the warm-up
+    # Bytes of the inputs and of their gradients, of which the peak memory, inputs included, is
+    # reported as a multiple; 0: not reported. Ours may need memory_goal times as much; 0: no goal.
+    held: int = 0
+    memory_goal: float = 0.0
+    notes: dict[str, dict] = field(default_factory=dict)  # of an implementation, for the data file
+
+    def memory_share(self, peak_bytes: int) -> float:
+        """Half of ``held`` are the inputs, which are there before the call."""
+        return (self.held / 2 + peak_bytes) / self.held
 
     @property
     def title(self) -> str:

@@ -11,6 +11,7 @@ from statistics import mean
 
 from . import datafile, plots, tables
 from .paper import report as paper
+from .problems import linear
 from .rows import Row, rows
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ PICTURES = {
     "memory": (plots.memory, ("mix", "cross_entropy")),
     "scaling": (plots.scaling, ("scaling",)),
 }
-IN_README = ("mix", "cross_entropy", "losses", "step")
+IN_README = ("mix", "cross_entropy", "losses", "step", "linear", "sharded")
 INTRO = """# Benchmark results
 
 Written by `python -m benchmarks report` from the data files in `results/`. Do not edit by hand.
@@ -38,7 +39,10 @@ Written by `python -m benchmarks report` from the data files in `results/`. Do n
   There is no cold row where one input fills that cache, or where the input is so small that a
   training step has just written it.
 - threads: for rows with their own number of threads.
-- memory: peak bytes allocated, ours / the first baseline's.
+- memory: peak bytes allocated, ours / the first baseline's. Of a linear head: inputs included, in
+  multiples of the inputs and their gradients.
+- collectives: forward+backward, ours / the first baseline's. B a row and rank: what they bring to a
+  rank for each row, of an all-reduce what a ring brings.
 - compile s: the first call of the compiled baseline minus a later one.
 """
 
@@ -91,6 +95,7 @@ def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
             [r for r in some if r.dtype in dtypes and r.cache == "warm"], ("cache", "compile s")
         )
 
+    heads = [r for r in every["linear"] if r.op != linear.SWEEP]
     timed = [row for name in ("mix", "cross_entropy") for row in every[name]]
     return {
         "machine": machine_lines({name: data[name] for name in IN_README}),
@@ -99,6 +104,8 @@ def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
         "losses": shown(every["losses"], tuple(dict.fromkeys(r.dtype for r in every["losses"]))),
         "small": shown([r for r in timed if is_small(r)]),
         "step": shown(every["step"]),
+        "linear": shown(heads, tuple(dict.fromkeys(r.dtype for r in heads))),
+        "sharded": shown(every["sharded"]),
     }
 
 
@@ -125,7 +132,13 @@ def results_page(data: dict[str, dict]) -> str:
 
 def main(root: Path = ROOT) -> None:
     results = root / "benchmarks/results"
-    names = [*dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some), "losses", "step"]
+    names = [
+        *dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some),
+        "losses",
+        "step",
+        "linear",
+        "sharded",
+    ]
     data = {name: datafile.read(results / f"{name}.json") for name in names}
     cuda = {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))}
     trained = datafile.read_rows(results / "training.json", ("error", "nll"))

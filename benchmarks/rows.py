@@ -98,11 +98,55 @@ def ratio(record: dict) -> str:
     return text + (f" (goal {goal['text']})" if goal and not goal["met"] else "")
 
 
+def memory_cell(extra: dict) -> str:
+    if "memory_share" not in extra:
+        return ""
+    goal = extra.get("memory_goal")
+    missed = f" (goal {goal['text']})" if goal and not goal["met"] else ""
+    return f"{extra['memory_share']:.3g}x{missed}"
+
+
+def implementation_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """A table of few problems and many implementations: one implementation in each row.
+
+    Memory is shown once for a dtype: it does not depend on the threads.
+    """
+    names = list(dict.fromkeys(name for row in some for name in row.records))
+    head = [f"{some[0].op} {some[0].shape}"]
+    body = [[name] for name in names]
+    for row in some:
+        by = f", {row.threads} thread{'s' * (row.threads != '1')}" if row.threads else ""
+        head.append(row.dtype + by)
+        iqr = percent(row.ours["stats"]["iqr"], row.ours["stats"]["median"])
+        for line in body:
+            record = row.records.get(line[0])
+            ours = f"{number_text(row.us / 1000)} ms {iqr}"
+            line.append("" if record is None else ours if line[0] == OURS else ratio(record))
+    for dtype in dict.fromkeys(row.dtype for row in some):
+        head.append(f"{dtype}, memory")
+        for line in body:
+            found = (row.records.get(line[0]) for row in some if row.dtype == dtype)
+            cells = [memory_cell(record["extra_info"]) for record in found if record]
+            line.append(cells[0] if cells else "")
+    return head, body
+
+
+def wire_cells(row: Row) -> tuple[str, str]:
+    """Collectives and bytes that a rank receives for a row, ours / those of each baseline."""
+    counts = [r["extra_info"]["wire"] for r in row.records.values() if "wire" in r["extra_info"]]
+    calls = " / ".join(f"{wire['forward']['calls']}+{wire['backward']['calls']}" for wire in counts)
+    sizes = " / ".join(
+        f"{wire['forward']['bytes_a_row']:.3g}+{wire['backward']['bytes_a_row']:.3g}"
+        for wire in counts
+    )
+    return calls, sizes
+
+
 def table_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
     """The header and the cells, without columns that are empty in every row."""
     names = list(dict.fromkeys(n for row in some for n in row.records if n != OURS))
     head = ["op", "shape", "cache", "threads", "us", "±", "GB/s", "of copy"]
-    head += [*names, "memory", "compile s"]
+    head += [*names, "memory", "collectives", "B a row and rank", "compile s"]
     body = []
     for row in some:
         extra, stats = row.ours["extra_info"], row.ours["stats"]
@@ -116,6 +160,6 @@ def table_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
         took = row.compile_s if row.cache == "warm" else None
         compile_s = f"{took:.1f}" if took is not None else ""
         line = [row.op, row.shape, row.cache, row.threads, number_text(row.us), iqr, *rates, *cells]
-        body.append([*line, memory, compile_s])
+        body.append([*line, memory, *wire_cells(row), compile_s])
     used = [k for k in range(len(head)) if any(line[k] for line in body)]
     return [head[k] for k in used], [[line[k] for k in used] for line in body]

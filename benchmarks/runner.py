@@ -23,8 +23,8 @@ from .verify import verify
 # 100 times the timer's precision, which is what pytest-benchmark asks for.
 ROUND_S, PRECISIONS = 1e-3, 100
 # Another process can fill the cache or the memory bus for a second. If our own interquartile range
-# exceeds MAX_SCATTER of the median, the problem is measured again, ATTEMPTS times at most.
-MAX_SCATTER, ATTEMPTS = 0.2, 3
+# exceeds MAX_SCATTER of the median, the problem is measured again.
+MAX_SCATTER = 0.2
 # An input so small that it would take more copies is not measured cold: in training, the step has
 # just written it.
 MAX_COPIES = 4096
@@ -34,6 +34,7 @@ MAX_COPIES = 4096
 class Effort:
     rounds: int  # the least number
     seconds: float  # more rounds are run until these have passed
+    attempts: int = 3  # at most, where our own times scatter
 
 
 FULL, QUICK = Effort(7, 1.0), Effort(5, 0.25)
@@ -66,6 +67,8 @@ def copies_for(nbytes: int, cache_bytes: int) -> dict[str, int]:
 def calibrate(clock: Clock, problem: Problem, inputs: Inputs) -> dict[str, int]:
     """Calls in a round, for each implementation, found by doubling. This is also the warm-up."""
     least = max(ROUND_S, PRECISIONS * clock.precision)
+    if problem.slow:
+        return dict.fromkeys(problem.implementations, 1)
     calls = {}
     for name, implementation in problem.implementations.items():
         count = 1
@@ -94,12 +97,12 @@ def interleave(
 def least_scattered(
     clock: Clock, problem: Problem, copies: int, effort: Effort
 ) -> tuple[dict[str, Stats], dict[str, int]]:
-    """Measures until our own times scatter little, at most ATTEMPTS times.
+    """Measures until our own times scatter little, at most ``effort.attempts`` times.
 
     Returns the measurement in which they scattered least, whether or not it was the fastest.
     """
     tried = []
-    for _ in range(ATTEMPTS):
+    for _ in range(effort.attempts):
         tried.append(interleave(clock, problem, Inputs(problem, copies), effort))
         if scatter(tried[-1]) <= MAX_SCATTER:
             break
@@ -140,7 +143,7 @@ def record(problem: Problem, cache: str, name: str, stats: Stats, calls: int, ex
 
 def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> list[dict]:
     """A record for each implementation, with a warm and with a cold cache."""
-    compile_s = verify(problem)
+    compile_s = verify(problem.small or problem)
     peak = {}
     for name, implementation in problem.implementations.items():
         x = problem.fresh()
@@ -157,6 +160,12 @@ def measure(problem: Problem, clock: Clock, effort: Effort, ceiling: float) -> l
             if problem.moved:
                 extra["gb_per_s"] = problem.moved / own.median / 1e9
                 extra["share_of_copy"] = extra["gb_per_s"] / ceiling
+            if problem.held:
+                extra["memory_share"] = problem.memory_share(peak[name])
+                if problem.memory_goal and name == OURS:
+                    met = extra["memory_share"] <= problem.memory_goal
+                    extra["memory_goal"] = {"text": f"{problem.memory_goal:g}x", "met": met}
+            extra |= problem.notes.get(name, {})
             if name in compile_s:
                 extra["compile_s"] = compile_s[name]
             goal = next((g for g in problem.goals if g.baseline == name), None)

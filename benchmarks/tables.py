@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .rows import Row, rows, table_cells
+from .rows import Row, implementation_cells, rows, table_cells
 
 BUSY = 0.1  # CPUs used by other processes, from which on our threads wait and times scatter
 WIDTH = 200  # if the output is not a terminal
@@ -26,6 +26,29 @@ def same_columns(some: list[Row]) -> list[tuple[str, list[Row]]]:
     return [(table[0].dtype, table) for table in tables]
 
 
+def skipped(some: list[Row]) -> str:
+    """Which baselines could not run, and why."""
+    reasons: dict[str, str] = {}
+    for row in some:
+        reasons |= row.ours["extra_info"].get("skipped", {})
+    listed = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+    return f"not measured: {listed}" if listed else ""
+
+
+def parts(some: list[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, head, cells) of tables: the problems whose memory is a share have one of their own,
+    with an implementation in each row."""
+    apart = [row for row in some if "memory_share" in row.ours["extra_info"]]
+    found = [
+        (dtype, *table_cells(group))
+        for dtype, group in same_columns([row for row in some if row not in apart])
+    ]
+    for key in dict.fromkeys((row.op, row.shape) for row in apart):
+        head, body = implementation_cells([row for row in apart if (row.op, row.shape) == key])
+        found.append(("", head, body))
+    return found
+
+
 def busy(machine: dict) -> str:
     taken = machine["busy_cpus"] or 0.0
     if taken <= BUSY:
@@ -45,13 +68,15 @@ def show(data: dict) -> None:
         "±: half the interquartile range; memory: peak of ours / of the first baseline.",
         highlight=False,
     )
-    if words := busy(machine):
-        console.print(words)
-    for dtype, some in same_columns(rows(data["benchmarks"])):
-        head, body = table_cells(some)
-        table = Table(title=dtype, title_justify="left")
+    some = rows(data["benchmarks"])
+    for words in (busy(machine), skipped(some)):
+        if words:
+            console.print(words, highlight=False)
+    for title, head, body in parts(some):
+        table = Table(title=title or None, title_justify="left")
         for name in head:
-            table.add_column(name, justify="left" if name in ("op", "shape", "cache") else "right")
+            left = name in ("op", "shape", "cache") or (not title and name == head[0])
+            table.add_column(name, justify="left" if left else "right")
         for line in body:
             table.add_row(*(f"[red]{c}[/]" if "(goal" in c else c for c in line))
         console.print(table)
@@ -63,10 +88,9 @@ def markdown_table(head: list[str], body: list[list[str]]) -> str:
 
 
 def markdown(some: list[Row], without: tuple[str, ...] = ()) -> str:
-    parts = []
-    for dtype, group in same_columns(some):
-        head, body = table_cells(group)
+    found = []
+    for title, head, body in parts(some):
         keep = [k for k, name in enumerate(head) if name not in without]
-        kept_head = [dtype, *(head[k] for k in keep[1:])]
-        parts.append(markdown_table(kept_head, [[line[k] for k in keep] for line in body]))
-    return "\n\n".join(parts)
+        kept_head = [title or head[0], *(head[k] for k in keep[1:])]
+        found.append(markdown_table(kept_head, [[line[k] for k in keep] for line in body]))
+    return "\n\n".join(found)

@@ -35,7 +35,7 @@ def files(tmp_path, data, monkeypatch):
     results = tmp_path / "benchmarks/results"
     results.mkdir(parents=True)
     training = {"rows": [{"method": "ERM", "runs": [{"error": 4.0, "nll": 0.1}]}]}
-    for name in ("mix", "cross_entropy", "losses", "scaling", "step"):
+    for name in ("mix", "cross_entropy", "losses", "scaling", "step", "linear", "sharded"):
         some = copy.deepcopy(data)
         for record in [r for r in some["benchmarks"] if r["params"]["cache"] == "warm"]:
             larger = copy.deepcopy(record)  # a curve needs two sizes

@@ -41,6 +41,8 @@ def refused(capsys, *words):
         (["mix", "--shapes", "8x0"], "got '8x0'"),
         (["mix", "--shapes", "8x8,"], "got ''"),
         (["cross_entropy", "--shapes", "8x8x8"], "must be BxC"),
+        (["linear", "--shapes", "8x8"], "must be NxDxC, as in 4096x768x21841"),
+        (["sharded", "--shapes", "8x8x8x8"], "must be NxDxC, as in 256x128x100000"),
         (["mix", "--dtype", "float8"], "got 'float8'"),
         (["mix", "--device", "tpu"], "got 'tpu'"),
         (["mix", "--device", "cuda:99"], "cuda:99 is not there"),

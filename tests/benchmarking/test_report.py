@@ -47,7 +47,7 @@ def test_the_report_names_the_machine_of_each_file(files):
     report.main(files)
     lines = (files / "README.md").read_text().splitlines()
     assert [line.split(":")[0] for line in lines if line.startswith("- ")] == [
-        "- mix, cross_entropy, step",
+        "- mix, cross_entropy, step, linear, sharded",
         "- losses",
     ]
     assert any(line.startswith("- losses:") and "AVX9" in line for line in lines)
@@ -57,7 +57,7 @@ def test_report(files, data):
     report.main(files)
     readme = (files / "README.md").read_text()
     (row, _) = rows.rows(data["benchmarks"])
-    assert readme.count("| double | 64x256 |") == 4 and "stale" not in readme
+    assert readme.count("| double | 64x256 |") == 6 and "stale" not in readme
     ratio = f"{row.records['eager']['extra_info']['ratio']:.3g}x ±"
     assert ratio in readme and "% (goal 1e+09x)" in readme
     assert "cold" in (files / report.RESULTS_PAGE).read_text()
