@@ -257,5 +257,5 @@ def test_the_least_scattered_measurement_is_kept(monkeypatch, scatters, kept):
 
     monkeypatch.setattr(runner, "interleave", interleave)
     monkeypatch.setattr(runner, "Inputs", lambda *_: None)
-    assert runner.least_scattered(None, None, 1, None) is made[kept]
+    assert runner.least_scattered(None, None, 1, runner.FULL) is made[kept]
     assert len(made) == kept + 1
