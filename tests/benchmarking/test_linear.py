@@ -43,6 +43,14 @@ def test_what_is_timed_is_verified_in_float64_at_a_small_shape(op, dtype):
                 verify.check(replace(small, implementations=changed), name)
 
 
+def test_the_baseline_of_the_goal_holds_its_logits_once():
+    some = made(linear.STEP).small
+    step = some.implementations[linear.ALL_LOGITS].op
+    rows_, _, classes = some.shape
+    x = some.fresh()
+    assert 1 <= Clock().peak_bytes(lambda: step(x)) / (rows_ * classes * 4) < 1.5
+
+
 def test_a_wrong_one_is_not_timed():
     some = made(linear.STEP)
     right = some.small.implementations[OURS]
