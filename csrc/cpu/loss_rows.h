@@ -112,8 +112,7 @@ RowCoefficients<double, int64_t> LossRows<A>::row(const LossSample &s, int64_t r
                                                weight_of(y_b));
   const auto here = [&](int64_t label) {
     const int64_t at = label - offset;
-    return label != none && static_cast<uint64_t>(at) < static_cast<uint64_t>(classes) ? at
-                                                                                       : classes;
+    return static_cast<uint64_t>(at) < static_cast<uint64_t>(classes) ? at : classes; // none too
   };
   row.y_own = here(row.y_own);
   row.y_other = here(row.y_other);

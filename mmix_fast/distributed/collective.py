@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..tracing import readable
 
+# Its name up to torch 2.12, and the one since.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 PART = 4  # numbers of a row, see cross_entropy_part in schemas.py
 
 
@@ -54,7 +56,7 @@ def gather(part: Tensor, shard: Shard, failed: bool = False) -> tuple[Tensor, Te
         every = torch.distributed._functional_collectives.all_gather_tensor(message, 0, shard.group)
     else:
         every = message.new_empty((ranks * message.shape[0], PART))
-        dist.all_gather_into_tensor(every, message, group=shard.group)
+        _all_gather(every, message, group=shard.group)
     every = every.reshape(ranks, -1, PART)
     parts = every[:, 1:]
     headers = every[:, 0].view(_integer(part))

@@ -124,6 +124,14 @@ def test_masked_and_extreme_logits(backend):
     pieces[0][5] = INF
     bad = torch.cat(pieces, 1)
     compare(bad, y, perm, 0.3, reduction="none", tol=1e-5)
+    # A row that does not count, whatever its logits hold; and a label in a shard of only -inf.
+    own = y.clone()
+    own[2], own[1] = -100, 3
+    compare(bad, own, perm, 0.3, reduction="none", tol=1e-5, ups=())
+    pieces = split(bad, CUTS)
+    losses, _ = of_every_shard(pieces, CUTS, own, perm, 0.3, reduction="none")
+    gradient = torch.autograd.grad(losses[3].sum(), pieces[3])[0]
+    assert losses[3][1] == INF and losses[3][2] == 0 and not gradient[2].any()
     # Where the label has no weight: NaN of a NaN logit, 0 of a row of only -inf.
     weight = torch.ones(C)
     weight[y[2:4]], bad[3] = 0, -INF
