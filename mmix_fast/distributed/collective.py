@@ -86,7 +86,8 @@ def _check(headers: list[list[int]], rank: int) -> None:
     ranges = [(begin, begin + size) for _, begin, size, _ in headers]
     at = 0
     for begin, end in sorted(r for r in ranges if r[0] != r[1]):
-        if begin != at:
+        if begin != at:  # a gap, or an overlap
+            at = -1
             break
         at = end
     if at != totals[0]:

@@ -56,13 +56,14 @@ def _linear(rank, a, b, where):
     _, y, perm = batch()
     whole = [torch.randn(*s, dtype=torch.float64).requires_grad_() for s in ((B, D), (C, D), (C,))]
     x, w, bias = whole
-    for options in ({}, {"reduction": "sum", **EVERY}):
-        want = m.mixed_linear_cross_entropy(x, w, y, perm, 0.3, linear_bias=bias, **options)
+    soft = torch.rand(B, C, dtype=torch.float64)
+    for target, options in ((y, {}), (y, {"reduction": "sum", **EVERY}), (soft, EVERY)):
+        want = m.mixed_linear_cross_entropy(x, w, target, perm, 0.3, linear_bias=bias, **options)
         truths = torch.autograd.grad(2 * want, whole)
         mine = [t.detach().requires_grad_() for t in (x, w[a:b], bias[a:b])]
         with processes.Collectives() as forward:
             loss = distributed.mixed_linear_cross_entropy(
-                mine[0], mine[1], y, perm, 0.3, linear_bias=mine[2], chunk_size=3, **where,
+                mine[0], mine[1], target, perm, 0.3, linear_bias=mine[2], chunk_size=3, **where,
                 **options,
             )  # fmt: skip
         with processes.Collectives() as backward:
