@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..mean_scales import mean_scales
 from ..scalars import check_index
 from ..tracing import beyond_kernels, readable
 from .collective import Shard, check_group
-from .sharded_loss import ShardedCall, Tensors, refuse, sharded_loss
+from .sharded_loss import ShardedCall, Tensors, empty_part, refuse, sharded_loss
 
 
 def mixed_cross_entropy(
@@ -124,7 +125,7 @@ def sharded(
     target, perm, lam, target_b, ignore_index, label_smoothing, z_loss, softcap = checked
     options = ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0
     tensors, namespace = sharded_tensors(
-        logits, logits.dtype, target, perm, lam, target_b, weight, options, shard
+        logits, logits.dtype, target, perm, lam, target_b, weight, options, shard, empty_part
     )
     inplace = inplace_backward and not torch.compiler.is_compiling() and not overlaps(logits)
     of_shard = *options, shard.class_offset, shard.num_classes
@@ -141,12 +142,13 @@ def sharded_tensors(
     weight: Any,
     options: tuple[Any, ...],
     shard: Shard,
+    first: Callable[[Tensor], Tensor],
 ) -> tuple[Tensors, str | None]:
     """Checks the targets and weights against all classes, and a shard against their number.
 
     ``x``: the logits, or the input of a head; its first dimension is the batch. Returns the tensors
     of ShardedCall, and the namespace of the backend's ops. Ranks may differ in what fails here, so
-    every rank is told.
+    every rank is told, in the first collective: ``first(x)`` has the size of its message.
     """
     ignore_index, reduction, *_ = options
     of_all = all_logits(x, shard, dtype)
@@ -165,7 +167,7 @@ def sharded_tensors(
         if v.must_check_values(x.device) and readable(x, perm, target, target_b):
             check_target_values(target, perm, shard.num_classes, ignore_index, target_b)
     except (TypeError, ValueError, IndexError) as failure:
-        refuse(x, shard, failure)
+        refuse(first(x), shard, failure)
     coef = as_lam(lam, compute_dtype(dtype), x.device)
     perm = None if perm is None else perm.contiguous()
     weight = None if weight is None else weight.contiguous()

@@ -115,12 +115,12 @@ def sharded_linear(
     target, perm, lam, target_b, ignore_index, label_smoothing, z_loss, softcap = checked
     options = ignore_index, reduction, label_smoothing, z_loss, softcap or 0.0
     tensors, namespace = sharded_tensors(
-        input, dtype, target, perm, lam, target_b, weight, options, shard
+        input, dtype, target, perm, lam, target_b, weight, options, shard, _no_rows
     )
-    if not shard.trusted:
-        # Ranks that differ in num_classes would differ in the number of chunks, and wait for ever.
-        gather(input.new_empty((0, PART), dtype=torch.float32), shard)
-        shard = shard._replace(trusted=True)
+    # Ranks that differ in num_classes would differ in the number of chunks, and wait for ever; and
+    # one that raised is told of before the others begin.
+    gather(_no_rows(input), shard)
+    shard = shard._replace(trusted=True)
     if chunk_size is None:
         ranks = dist.get_world_size(shard.group)
         classes = -(-shard.num_classes // ranks)
@@ -129,6 +129,10 @@ def sharded_linear(
     of_shard = *options, shard.class_offset, shard.num_classes
     call = ShardedLinearCall(ShardedCall(namespace, of_shard, shard), dtype, chunk_size)
     return linear_loss(input, local_weight, linear_bias, tensors, call)
+
+
+def _no_rows(input: Tensor) -> Tensor:
+    return input.new_empty((0, PART), dtype=torch.float32)
 
 
 class ShardedLinearCall(NamedTuple):

@@ -76,7 +76,7 @@ def loss_and_stats(logits: Tensor, tensors: Tensors, call: ShardedCall) -> tuple
     try:
         part = call.op("cross_entropy_part")(logits, *tensors, *call.options)
     except Exception as error:  # a bad label, for one
-        refuse(logits, call.shard, error)
+        refuse(empty_part(logits), call.shard, error)
     parts, fits = gather(part, call.shard)
     top, log_sum, dot, mass = parts.unbind(-1)
     pivot = torch.where(log_sum == -INF, -INF, top).amax(0)
@@ -118,9 +118,16 @@ def _reduced(rows: Tensor, logits: Tensor, tensors: Tensors, call: ShardedCall) 
     return loss if scales is None else loss + scales[3].to(loss.dtype)
 
 
-def refuse(logits: Tensor, shard: Shard, failure: Exception) -> NoReturn:
-    """Raises ``failure``. The ranks that reach the collective are told, so that they raise too."""
+def empty_part(logits: Tensor) -> Tensor:
+    """Of the size of what the other ranks gather."""
     rows = math.prod(logits.shape[:1] + logits.shape[2:])
-    empty = logits.new_zeros((rows, PART), dtype=compute_dtype(logits.dtype))
-    gather(empty, shard, failed=True)
+    return logits.new_zeros((rows, PART), dtype=compute_dtype(logits.dtype))
+
+
+def refuse(part: Tensor, shard: Shard, failure: Exception) -> NoReturn:
+    """Raises ``failure``. The ranks that reach the collective are told, so that they raise too.
+
+    ``part``: as large as what they gather there.
+    """
+    gather(part, shard, failed=True)
     raise failure

@@ -137,6 +137,12 @@ def refusals(rank):
         distributed.mixed_linear_cross_entropy(
             x, w, y, perm, 0.3, num_classes=C + 3000 * rank, class_offset=a
         )
+    label = torch.full((B,), C if rank else 0)
+    for dtype in (torch.float32, torch.float64):
+        with pytest.raises(IndexError if rank else RuntimeError, match=r"target must|rank 1 of"):
+            distributed.mixed_linear_cross_entropy(
+                x.to(dtype), w.to(dtype), label, perm, 0.3, num_classes=C, class_offset=a
+            )
     # After all this, the ranks are still in step.
     loss = distributed.mixed_cross_entropy(z[:, a:b], y, perm, 0.3, num_classes=C, class_offset=a)
     torch.testing.assert_close(loss, m.mixed_cross_entropy(z, y, perm, 0.3))

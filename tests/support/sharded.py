@@ -42,7 +42,7 @@ def of_every_shard(logits, cuts, *args, **options):
         return cross_entropy.sharded(shard, z, *args, **(DEFAULTS | options))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharded_loss, "refuse", lambda logits, shard, failure: _raise(failure))
+        patch.setattr(sharded_loss, "refuse", lambda part, shard, failure: _raise(failure))
         patch.setattr(sharded_loss, "gather", send)
         for z, begin in zip(logits, cuts, strict=False):
             with pytest.raises(_Sent):
