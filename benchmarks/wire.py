@@ -13,7 +13,8 @@ GATHERS, REDUCES = ("_allgather_base_", "allgather_"), ("allreduce_",)
 
 
 class Wire(TorchDispatchMode):
-    """``calls`` and ``received``: bytes from other ranks, by the algorithm that receives least.
+    """``sent``: the bytes that this rank gives to each collective. ``received``: bytes from other
+    ranks, by the algorithm that receives least.
 
     An all-gather brings the tensors of all other ranks; an all-reduce in a ring two times
     (ranks-1)/ranks of its own size.
@@ -21,7 +22,12 @@ class Wire(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls, self.received = 0, 0.0
+        self.sent: list[int] = []
+        self.received = 0.0
+
+    @property
+    def calls(self) -> int:
+        return len(self.sent)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
@@ -31,11 +37,11 @@ class Wire(TorchDispatchMode):
     def count(self, name: str, args: Any) -> None:
         if name not in GATHERS + REDUCES:
             raise NotImplementedError(f"cannot tell the bytes of the collective {name}")
-        self.calls += 1
         others = dist.get_world_size() - 1
         # A gather has the tensors that it fills first, and then its own.
         given = args[1] if name in GATHERS else args[0]
         size = sum(t.nbytes for t in tree_leaves(given) if isinstance(t, Tensor))
+        self.sent.append(size)
         self.received += others * size * (1 if name in GATHERS else 2 / (others + 1))
 
     def of_rows(self, rows: int) -> dict[str, float]:

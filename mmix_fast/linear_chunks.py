@@ -14,11 +14,12 @@ from torch import Tensor
 
 from .arithmetic import compute_dtype
 from .mean_scales import mean_scales
+from .reference.terms import inside
 from .tracing import without_autocast
 
-# Gives the loss of the logits of rows [begin, end), and, if asked for it, overwrites them with the
-# gradient for an upstream of 1.
-Step = Callable[[Tensor, int, int, bool], Tensor]
+# Takes the logits of some rows, their target, perm, target_b and lam, and the factors of the mean.
+# Gives the loss. If asked for it, overwrites the logits with the gradient for an upstream of 1.
+Step = Callable[[Tensor, tuple[Any, ...], Tensor | None, bool], Tensor]
 
 
 class HeadGradients(NamedTuple):
@@ -62,10 +63,17 @@ def run_chunks(
     dtype: torch.dtype,
     chunk_size: int,
     wanted: list[bool],
+    targets: ChunkTargets,
+    scales: Tensor | None,
+    factor: int,
 ) -> HeadGradients:
-    """``dtype``: of the logits. ``wanted``: gradients of input, weight and bias."""
+    """``dtype``: of the logits. ``wanted``: gradients of input, weight and bias.
+
+    ``scales``: None, or the factors of the mean. ``factor``: see factor_of.
+    """
     acc = compute_dtype(dtype)
     rows, classes = inputs.shape[0], weight.shape[0]
+    scales = None if scales is None else scales * factor
     chunks = -(-rows // chunk_size)
     size = -(-rows // chunks) if chunks else 0  # all of about the same size
     x, w, b = inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -82,14 +90,16 @@ def run_chunks(
                 torch.mm(part, w.t(), out=z)
             else:
                 torch.addmm(b, part, w.t(), out=z)
-            loss += step(z, begin, end, any(wanted))
+            loss += step(z, targets.of(begin, end), scales, any(wanted))
             if wanted[0]:
                 torch.mm(z, w, out=of_input[begin:end])
             if wanted[1]:
                 of_weight = _add_product(of_weight if begin else None, z.t(), part, acc)
             if wanted[2]:
                 of_bias += z.sum(0, dtype=acc)
-    return HeadGradients(loss.to(acc), of_input, of_weight, of_bias)
+    if scales is not None and not rows:
+        loss += scales[3]  # a mean over nothing
+    return HeadGradients(loss.to(acc) / factor, of_input, of_weight, of_bias)
 
 
 def _add_product(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,19 +140,17 @@ def linear_cross_entropy(
     classes = linear_weight.shape[0]
     chunk_size = chunk_size or default_chunk_size(rows, features, classes, inputs.device)
     targets = ChunkTargets(target, perm, target_b, lam)
-    scales = targets.scales(weight, options, classes, dtype)
+    scales = targets.scales(weight, options, classes)
 
-    def step(z: Tensor, begin: int, end: int, gradient: bool) -> Tensor:
-        arguments = *targets.of(begin, end), weight, scales, *options, 0, 0
+    def step(z: Tensor, own: tuple[Any, ...], scales: Tensor | None, gradient: bool) -> Tensor:
+        arguments = *own, weight, scales, *options, 0, 0
         if gradient:
             return kernel("cross_entropy_")(z, *arguments)
         return kernel("cross_entropy")(z, *arguments, None)[0]
 
-    result = run_chunks(step, inputs, linear_weight, linear_bias, dtype, chunk_size, wanted)
-    loss = result.loss
-    if scales is not None and not rows:
-        loss = loss + scales[3].to(loss.dtype)
-    return result._replace(loss=loss / factor_of(dtype, options[1], rows))
+    head = inputs, linear_weight, linear_bias
+    factor = factor_of(dtype, options[1], rows)
+    return run_chunks(step, *head, dtype, chunk_size, wanted, targets, scales, factor)
 
 
 class ChunkTargets:
@@ -156,22 +164,20 @@ class ChunkTargets:
         self.index = None
         if perm is None:
             return
-        last = max(target.shape[0] - 1, 0)
-        self.index = perm.clamp(0, last)
+        self.index, bad = inside(perm, perm.shape[0])
         # Where values are not checked, a row whose index is out of range becomes NaN.
-        self.lam = torch.where((perm < 0) | (perm > last), float("nan"), lam)
+        self.lam = torch.where(bad, float("nan"), lam)
         if not target.is_floating_point():
             self.target_b, self.index = target.index_select(0, self.index), None
 
     def scales(
-        self, weight: Tensor | None, options: tuple[Any, ...], classes: int, dtype: torch.dtype
+        self, weight: Tensor | None, options: tuple[Any, ...], classes: int
     ) -> Tensor | None:
         ignore_index, reduction = options[:2]
         if reduction != "mean":
             return None
         partner = self.target if self.target_b is None else self.target_b
-        scales = mean_scales(self.target, partner, self.given_lam, weight, ignore_index, classes)
-        return scales * factor_of(dtype, reduction, self.target.shape[0])
+        return mean_scales(self.target, partner, self.given_lam, weight, ignore_index, classes)
 
     def of(self, begin: int, end: int) -> tuple[Tensor, None, Tensor, Tensor]:
         """target, perm, target_b and lam of these rows, as the loss ops take them."""

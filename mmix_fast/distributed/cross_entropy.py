@@ -17,6 +17,7 @@ from ..functional.mixed_target import MixedTarget
 from ..functional.values import check_target_values
 from ..layouts import overlaps
 from ..mean_scales import mean_scales
+from ..reference.terms import partners
 from ..scalars import check_index
 from ..tracing import beyond_kernels, readable
 from .collective import Shard, check_group
@@ -173,12 +174,11 @@ def sharded_tensors(
     weight = None if weight is None else weight.contiguous()
     scales = None
     if reduction == "mean":
-        partner = target if target_b is None else target_b
-        if perm is not None and coef.ndim and not target.is_floating_point():
-            partner = target.index_select(0, perm.clamp(0, max(len(perm) - 1, 0)))
+        # Of probabilities only the shape counts; one λ has the same sums for permuted labels.
+        permuted = perm is not None and (target.is_floating_point() or not coef.ndim)
+        partner = target if permuted else partners(target, perm, target_b)
         scales = mean_scales(target, partner, coef, weight, ignore_index, shard.num_classes)
-    targets = (_local(t, shard) for t in (target, target_b))
-    own, other = targets
+    own, other = _local(target, shard), _local(target_b, shard)
     return (own, perm, other, coef, weight, scales), getattr(backend.ops, "namespace", None)
 
 

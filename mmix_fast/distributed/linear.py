@@ -147,24 +147,26 @@ class ShardedLinearCall(NamedTuple):
 
     def run(self, head: Head, tensors: tuple[Any, ...], wanted: list[bool]) -> tuple[Any, ...]:
         *targets, weight, scales = tensors
-        rows = ChunkTargets(*targets)
-        factor = self.factor(head[0].shape[0])
-        scales = None if scales is None else scales * factor
         call = self.loss
 
-        def step(z: Tensor, begin: int, end: int, gradient: bool) -> Tensor:
-            own = *rows.of(begin, end), weight, scales
-            loss, stats = loss_and_stats(z, own, call)
+        def step(z: Tensor, own: tuple[Any, ...], scales: Tensor | None, gradient: bool) -> Tensor:
+            arguments = *own, weight, scales
+            loss, stats = loss_and_stats(z, arguments, call)
             if gradient:
                 unit = loss.new_ones(())
-                call.op("cross_entropy_backward_")(unit, stats, z, *own, *call.options)
+                call.op("cross_entropy_backward_")(unit, stats, z, *arguments, *call.options)
             return loss
 
-        result = run_chunks(step, *head, self.dtype, self.chunk_size, wanted)
-        loss = result.loss
-        if scales is not None and not head[0].shape[0]:
-            loss = loss + scales[3].to(loss.dtype)
-        return result._replace(loss=loss / factor)
+        return run_chunks(
+            step,
+            *head,
+            self.dtype,
+            self.chunk_size,
+            wanted,
+            ChunkTargets(*targets),
+            scales,
+            self.factor(head[0].shape[0]),
+        )
 
     def differentiable(self, *_: Any) -> Any:
         raise RuntimeError("the loss of sharded classes has no double backward and no vmap")

@@ -17,6 +17,7 @@ from ..autograd.apply import apply, needs_autograd
 from ..mean_scales import counted
 from ..ops import kernel
 from ..reference import shard as plain
+from ..reference.terms import partners
 from ..tracing import batched, functorch_active
 from .collective import PART, Shard, gather
 
@@ -103,9 +104,7 @@ def _z_coefficients(rows: int, tensors: Tensors, call: ShardedCall) -> Tensor | 
     if target.is_floating_point():
         count = target.new_ones(rows, dtype=torch.float64)
     else:
-        if perm is not None:
-            target_b = target.index_select(0, perm.clamp(0, max(len(perm) - 1, 0)))
-        count = counted(target, target_b, lam, ignore_index)
+        count = counted(target, partners(target, perm, target_b), lam, ignore_index)
     count = count.reshape(-1) * z_loss
     return (count if scales is None else count * scales[2]).to(lam.dtype)
 

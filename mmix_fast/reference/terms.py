@@ -25,6 +25,14 @@ def inside(index: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return index.clamp(0, max(n - 1, 0)), (index < 0) | (index >= n)
 
 
+def partners(target: Tensor, perm: Tensor | None, target_b: Tensor | None) -> Tensor:
+    """The partners' targets: target_b, or target[perm]. A bad index reads another row."""
+    if perm is not None:
+        return target.index_select(0, inside(perm, perm.shape[0])[0])
+    assert target_b is not None  # one of perm and target_b is given
+    return target_b
+
+
 def per_row(lam: Tensor, like: Tensor, dim: int) -> Tensor:
     """Reshapes lam, () or (B,), so that it broadcasts along ``dim`` of ``like``."""
     if lam.ndim == 0:

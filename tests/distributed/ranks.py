@@ -5,7 +5,6 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch.utils._python_dispatch import TorchDispatchMode
 
 SECONDS = 120  # for all that a test does in its processes; they take about 10 to start
 
@@ -36,19 +35,3 @@ def _worker(rank, address, function, ranks, args):
     torch.manual_seed(0)  # the same on all ranks
     function(rank, *args)
     dist.destroy_process_group()
-
-
-class Collectives(TorchDispatchMode):
-    """Counts the collectives inside, and the bytes that this rank gives to each."""
-
-    def __init__(self):
-        super().__init__()
-        self.sent = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace in ("c10d", "_c10d_functional") and "wait" not in str(func):
-            gathers = "allgather" in str(func) or "all_gather" in str(func)
-            given = args[1] if gathers and func.namespace == "c10d" else args[0]
-            given = given if isinstance(given, torch.Tensor) else given[0]
-            self.sent.append(given.nbytes)
-        return func(*args, **(kwargs or {}))

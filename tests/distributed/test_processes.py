@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 
 import mmix_fast as m
+from benchmarks.wire import Wire
 from mmix_fast import distributed
 from tests.distributed import ranks as processes
 
@@ -37,16 +38,16 @@ def losses(rank, ranks):
             want = m.mixed_cross_entropy(full, target, pairing, lam, reduction=reduction, **options)
             up = torch.rand_like(want)
             (truth,) = torch.autograd.grad(want, full, up)
-            with processes.Collectives() as forward:
+            with Wire() as forward:
                 loss = distributed.mixed_cross_entropy(
                     local, target, pairing, lam, reduction=reduction, **where, **options
                 )
-            with processes.Collectives() as backward:
+            with Wire() as backward:
                 (got,) = torch.autograd.grad(loss, local, up)
             torch.testing.assert_close(loss, want.detach(), rtol=1e-12, atol=1e-12)
             torch.testing.assert_close(got, truth[:, a:b], rtol=1e-12, atol=1e-12)
             assert forward.sent == [32 * (B + 1)] and backward.sent == []
-    with processes.Collectives() as seen, torch.no_grad():
+    with Wire() as seen, torch.no_grad():
         distributed.mixed_cross_entropy(z[:, a:b].float(), y, perm, 0.3, **where)
     assert seen.sent == [16 * (B + 1)]  # float32: 16 bytes a row, and one row to compare shards
     _linear(rank, a, b, where)
@@ -61,12 +62,12 @@ def _linear(rank, a, b, where):
         want = m.mixed_linear_cross_entropy(x, w, target, perm, 0.3, linear_bias=bias, **options)
         truths = torch.autograd.grad(2 * want, whole)
         mine = [t.detach().requires_grad_() for t in (x, w[a:b], bias[a:b])]
-        with processes.Collectives() as forward:
+        with Wire() as forward:
             loss = distributed.mixed_linear_cross_entropy(
                 mine[0], mine[1], target, perm, 0.3, linear_bias=mine[2], chunk_size=3, **where,
                 **options,
             )  # fmt: skip
-        with processes.Collectives() as backward:
+        with Wire() as backward:
             of_x, of_w, of_bias = torch.autograd.grad(2 * loss, mine)
         assert len(forward.sent) == 1 + 3 and backward.sent == []
         dist.all_reduce(of_x)
