@@ -162,39 +162,6 @@ def spiral(methods: list[dict]) -> bytes:
     return png(figure)
 
 
-# The README's first picture shows the decision of three methods and the speed of three ops.
-HERO_METHODS = ("ERM", "Input Mixup", "Manifold Mixup")
-HERO_OPS = ("mix_ forward", "mix forward+backward", "cross-entropy in place")
-
-
-def hero(data: list[dict], methods: list[dict]) -> bytes:
-    figure, axes = plt.subplots(1, 4, figsize=(10, 2.6), width_ratios=(1, 1, 1, 1.2))
-    shown = [row for row in methods if row["method"] in HERO_METHODS]
-    for panel, row in zip(axes, shown, strict=False):
-        decision(panel, row, methods[0]["points"], methods[0]["labels"])
-        share = f"{100 * row['low_confidence']:.0f} % of the plane"
-        panel.set_xlabel(f"{share}\nbelow 90 % confidence", fontsize=8)
-    groups = by_op(data)
-    largest = [max(warm(groups[op]), key=lambda row: row.size) for op in HERO_OPS if op in groups]
-    bars_of(axes[3], largest)
-    return png(figure)
-
-
-def bars_of(panel, some: list[Row]) -> None:
-    """Speedup over eager and over compiled PyTorch, one pair of bars for each row."""
-    for shift, color, names in ((-0.2, "C0", ("eager", "two terms")), (0.2, "C1", ("compiled",))):
-        found = [next(row.records[n] for n in names if n in row.records) for row in some]
-        ratios = [record["extra_info"]["ratio"] for record in found]
-        bars = panel.barh([k + shift for k in range(len(found))], ratios, 0.4, color=color)
-        panel.bar_label(bars, [f"{r:.1f}x" for r in ratios], fontsize=7, padding=2)
-        bars.set_label(names[0])
-    panel.set_yticks(range(len(some)), [f"{r.op}\n{r.shape}" for r in some], fontsize=7)
-    panel.invert_yaxis()
-    panel.margins(x=0.25)
-    panel.set_xlabel("PyTorch's time / ours", fontsize=8)
-    panel.legend(fontsize=7, loc="lower right")
-
-
 def test_nll(methods: list[dict]) -> bytes:
     figure, axes = plt.subplots(figsize=(5, 3))
     for i, row in enumerate(methods):

@@ -1,4 +1,4 @@
-"""Writes README.md's tables, RESULTS.md, PAPER.md and the pictures from the data files.
+"""Writes the tables of README.md and docs/, RESULTS.md, PAPER.md and the pictures.
 
 Everything is made first and written last: if a data file is bad, nothing changes.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
-from . import datafile, plots, tables
+from . import datafile, front_page, idea, plots, tables
+from .gpu import report as gpu_report
 from .paper import report as paper
 from .problems import linear
 from .rows import Row, rows
 
 ROOT = Path(__file__).parents[1]
+README, PERFORMANCE_PAGE = "README.md", "docs/performance.md"
 RESULTS_PAGE, PAPER_PAGE = "benchmarks/RESULTS.md", "benchmarks/PAPER.md"
 # picture -> (what draws it, the data files it takes)
 PICTURES = {
@@ -23,7 +26,7 @@ PICTURES = {
     "memory": (plots.memory, ("mix", "cross_entropy")),
     "scaling": (plots.scaling, ("scaling",)),
 }
-IN_README = ("mix", "cross_entropy", "losses", "step", "linear", "sharded")
+MEASURED = ("mix", "cross_entropy", "losses", "step", "linear", "sharded")
 INTRO = """# Benchmark results
 
 Written by `python -m benchmarks report` from the data files in `results/`. Do not edit by hand.
@@ -82,23 +85,22 @@ def training(content: dict) -> str:
     return tables.markdown_table(head, body)
 
 
-def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
-    """Marker -> its block in README.md.
+def performance_blocks(data: dict[str, dict]) -> dict[str, str]:
+    """Marker -> its block in docs/performance.md.
 
     Warm caches and float32; CutMix of bytes too, and the losses, where other dtypes are separate
-    cases. RESULTS.md has the rest.
+    cases. RESULTS.md has the rest, and the goals.
     """
-    every = {name: rows(data[name]["benchmarks"]) for name in IN_README}
+    every = {name: rows(data[name]["benchmarks"]) for name in MEASURED}
 
     def shown(some: list[Row], dtypes: tuple[str, ...] = ("float32",)) -> str:
-        return tables.markdown(
-            [r for r in some if r.dtype in dtypes and r.cache == "warm"], ("cache", "compile s")
-        )
+        kept = [r for r in some if r.dtype in dtypes and r.cache == "warm"]
+        return tables.markdown(kept, ("cache", "compile s"), goals=False)
 
     heads = [r for r in every["linear"] if r.op != linear.SWEEP]
     timed = [row for name in ("mix", "cross_entropy") for row in every[name]]
     return {
-        "machine": machine_lines({name: data[name] for name in IN_README}),
+        "machine": machine_lines({name: data[name] for name in MEASURED}),
         "mix": shown([r for r in every["mix"] if not is_small(r)], ("float32", "uint8")),
         "cross_entropy": shown([r for r in every["cross_entropy"] if not is_small(r)]),
         "losses": shown(every["losses"], tuple(dict.fromkeys(r.dtype for r in every["losses"]))),
@@ -109,14 +111,28 @@ def readme_blocks(data: dict[str, dict]) -> dict[str, str]:
     }
 
 
-def replace_blocks(text: str, blocks: dict[str, str]) -> str:
+def gpu_block(gpus: dict[str, dict]) -> str:
+    """Folder of a GPU's results -> its data file, as one table for each GPU."""
+    parts = []
+    for folder, data in gpus.items():
+        machine = data["machine"]
+        page = f"../benchmarks/results/{folder}/gpu.md"
+        parts.append(
+            f"**{machine['gpu']}**, {machine['when'][:10]}, torch {machine['torch']}, "
+            f"Triton {machine['triton']}; a copy moves {data['copy_gb_per_s']:.4g} GB/s. "
+            f"[All of it]({page}).\n\n{gpu_report.short_markdown(data)}"
+        )
+    return "\n\n".join(parts) or "No GPU was measured."
+
+
+def replace_blocks(page: str, text: str, blocks: dict[str, str]) -> str:
     """The text with new content between ``<!-- name -->`` and ``<!-- end of name -->``."""
     for name, new in blocks.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
         text, count = pattern.subn(lambda _, b=begin, n=new, e=end: f"{b}\n\n{n}\n\n{e}", text)
         if count != 1:
-            raise datafile.BadFile(f"README.md must hold {begin} and {end} once, found {count}")
+            raise datafile.BadFile(f"{page} must hold {begin} and {end} once, found {count}")
     return text
 
 
@@ -130,33 +146,66 @@ def results_page(data: dict[str, dict]) -> str:
     return "\n".join(parts)
 
 
-def main(root: Path = ROOT) -> None:
+class Data(NamedTuple):
+    """All data files."""
+
+    measured: dict[str, dict]
+    cuda: dict[str, dict]  # of --device cuda
+    gpus: dict[str, dict]  # folder -> what `make gpu` wrote there
+    trained: dict
+    claims: dict[str, dict]
+
+    def lines(self) -> list[front_page.Line]:
+        newest = max(self.gpus.values(), key=lambda one: one["machine"]["when"], default=None)
+        return front_page.selected(self.measured, newest)
+
+
+def read(root: Path) -> Data:
     results = root / "benchmarks/results"
-    names = [
-        *dict.fromkeys(n for _, (_, some) in PICTURES.items() for n in some),
-        "losses",
-        "step",
-        "linear",
-        "sharded",
-    ]
-    data = {name: datafile.read(results / f"{name}.json") for name in names}
-    cuda = {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))}
-    trained = datafile.read_rows(results / "training.json", ("error", "nll"))
-    claims = paper.read(results)
-    readme = (root / "README.md").read_text()
-    spiral = claims["spiral"]["rows"]
-    pictures = {name: draw([data[n] for n in of]) for name, (draw, of) in PICTURES.items()}
-    pictures["hero"] = plots.hero([data["mix"], data["cross_entropy"]], spiral)
-    pictures["paper_spiral"] = plots.spiral(spiral)
-    pictures["test_nll"] = plots.test_nll(trained["rows"])
-    new: dict[Path, str | bytes] = {
-        root / "README.md": replace_blocks(
-            readme, readme_blocks(data) | {"training": training(trained)}
-        ),
-        root / RESULTS_PAGE: results_page(data | cuda),
-        root / PAPER_PAGE: paper.page(claims),
+    names = dict.fromkeys([*(n for _, some in PICTURES.values() for n in some), *MEASURED])
+    return Data(
+        {name: datafile.read(results / f"{name}.json") for name in names},
+        {p.stem: datafile.read(p) for p in sorted(results.glob("*_cuda.json"))},
+        {p.parent.name: datafile.parse(p) for p in sorted(results.glob("*/gpu.json"))},
+        datafile.read_rows(results / "training.json", ("error", "nll")),
+        paper.read(results),
+    )
+
+
+def texts(root: Path, data: Data) -> dict[str, str]:
+    """Path of a page -> its text."""
+    performance = performance_blocks(data.measured)
+    performance |= {"training": training(data.trained), "gpu": gpu_block(data.gpus)}
+    blocks = {
+        README: {"performance": front_page.table(data.lines())},
+        PERFORMANCE_PAGE: performance,
     }
-    new |= {results / f"{name}.png": picture for name, picture in pictures.items()}
+    found = {
+        page: replace_blocks(page, (root / page).read_text(), some) for page, some in blocks.items()
+    }
+    return found | {
+        RESULTS_PAGE: results_page(data.measured | data.cuda),
+        PAPER_PAGE: paper.page(data.claims),
+    }
+
+
+def pictures(data: Data) -> dict[str, bytes]:
+    """Name of a picture -> its PNG."""
+    measured, spiral = data.measured, data.claims["spiral"]["rows"]
+    found = {name: draw([measured[n] for n in of]) for name, (draw, of) in PICTURES.items()}
+    return found | {
+        "idea": idea.picture(spiral),
+        "speed": front_page.picture(data.lines()),
+        "paper_spiral": plots.spiral(spiral),
+        "test_nll": plots.test_nll(data.trained["rows"]),
+    }
+
+
+def main(root: Path = ROOT) -> None:
+    data = read(root)
+    new: dict[Path, str | bytes] = {root / page: text for page, text in texts(root, data).items()}
+    for name, drawn in pictures(data).items():
+        new[root / f"benchmarks/results/{name}.png"] = drawn
     for path, content in new.items():
         datafile.write(path, content)
     print(f"written: {', '.join(str(path.relative_to(root)) for path in new)}")

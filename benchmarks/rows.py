@@ -90,23 +90,24 @@ def percent(width: float, of: float) -> str:
     return f"±{50 * width / of:.0f}%"
 
 
-def ratio(record: dict) -> str:
+def goal_text(goal: dict | None, shown: bool) -> str:
+    """A missed goal, for those who work on the speed; "" in pages for users."""
+    return f" (goal {goal['text']})" if shown and goal and not goal["met"] else ""
+
+
+def ratio(record: dict, goals: bool) -> str:
     extra = record["extra_info"]
     spread = percent(extra["ratio_q3"] - extra["ratio_q1"], extra["ratio"])
-    text = f"{number_text(extra['ratio'])}x {spread}"
-    goal = extra.get("goal")
-    return text + (f" (goal {goal['text']})" if goal and not goal["met"] else "")
+    return f"{number_text(extra['ratio'])}x {spread}{goal_text(extra.get('goal'), goals)}"
 
 
-def memory_cell(extra: dict) -> str:
+def memory_cell(extra: dict, goals: bool) -> str:
     if "memory_share" not in extra:
         return ""
-    goal = extra.get("memory_goal")
-    missed = f" (goal {goal['text']})" if goal and not goal["met"] else ""
-    return f"{extra['memory_share']:.3g}x{missed}"
+    return f"{extra['memory_share']:.3g}x{goal_text(extra.get('memory_goal'), goals)}"
 
 
-def implementation_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
+def implementation_cells(some: list[Row], goals: bool) -> tuple[list[str], list[list[str]]]:
     """A table of few problems and many implementations: one implementation in each row.
 
     Memory is shown once for a dtype: it does not depend on the threads.
@@ -121,12 +122,12 @@ def implementation_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
         for line in body:
             record = row.records.get(line[0])
             ours = f"{number_text(row.us / 1000)} ms {iqr}"
-            line.append("" if record is None else ours if line[0] == OURS else ratio(record))
+            line.append("" if record is None else ours if line[0] == OURS else ratio(record, goals))
     for dtype in dict.fromkeys(row.dtype for row in some):
         head.append(f"{dtype}, memory")
         for line in body:
             found = (row.records.get(line[0]) for row in some if row.dtype == dtype)
-            cells = [memory_cell(record["extra_info"]) for record in found if record]
+            cells = [memory_cell(record["extra_info"], goals) for record in found if record]
             line.append(cells[0] if cells else "")
     return head, body
 
@@ -142,7 +143,7 @@ def wire_cells(row: Row) -> tuple[str, str]:
     return calls, sizes
 
 
-def table_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
+def table_cells(some: list[Row], goals: bool = True) -> tuple[list[str], list[list[str]]]:
     """The header and the cells, without columns that are empty in every row."""
     names = list(dict.fromkeys(n for row in some for n in row.records if n != OURS))
     head = ["op", "shape", "cache", "threads", "us", "±", "GB/s", "of copy"]
@@ -154,7 +155,7 @@ def table_cells(some: list[Row]) -> tuple[list[str], list[list[str]]]:
         if "gb_per_s" in extra:
             rates = [number_text(extra["gb_per_s"]), f"{extra['share_of_copy']:.0%}"]
         iqr = percent(stats["iqr"], stats["median"])
-        cells = [ratio(row.records[n]) if n in row.records else "" for n in names]
+        cells = [ratio(row.records[n], goals) if n in row.records else "" for n in names]
         eager = list(row.records.values())[1]["extra_info"]["peak_bytes"]
         memory = f"{bytes_text(extra['peak_bytes'])} / {bytes_text(eager)}"
         took = row.compile_s if row.cache == "warm" else None

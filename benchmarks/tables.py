@@ -35,16 +35,17 @@ def skipped(some: list[Row]) -> str:
     return f"not measured: {listed}" if listed else ""
 
 
-def parts(some: list[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
+def parts(some: list[Row], goals: bool = True) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, head, cells) of tables: the problems whose memory is a share have one of their own,
     with an implementation in each row."""
     apart = [row for row in some if "memory_share" in row.ours["extra_info"]]
     found = [
-        (dtype, *table_cells(group))
+        (dtype, *table_cells(group, goals))
         for dtype, group in same_columns([row for row in some if row not in apart])
     ]
     for key in dict.fromkeys((row.op, row.shape) for row in apart):
-        head, body = implementation_cells([row for row in apart if (row.op, row.shape) == key])
+        group = [row for row in apart if (row.op, row.shape) == key]
+        head, body = implementation_cells(group, goals)
         found.append(("", head, body))
     return found
 
@@ -87,9 +88,9 @@ def markdown_table(head: list[str], body: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def markdown(some: list[Row], without: tuple[str, ...] = ()) -> str:
+def markdown(some: list[Row], without: tuple[str, ...] = (), goals: bool = True) -> str:
     found = []
-    for title, head, body in parts(some):
+    for title, head, body in parts(some, goals):
         keep = [k for k, name in enumerate(head) if name not in without]
         kept_head = [title or head[0], *(head[k] for k in keep[1:])]
         found.append(markdown_table(kept_head, [[line[k] for k in keep] for line in body]))

@@ -146,6 +146,19 @@ def table(rows: list[Measured]) -> str:
     )
 
 
+def short_markdown(data: dict) -> str:
+    """For users, from the data file: every row's time, and the fastest other way to compute it."""
+    rows = [Measured(facts, data["copy_gb_per_s"]) for facts in data["rows"]]
+    head = ["op", "dtype", "shape", *(f"{name}, us (of a copy)" for name in BACKENDS)]
+    body = []
+    for row in rows:
+        op, dtype, shape, _ = row.head
+        cells = [timed(row, name)[:2] for name in BACKENDS]
+        shown = [f"{us} ({share.rstrip('!')})" if share else us for us, share in cells]
+        body.append([op, dtype, shape, *shown, row.best_baseline()])
+    return markdown_table([*head, "fastest baseline"], body)
+
+
 def markdown(machine: dict, copy: float, rows: list[Measured], summary: list[str]) -> str:
     baselines = list(dict.fromkeys(n for row in rows for n in row.by if n not in BACKENDS))
     head = ["op", "dtype", "shape", "MB", "least"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import datafile, runner
+from benchmarks import datafile, report, runner
 from benchmarks.clock import Clock
 from benchmarks.paper import report as paper
 from tests.support.measuring import EFFORT, problem
@@ -53,7 +53,9 @@ def files(tmp_path, data, monkeypatch):
     for part in paper.SECTIONS:
         some_rows = [spiral if part == "spiral" else row]
         datafile.write_json(results / f"paper_{part}.json", {"machine": machine, "rows": some_rows})
-    names = re.findall(r"<!-- end of (\w+) -->", (ROOT / "README.md").read_text())
-    marks = "".join(f"<!-- {n} -->\nstale\n<!-- end of {n} -->\n" for n in names)
-    (tmp_path / "README.md").write_text(marks)
+    for page in (report.README, report.PERFORMANCE_PAGE):
+        names = re.findall(r"<!-- end of (\w+) -->", (ROOT / page).read_text())
+        marks = "".join(f"<!-- {n} -->\nstale\n<!-- end of {n} -->\n" for n in names)
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).write_text(marks)
     return tmp_path

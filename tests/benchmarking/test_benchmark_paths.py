@@ -229,7 +229,7 @@ def test_where_there_are_no_rows_by_threads(monkeypatch):
 def test_the_report_shows_every_dtype_of_the_losses(two_cores):
     makers = [lambda d=d: counting(set(), d) for d in (torch.float32, torch.float64)]
     data = datafile.content(measured(by_threads(makers, "cpu")), Quick(), None, True)
-    found = report.readme_blocks({name: copy.deepcopy(data) for name in report.IN_README})
+    found = report.performance_blocks({name: copy.deepcopy(data) for name in report.MEASURED})
     assert all(
         f"| {name} | shape | threads |" in found["losses"] for name in ("float32", "float64")
     )

@@ -188,7 +188,7 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
             assert record["extra_info"]["memory_share"] > 1 and record["stats"]["rounds"] == 3
     assert "linear head 40x8x50" in out and "linear head by chunk_size 40x8x50" in out
     assert "not measured: Liger-Kernel (its kernels are for GPUs)" in " ".join(out.split())
-    block = report.readme_blocks(dict.fromkeys(report.IN_README, data))["linear"]
+    block = report.performance_blocks(dict.fromkeys(report.MEASURED, data))["linear"]
     head, _, *lines = block.splitlines()
     assert head.split(" | ")[1:4] == [
         "float32, 1 thread",
