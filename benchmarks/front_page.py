@@ -102,9 +102,7 @@ def selected(data: dict[str, dict], gpu: dict | None) -> list[Line]:
 def table(lines: list[Line]) -> str:
     head = ["", "on", "plain PyTorch", "`torch.compile`", "peak memory, ours / plain"]
     body = [
-        [f"{line.op}, {line.size}", line.machine, times(line.plain), times(line.compiled)]
-        + [line.memory]
-        for line in lines
+        [f"{i.op}, {i.size}", i.machine, times(i.plain), times(i.compiled), i.memory] for i in lines
     ]
     return tables.markdown_table(head, body)
 

@@ -1,4 +1,4 @@
-"""The README's first picture: how a batch is mixed at a drawn layer, and what becomes of decisions."""
+"""The README's first picture: a batch mixed at a drawn layer, and the decisions that follow."""
 
 from __future__ import annotations
 

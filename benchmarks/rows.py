@@ -107,7 +107,7 @@ def memory_cell(extra: dict, goals: bool) -> str:
     return f"{extra['memory_share']:.3g}x{goal_text(extra.get('memory_goal'), goals)}"
 
 
-def implementation_cells(some: list[Row], goals: bool) -> tuple[list[str], list[list[str]]]:
+def implementation_cells(some: list[Row], goals: bool = True) -> tuple[list[str], list[list[str]]]:
     """A table of few problems and many implementations: one implementation in each row.
 
     Memory is shown once for a dtype: it does not depend on the threads.

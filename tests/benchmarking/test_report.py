@@ -73,7 +73,7 @@ def test_report(files, data):
     assert again == {p: p.read_bytes() for p in files.rglob("*") if p.is_file()}
     (files / report.PERFORMANCE_PAGE).write_text(page.replace("<!-- small -->", ""))
     (files / report.RESULTS_PAGE).unlink()
-    with pytest.raises(datafile.BadFile, match="performance.md must hold <!-- small -->"):
+    with pytest.raises(datafile.BadFile, match=r"performance\.md must hold <!-- small -->"):
         report.main(files)
     assert not (files / report.RESULTS_PAGE).exists()
 

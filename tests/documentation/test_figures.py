@@ -1,4 +1,4 @@
-"""Measured figures in README.md and docs/ come from the committed data files, and from nowhere else."""
+"""Measured figures in README.md and docs/ come from the committed data files only."""
 
 import re
 from pathlib import Path
