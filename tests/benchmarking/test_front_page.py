@@ -68,6 +68,15 @@ def test_rows_are_selected_from_the_data_files(data):
     assert front_page.picture([first, gpu]).startswith(b"\x89PNG")
 
 
+def test_of_two_gpus_the_newest_is_shown(data):
+    older = copy.deepcopy(GPU)
+    older["machine"].update(gpu="old", when="2025-12-31")
+    files = {name: data for name in ("mix", "cross_entropy", "step")}
+    for gpus in ({"a": older, "b": GPU}, {"a": GPU, "b": older}):
+        (line,) = report.Data(files, {}, gpus, {}, {}).lines()
+        assert line.machine == "G"
+
+
 def test_a_gpu_row_without_our_time():
     facts = {"title": "mix_ of the GPU", "shape": [2], "dtype": "float32", "by": {}}
     with pytest.raises(ValueError, match="mix_ of the GPU must have a time of the backend cuda"):
@@ -96,6 +105,8 @@ def test_the_demo_fits_a_terminal(monkeypatch, tmp_path, capsys):
     """Of the committed data files, whose rows are those that the demo shows, and more."""
     speed = datafile.read(datafile.RESULTS / "mix.json")
     speed["benchmarks"] += datafile.read(datafile.RESULTS / "cross_entropy.json")["benchmarks"]
+    lines = demo.shown(rows(speed["benchmarks"]))
+    assert len({(line.op, line.size) for line in lines}) == len(lines) > 20
     trained = json.loads((datafile.RESULTS / "training.json").read_text())["rows"]
     monkeypatch.setattr(demo, "measure", lambda: speed)
     monkeypatch.setattr(training, "measure", lambda: trained)
