@@ -71,7 +71,7 @@ def test_rows_are_selected_from_the_data_files(data):
 def test_of_two_gpus_the_newest_is_shown(data):
     older = copy.deepcopy(GPU)
     older["machine"].update(gpu="old", when="2025-12-31")
-    files = {name: data for name in ("mix", "cross_entropy", "step")}
+    files = dict.fromkeys(("mix", "cross_entropy", "step"), data)
     for gpus in ({"a": older, "b": GPU}, {"a": GPU, "b": older}):
         (line,) = report.Data(files, {}, gpus, {}, {}).lines()
         assert line.machine == "G"
