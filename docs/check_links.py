@@ -1,4 +1,4 @@
-"""Follows every link of built pages to a file, and to an id of it: `python docs/check_links.py DIR`.
+"""Follows every link of built pages to a file, and to an id in it: `check_links.py DIR`.
 
 Sphinx checks the links that the text has, this what became of them. Links to other sites are left
 out: the check needs no network.

@@ -42,8 +42,8 @@ def cutmix_(
 
     Returns:
         x, and λ corrected by the area, ``1 - (1-lam) * (bottom-top) * (right-left) / (H*W)``, which
-        is the weight of the sample's own label. float32 (float64 for float64 x), 0-dim, or ``(B,)`` where
-        box or lam is per sample. If x needs a gradient, plain PyTorch runs the op.
+        is the weight of the sample's own label. float32 (float64 for float64 x), 0-dim, or ``(B,)``
+        where box or lam is per sample. If x needs a gradient, plain PyTorch runs the op.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`mmix_fast.mix_`; ValueError for a bad box on

@@ -2,8 +2,8 @@
 
 Nothing is fused, and only the final write is in place: clarity and correctness (checked in float64)
 come first. The function of the same name in :mod:`mmix_fast` has already checked the arguments; its
-docstring describes them. A row whose index is out of range becomes NaN instead of reading out of bounds, since on a GPU
-and in compiled graphs nothing may be checked on the host.
+docstring describes them. A row whose index is out of range becomes NaN instead of reading out of
+bounds, since on a GPU and in compiled graphs nothing may be checked on the host.
 """
 
 from .binary_cross_entropy import mixed_binary_cross_entropy as mixed_binary_cross_entropy
