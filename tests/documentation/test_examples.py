@@ -97,19 +97,9 @@ def one_process():
 
 
 def of_transformers(folder):
-    import transformers
+    from tests.integrations.hf_models import classifier, rows, single, training_arguments
 
-    from tests.integrations.hf_models import classifier, rows, single
-
-    args = transformers.TrainingArguments(
-        output_dir=str(folder),
-        max_steps=1,
-        report_to=[],
-        use_cpu=True,
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-    )
+    args = training_arguments(folder, max_steps=1)
     return {"model": classifier(), "args": args, "data": rows(single, 8)}
 
 
