@@ -8,8 +8,8 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "docs/check_links.py"
 GOOD = """<h1 id="a-b">A</h1> <a href="#a-b">1</a> <a href="sub/other.html#é">2</a>
-<a href="#">3</a> <img src="a%20picture.png"> <a href="https://no.such/place#x">4</a>
-<a href="mailto:a@b.c">5</a>"""
+<a href="#">3</a> <a href="sub/other.html#%C3%A9">6</a> <img src="a%20picture.png">
+<a href="https://no.such/place#x">4</a> <a href="mailto:a@b.c">5</a>"""
 
 
 def check(folder):

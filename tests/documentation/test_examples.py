@@ -153,7 +153,27 @@ def test_examples(name, request, monkeypatch, tmp_path):
         given["mix"] = mmix_fast.sample_mix(8, 1.0)
     elif name == "mmix_fast.MixedTarget":
         given["Mixup"] = load("mmix_fast.integrations.timm.Mixup")
+    run(doc, given)
+
+
+def run(doc, given):
+    """Runs a docstring's examples; returns all names afterwards."""
     problems = []
-    test = doctest.DocTestParser().get_doctest(doc, given, name, None, None)
-    doctest.DocTestRunner(Checker()).run(test, out=problems.append)
+    test = doctest.DocTestParser().get_doctest(doc, given, "example", None, None)
+    doctest.DocTestRunner(Checker()).run(test, out=problems.append, clear_globs=False)
     assert not problems, "".join(problems)
+    return test.globs
+
+
+def test_the_lightning_example_mixes(tmp_path):
+    """It only makes the callback and the class; the callback's options are read later."""
+    module = load("mmix_fast.integrations.lightning")
+    names = run(inspect.getdoc(module), vars(module) | of_lightning(tmp_path))
+    model = names["Model"]()
+    model.layer1, model.layer2 = nn.Linear(4, 4), nn.Linear(4, 3)
+    model.forward = lambda x: model.layer2(model.layer1(x))
+    trainer = names["trainer"]
+    (callback,) = (c for c in trainer.callbacks if isinstance(c, module.ManifoldMixupCallback))
+    callback.setup(trainer, model)
+    loss = model.training_step((torch.randn(8, 4), torch.arange(8) % 3), 0)
+    assert loss.isfinite() and model.mixup.layer in ("", "layer1", "layer2")
