@@ -4,6 +4,7 @@ The source folder is the repository, so that all links between these files are c
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,22 @@ nitpick_ignore_regex = [
 ]
 
 
-def add_contents(app: Any, name: str, source: list[str]) -> None:
-    """The pages that index.md links to, in this order, and the files outside make the sidebar.
+def contents(caption: str, pages: Iterable[str]) -> str:
+    options = [":hidden:", ":glob:", f":caption: {caption}"]
+    return "\n".join(["", "```{toctree}", *options, "", *pages, "```", ""])
 
-    GitHub would show Sphinx's directive as a block of code, so index.md does not have it.
+
+def add_contents(app: Any, name: str, source: list[str]) -> None:
+    """What index.md and reference.md link to, in their order, and OUTSIDE make the sidebar.
+
+    GitHub would show Sphinx's directive as a block of code, so the files do not have it.
     """
     if name == root_doc:
         guides = dict.fromkeys(re.findall(r"\]\((\w+)\.md", source[0]))
-        for caption, pages in ("Guides", guides), ("Project", [f"/{pages}" for pages in OUTSIDE]):
-            options = [":hidden:", ":glob:", f":caption: {caption}"]
-            source[0] += "\n".join(["", "```{toctree}", *options, "", *pages, "```", ""])
+        source[0] += contents("Guides", guides)
+        source[0] += contents("Project", [f"/{pages}" for pages in OUTSIDE])
+    elif name == "docs/reference":
+        source[0] += contents("Reference", re.findall(r"\]\((reference/\w+)\.md", source[0]))
 
 
 def keep_words(app: Any, tree: document) -> None:

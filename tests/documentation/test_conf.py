@@ -26,6 +26,13 @@ def test_the_sidebar_is_the_list_of_index():
     assert "\n/README\n" in outside and outside.endswith("\n/benchmarks/**\n```\n")
 
 
+def test_the_sidebar_has_the_pages_of_the_reference():
+    source = ["[x](reference/b.md), [y](reference/a.md), [z](faq.md)\n"]
+    conf.add_contents(None, "docs/reference", source)
+    _, pages = source[0].split("```{toctree}\n")
+    assert pages == ":hidden:\n:glob:\n:caption: Reference\n\nreference/b\nreference/a\n```\n"
+
+
 def test_other_pages_stay_as_they_are():
     source = ["[b](b.md)"]
     conf.add_contents(None, "docs/faq", source)
