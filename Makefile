@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.mmix_fast_installed
 NATIVE  := $(sort $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh'))
 CXX_ALL := $(sort $(NATIVE) $(shell find tests -name '*.cpp' -o -name '*.h' 2>/dev/null))
 
-.PHONY: help install demo test test-deep lint format bench bench-check bench-update gpu wheel clean-room clean
+.PHONY: help install demo test test-deep lint format docs bench bench-check bench-update gpu wheel clean-room clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make test-deep  the long ones, and those against timm, torchvision, Lightning, transformers"
 	@echo "make lint       ruff, mypy, clang-format: check only"
 	@echo "make format     ruff and clang-format: rewrite"
+	@echo "make docs       build/docs/: guides and API reference as a site, with every link checked"
 	@echo "make bench      every measurement, the README's tables and the pictures (17 minutes)"
 	@echo "make bench-check   what got slower since the stored run (benchmarks/results/check.json)"
 	@echo "make bench-update  stores a new run for bench-check"
@@ -90,6 +91,18 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_ALL)
+
+WITH_SPHINX := $(VENV)/.sphinx_installed
+$(WITH_SPHINX): docs/requirements.txt | $(STAMP)
+	$(BIN)/python -m pip install -q -r $<
+	@touch $@
+
+# From nothing each time: a page that is gone must not be linked to.
+docs: $(WITH_SPHINX)
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -q -n -W --keep-going -c docs . build/docs
+	$(BIN)/python docs/check_links.py build/docs
+	@echo build/docs/docs/index.html
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks all

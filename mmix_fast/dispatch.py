@@ -23,6 +23,8 @@ BUILD_ADVICE = "build it with: pip install -e . --no-build-isolation"
 
 @dataclass(frozen=True)
 class Status:
+    """``usable``: whether a backend works on this machine; ``reasons``: why not, else empty."""
+
     usable: bool
     reasons: tuple[str, ...]
 
@@ -202,8 +204,12 @@ def use_backend(name: str) -> Iterator[None]:
     ended forces nothing, whichever context entered or left it. Backward uses the backend of its
     forward.
 
-    Raises ValueError on entry for an unknown name; RuntimeError at a call that the backend cannot
-    serve.
+    Args:
+        name: "cpp", "cuda", "triton" or "reference".
+
+    Raises:
+        ValueError: on entry, for an unknown name.
+        RuntimeError: at a call that the backend cannot serve.
 
     >>> with mmix_fast.use_backend("reference"):
     ...     y = mmix_fast.mix(x, perm, 0.3)
@@ -237,7 +243,11 @@ def _note(block: _Block) -> None:
 
 
 def backends() -> dict[str, Status]:
-    """For each backend: whether it is usable on this machine, and the reasons if it is not."""
+    """For each backend: whether it is usable on this machine, and the reasons if it is not.
+
+    >>> mmix_fast.backends()["reference"]
+    Status(usable=True, reasons=())
+    """
     return {b.name: Status(not b.missing(), b.missing()) for b in BACKENDS}
 
 

@@ -35,13 +35,18 @@ class Mix:
 
     @staticmethod
     def identity(batch_size: int, device: torch.device | str | None = None) -> Mix:
-        """The draw that mixes nothing: λ = 1, every sample its own partner."""
+        """The draw that mixes nothing: λ = 1, every sample its own partner.
+
+        Args:
+            batch_size: B >= 0.
+            device: of the result; default: torch's.
+        """
         perm = torch.arange(_batch_size(batch_size), device=device)
         return Mix(perm, torch.ones((), dtype=torch.float32, device=device))
 
     @property
     def inverse(self) -> Tensor:
-        """The inverse permutation: ``inverse[perm[i]] == i``."""
+        """The inverse permutation, for which ``inverse[perm[i]] == i``."""
         rows = torch.arange(self.perm.shape[0], device=self.perm.device)
         return torch.empty_like(self.perm).scatter_(0, self.perm, rows)
 
@@ -52,9 +57,11 @@ class Mix:
         return Mix(_to(self.perm, device), _to(self.lam, device))
 
     def mix(self, x: Tensor, *, other: Tensor | None = None, dim: int = 0) -> Tensor:
+        """:func:`mmix_fast.mix` with this draw."""
         return functional.mix(x, self.perm, self.lam, other=other, dim=dim)
 
     def mix_(self, x: Tensor, *, other: Tensor | None = None, dim: int = 0) -> Tensor:
+        """:func:`mmix_fast.mix_` with this draw."""
         return functional.mix_(x, self.perm, self.lam, other=other, dim=dim)
 
     def targets(self, target: Tensor, **options: Any) -> Tensor:
@@ -75,7 +82,8 @@ class Mix:
         """``self.cross_entropy(head(features), target)`` without all of the logits.
 
         :func:`mmix_fast.mixed_linear_cross_entropy` of this draw and of the head's weight and bias,
-        which may be DTensors. ``head`` is not called: its hooks do not run.
+        which may be DTensors. ``features`` are ``(B, D)``. ``head`` is not called: its hooks do not
+        run.
         """
         if not isinstance(head, nn.Linear):
             raise TypeError(f"head must be an nn.Linear, got {describe(head)}")
@@ -139,7 +147,8 @@ def sample_mix(
             device and backend.
 
     Raises:
-        TypeError, ValueError: wrong type or value. RuntimeError: generator in a compiled graph.
+        TypeError, ValueError: wrong type or value.
+        RuntimeError: generator in a compiled graph.
 
     Equivalent PyTorch: ``torch.distributions.Beta(alpha, alpha).sample()``, ``torch.randperm(B)``.
     Source: Zhang et al., mixup, ICLR 2018, section 2.

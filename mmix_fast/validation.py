@@ -26,7 +26,16 @@ _validate_everywhere = os.environ.get("MMIX_FAST_VALIDATE", "0") not in ("", "0"
 
 
 def set_validation(enabled: bool) -> None:
-    """Check values (labels, perm, box) on every device, at the cost of a host sync on a GPU."""
+    """Check values (labels, perm, box) on every device, at the cost of a host sync on a GPU.
+
+    The CPU's kernels always check them. ``MMIX_FAST_VALIDATE=1`` in the environment does the same
+    from the start.
+
+    Args:
+        enabled: False checks on the CPU only, as at the start.
+
+    >>> mmix_fast.set_validation(True)
+    """
     global _validate_everywhere
     _validate_everywhere = bool(enabled)
 

@@ -51,21 +51,24 @@ def mixed_cross_entropy(
     Args:
         local_logits: ``(B, n, ...)``, the classes from ``class_offset`` on; n may differ from rank
             to rank and may be 0.
-        target, perm, lam, target_b, ignore_index, reduction, label_smoothing, z_loss, softcap,
-            inplace_backward: as in :func:`mmix_fast.mixed_cross_entropy`. Labels and probabilities
-            are of all classes.
+        target, target_b: as in :func:`mmix_fast.mixed_cross_entropy`; labels and probabilities are
+            of all classes.
+        perm, lam, ignore_index, reduction, label_smoothing, z_loss, softcap: as there.
+        inplace_backward: as there, for the local logits.
         group: the ProcessGroup of the ranks that share the classes; None: the default group.
         num_classes: C, over all ranks.
         class_offset: the number of the first local class. The shards may come in any order.
         weight: ``(C,)``, of all classes.
 
     Raises:
-        As :func:`mmix_fast.mixed_cross_entropy`; ValueError, RuntimeError: a group without this
-            process, or no initialized process group. lam, weight or targets that require grad,
-            double backward: RuntimeError.
-        On every rank, ValueError: ranks that differ in num_classes; shards that overlap or leave a
-            gap. RuntimeError on the other ranks where one raised. (On a GPU, where the host does
-            not read values, the loss is NaN instead.)
+        TypeError, IndexError: as :func:`mmix_fast.mixed_cross_entropy`.
+        ValueError: as there; a group without this process. On every rank: ranks that differ in
+            num_classes, shards that overlap or leave a gap.
+        RuntimeError: no initialized process group; lam, weight or targets that require grad; a
+            double backward. On the other ranks where one raised.
+
+    On a GPU, where the host does not read values, the loss is NaN instead of an error of shards
+    that do not fit or of another rank.
 
     Equivalent PyTorch: ``mmix_fast.mixed_cross_entropy(all_logits, ...)``, where ``all_logits`` has
     the logits of all ranks, joined along dimension 1.

@@ -44,7 +44,7 @@ def mixed_linear_cross_entropy(
     A column-parallel head with its loss. One all-gather for each chunk, of four numbers a row, and
     one before them that compares the shards; none in the backward.
 
-    **The gradient of ``input`` is that of the local classes.** It must be summed over the group, as
+    **The gradient of the input is that of the local classes.** It must be summed over the group, as
     for any column-parallel linear layer: give DTensors to
     :func:`mmix_fast.mixed_linear_cross_entropy`, which does it, or use an op before this one whose
     backward is an all-reduce.
@@ -57,9 +57,13 @@ def mixed_linear_cross_entropy(
         The others: as in :func:`mmix_fast.distributed.mixed_cross_entropy`.
 
     Raises:
-        As :func:`mmix_fast.distributed.mixed_cross_entropy`.
+        TypeError, ValueError, IndexError, RuntimeError: as
+            :func:`mmix_fast.distributed.mixed_cross_entropy`.
 
-    Equivalent PyTorch: ``mixed_cross_entropy(F.linear(input, local_weight, linear_bias), ...)``
+    Equivalent PyTorch: ``mixed_cross_entropy(F.linear(input, local_weight, linear_bias), ...)``,
+    the logits of all ranks joined.
+    Source: as :func:`mmix_fast.distributed.mixed_cross_entropy`; the chunks as in Liger Kernel's
+    fused linear cross-entropy (Hsu et al., 2024).
 
     >>> loss = mixed_linear_cross_entropy(
     ...     features, head.weight, y, perm, 0.3, num_classes=100_000, class_offset=rank * 50_000

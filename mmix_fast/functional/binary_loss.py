@@ -42,7 +42,7 @@ def mixed_binary_cross_entropy(
             lam, target_b and label_smoothing; none of them may then be given.
         perm: int64 ``(B,)``, or None if target_b is given.
         lam: as in :func:`mix`.
-        target_b: the partners' targets instead of ``target[perm]``, of target's kind.
+        target_b: the partners' targets instead of ``target[perm]``, of target's shape and kind.
         weight: ``(C,)`` class weights, the logits' dtype or float32.
         pos_weight: ``(C,)`` factors of the positive term, the logits' dtype or float32.
         reduction: "mean" over all elements | "batchmean", the sum over B | "sum" | "none".
@@ -63,7 +63,7 @@ def mixed_binary_cross_entropy(
             given, or any argument that a MixedTarget stands for.
         IndexError: a label outside [0, C-1]. There is no ignore_index.
 
-    Equivalent PyTorch: ``F.binary_cross_entropy_with_logits(logits, lam*q + (1-lam)*q[perm], ...)``
+    Equivalent PyTorch: ``F.binary_cross_entropy_with_logits(z, lam*q + (1-lam)*q[perm], ...)``.
     Source: Wightman et al., ResNet strikes back, 2021, section 3; timm's BinaryCrossEntropy.
 
     >>> perm = torch.tensor([1, 0])

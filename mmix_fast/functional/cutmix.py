@@ -41,14 +41,14 @@ def cutmix_(
             partner's box bit for bit.
 
     Returns:
-        x, and λ corrected by the area, ``1 - (1-lam) * (bottom-top) * (right-left) / (H*W)``: the
-        weight of the sample's own label. float32 (float64 for float64 x), 0-dim, or ``(B,)`` where
-        box or lam is per sample. If x needs a gradient, plain PyTorch runs the op.
+        x, and λ corrected by the area, ``1 - (1-lam) * (bottom-top) * (right-left) / (H*W)``, which
+        is the weight of the sample's own label. float32 (float64 for float64 x), 0-dim, or ``(B,)``
+        where box or lam is per sample. If x needs a gradient, plain PyTorch runs the op.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`mmix_fast.mix_`; ValueError for a bad box on
-        the CPU (on other devices a box past the edge is clipped to the image, and where a row would
-        become NaN, it stays as it is in a dtype that can only be pasted).
+            the CPU (on other devices a box past the edge is clipped to the image, and where a row
+            would become NaN, it stays as it is in a dtype that can only be pasted).
 
     Equivalent PyTorch: ``x[..., top:bottom, left:right] = x[perm][..., top:bottom, left:right]``.
     Source: Yun et al., CutMix, ICCV 2019, equation 1 and section 3.1.

@@ -54,12 +54,13 @@ def mixed_linear_cross_entropy(
         The loss, 0-dim; float32 for half-precision logits.
 
     Raises:
-        TypeError, ValueError, IndexError: as in :func:`mixed_cross_entropy`.
+        TypeError, ValueError, IndexError: as in :func:`mixed_cross_entropy`; ValueError also for a
+            chunk_size below 1.
 
     All logits are held at once where only plain PyTorch serves: for a gradient of lam, weight or
     float targets, under torch.func, and in a double backward.
 
-    Equivalent PyTorch: ``mixed_cross_entropy(F.linear(input, linear_weight, linear_bias), ...)``
+    Equivalent PyTorch: ``mixed_cross_entropy(F.linear(input, linear_weight, linear_bias), ...)``.
     Source: chunks as in Liger Kernel's fused linear cross-entropy (Hsu et al., 2024).
 
     >>> features = backbone(x)  # (N, D)

@@ -38,7 +38,8 @@ def mixed_cross_entropy(
             for target, perm, lam, target_b and label_smoothing; none of them may then be given.
         perm: int64 ``(B,)``, or None if target_b is given.
         lam: as in :func:`mix`.
-        target_b: the partners' labels (or probabilities) instead of ``target[perm]``.
+        target_b: the partners' labels (or probabilities) instead of ``target[perm]``, of target's
+            shape.
         weight: ``(C,)`` class weights, the logits' dtype or float32.
         ignore_index: the label that contributes nothing.
         reduction: "mean" | "sum" | "none", as in PyTorch. With per-sample λ the mean divides
@@ -62,8 +63,8 @@ def mixed_cross_entropy(
             given, or any argument that a MixedTarget stands for.
         IndexError: a label outside [0, C-1] that is not ignore_index.
 
-    Equivalent PyTorch:
-        ``lam*F.cross_entropy(z, y, **kw) + (1-lam)*F.cross_entropy(z, y[perm], **kw)``
+    Equivalent PyTorch: ``lam*F.cross_entropy(z, y, **kw) + (1-lam)*F.cross_entropy(z, y[perm],
+    **kw)``.
     Source: Verma et al., Manifold Mixup, ICML 2019, equation 2; z-loss: PaLM, section 5.
 
     >>> mixed_cross_entropy(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1, 0]), 0.75)

@@ -27,13 +27,13 @@ class MixedTarget:
 
     It pickles, goes through a DataLoader with workers (mix in ``collate_fn``) and ``pin_memory``,
     and can be an argument of a compiled function. Creating it runs no op and checks nothing: a bad
-    label, perm or λ raises where it is used.
+    label, perm or λ raises where it is used, as the function that is called there says.
 
     Args:
         target: labels ``(B, d1, ...)`` of any integer dtype, or floating probabilities
             ``(B, C, d1, ...)``.
         perm, lam, target_b: as in :func:`mixed_cross_entropy`; exactly one of perm and target_b.
-        num_classes: C. :meth:`soft` needs it for labels; logits must have as many classes.
+        num_classes: as many as the logits will have; :meth:`soft` needs it for labels.
         label_smoothing: in [0, 1]: moves each target towards 1/C.
         multi_label: target is ``(B, C, d1, ...)`` in any dtype, one value for each class, and
             smoothing moves each towards 1/2, as in timm.

@@ -89,10 +89,16 @@ def mix_(
     tensor do not, if one ends before the other begins or both have the same strides:
     ``t[:4]`` and ``t[4:]``, ``t[::2]`` and ``t[1::2]``. Other views that interleave raise too.
 
-    Raises as :func:`mix`. Also raises RuntimeError, before anything is written, if x is a leaf that
-    requires grad or a view of one, if x overlaps itself in memory (``expand``), or if lam requires
-    grad. x's version counter is bumped, so a layer that saves its output for backward (ReLU) raises
-    in backward: use :func:`mix` there.
+    x's version counter is bumped, so a layer that saves its output for backward (ReLU) raises in
+    backward: use :func:`mix` there.
+
+    Args:
+        x, perm, lam, other, dim: as in :func:`mix`.
+
+    Raises:
+        TypeError, ValueError, IndexError: as :func:`mix`.
+        RuntimeError: before anything is written, if x is a leaf that requires grad or a view of
+            one, if x overlaps itself in memory (``expand``) or other, or if lam requires grad.
 
     Equivalent PyTorch: ``x.copy_(lam * x + (1 - lam) * x[perm])``.
     Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.

@@ -89,8 +89,16 @@ def mix_batch_(
 ) -> tuple[Tensor, Tensor]:
     """:func:`mix_` of x and :func:`mix_targets` of target; all checks run before any write.
 
-    Args: as in the two functions; the batch is dimension 0 of x, and target is on x's device.
-    Returns ``(x, soft_targets)``. Raises as the two functions do.
+    Args:
+        x, perm, lam: as in :func:`mix`; the batch is dimension 0 of x, which is overwritten.
+        target: as in :func:`mix_targets`, on x's device.
+        num_classes, label_smoothing, ignore_index, dtype: as there.
+
+    Returns:
+        ``(x, soft_targets)``.
+
+    Raises:
+        TypeError, ValueError, IndexError, RuntimeError: as the two functions.
 
     Equivalent PyTorch: ``mix_(x, perm, lam), mix_targets(target, perm, lam, ...)``.
     Source: Verma et al., Manifold Mixup, ICML 2019, equation 1.

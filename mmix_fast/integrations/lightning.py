@@ -39,16 +39,17 @@ class ManifoldMixupCallback(Callback):
     closed, and its loss is plain too. The next run, with this callback or another, replaces it.
 
     Args:
-        layers, alpha, options: as in ManifoldMixup; names are relative to ``module``.
+        layers, alpha, options: as in :class:`mmix_fast.ManifoldMixup`; names are relative to
+            ``module``.
         module: the attribute of the LightningModule whose forward is hooked, such as "model"; None
             is the LightningModule itself, called as ``self(x)``.
         attribute: the name to set instead of "mixup". Two callbacks of one Trainer need different
             names and different modules, neither inside the other.
 
-    Raises, in ``setup``:
-        TypeError: the LightningModule has an attribute of that name. ValueError: two callbacks have
-            the same name. Otherwise as ManifoldMixup, e.g. RuntimeError if another one is open on
-            the module.
+    Raises:
+        TypeError: in ``setup``, the LightningModule has an attribute of that name.
+        ValueError: in ``setup``, two callbacks have the same name.
+        RuntimeError: as :class:`mmix_fast.ManifoldMixup`, when its hooks are installed.
     """
 
     def __init__(

@@ -33,8 +33,14 @@ def mixup_data(
         use_cuda: ignored, kept for the old signature; the pairing is copied to the devices of x
             and y in any case.
 
+    Raises:
+        TypeError, ValueError: as :func:`mmix_fast.mix`.
+
     Equivalent PyTorch: ``lam * x + (1 - lam) * x[index], y, y[index], lam`` with
     ``lam, index = np.random.beta(alpha, alpha), torch.randperm(B)``.
+    Source: mixup-cifar10's train.py.
+
+    >>> x, y_a, y_b, lam = mixup_data(x, y, alpha=1.0)
     """
     lam = float(np.random.beta(alpha, alpha)) if alpha > 0 else 1.0
     index = torch.randperm(x.shape[0])
@@ -60,6 +66,22 @@ def mixup_criterion(
     logits, with the criterion's weight, ignore_index, reduction and label_smoothing; the result has
     the dtype that the criterion would return. In all other cases, such as unbatched logits, a
     subclass, another loss or a λ of more than one element, it calls the criterion twice.
+
+    Args:
+        criterion: of ``(pred, target)``.
+        pred: what the model returned; for one pass over the logits ``(B, C, ...)``, floating.
+        y_a: the samples' own targets, labels ``(B, ...)`` or probabilities of pred's shape.
+        y_b: the partners' targets, of y_a's shape and dtype.
+        lam: the weight of ``y_a``, a number or a tensor.
+
+    Raises:
+        TypeError, ValueError, IndexError: in one pass as :func:`mmix_fast.mixed_cross_entropy`,
+            else what the criterion raises.
+
+    Equivalent PyTorch: ``lam * criterion(pred, y_a) + (1 - lam) * criterion(pred, y_b)``.
+    Source: mixup-cifar10's train.py.
+
+    >>> loss = mixup_criterion(criterion, model(x), y_a, y_b, lam)
     """
     if criterion is F.cross_entropy:
         criterion = nn.CrossEntropyLoss()

@@ -10,7 +10,7 @@ targets, and both losses take it: nothing of size ``(B, num_classes)`` is writte
 ``FastCollateMixup`` and ``NaFlexMixup`` have no drop-in here: keep timm's. By default (prefetcher
 on) timm's train.py mixes with ``FastCollateMixup`` and never calls ``Mixup``: run it with
 ``--no-prefetcher`` to mix on the device with this ``Mixup``. ``FastCollateMixup`` mixes uint8
-images in the loader's workers, at 0.2 ms per 224x224 image; these ops are no faster.
+images in the loader's workers; these ops are no faster.
 ``NaFlexMixup`` mixes images of different sizes, which are no batch. The loss here accepts the
 targets of both.
 """
@@ -70,9 +70,14 @@ class Mixup:
 
     Raises:
         ValueError: a bad option; a target without exactly B labels, or not dense with
-            ``multi_label``. TypeError: integer images if Mixup is drawn. IndexError: a bad label.
+            ``multi_label``.
+        TypeError: integer images if Mixup is drawn.
+        IndexError: a bad label.
 
     Equivalent code, and source: timm/data/mixup.py.
+
+    >>> mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=1000)
+    >>> x, target = mixup(x, y)
     """
 
     def __init__(

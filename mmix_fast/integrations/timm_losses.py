@@ -46,7 +46,13 @@ class SoftTargetCrossEntropy(nn.Module):
     With a MixedTarget x is ``(B, C)``, and nothing else of its size is read. Labels of -100 then do
     not count in the mean; as dense targets they are rows of zeros, which do.
 
+    Raises:
+        ValueError: labels, or a target that does not broadcast to x's shape.
+
     Equivalent PyTorch: ``(-target * F.log_softmax(x, -1)).sum(-1).mean()``.
+    Source: timm/loss/cross_entropy.py.
+
+    >>> loss = SoftTargetCrossEntropy()(model(x), target)
     """
 
     def forward(self, x: Tensor, target: Tensor | MixedTarget) -> Tensor:
@@ -75,11 +81,15 @@ class BinaryCrossEntropy(nn.Module):
     x is ``(B, C)``, and the target is labels ``(B,)`` or ``(B, 1)`` of any dtype, a MixedTarget,
     or dense of x's shape in any dtype; with dense targets x may have any shape ``(..., C)``. As in
     timm, mixed targets are not smoothed again without ``smooth_dense``. The loss is float32 for
-    half-precision x, else of x's dtype. A label out of range, -100 too, raises IndexError.
+    half-precision x, else of x's dtype.
 
-    Raises ValueError for a bad option, target or shape of weights.
+    Raises:
+        ValueError: a bad option, target or shape of weights.
+        IndexError: a label out of range, -100 too.
 
     Equivalent code, and source: timm/loss/binary_cross_entropy.py.
+
+    >>> loss = BinaryCrossEntropy(smoothing=0.1)(model(x), y)
     """
 
     weight: Tensor | None

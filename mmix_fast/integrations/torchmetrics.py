@@ -34,6 +34,9 @@ class MixedAccuracy(Metric):
 
     Raises:
         ValueError, TypeError: a bad topk. In ``update`` as :meth:`mmix_fast.Mix.accuracy`.
+
+    >>> metric = MixedAccuracy(topk=5)
+    >>> metric.update(logits, y, mix)
     """
 
     is_differentiable = False

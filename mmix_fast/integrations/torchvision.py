@@ -1,7 +1,8 @@
 """torchvision's v2 ``MixUp`` and ``CutMix`` on mmix_fast's ops, with torchvision's draws.
 
 >>> from mmix_fast.integrations.torchvision import CutMix, MixUp  # instead of v2's
->>> images, targets = MixUp(alpha=0.2, num_classes=1000)(images, labels)
+>>> mix = v2.RandomChoice([MixUp(num_classes=1000), CutMix(num_classes=1000)])
+>>> images, targets = mix(images, labels)
 
 All else is as in v2: ``labels_getter``, nested samples, the inputs that raise (PIL images, boxes,
 masks), and the draws from torch's default generator. Labels are indices ``(B,)`` of any integer
@@ -85,9 +86,17 @@ class _Fused:
 class MixUp(_Fused, v2.MixUp):
     """Drop-in for torchvision.transforms.v2.MixUp, with its draws; one pass over the images.
 
-    The images must be floating; others raise TypeError (in v2 RuntimeError).
+    Args:
+        alpha, num_classes, labels_getter: as in v2.
+        soft_targets: False returns a :class:`mmix_fast.MixedTarget` in place of soft targets.
+
+    Raises:
+        TypeError: images that are not floating (in v2 RuntimeError).
+        ValueError: what v2 raises it for.
 
     Equivalent code, and source: torchvision/transforms/v2/_augment.py.
+
+    >>> images, targets = MixUp(alpha=0.2, num_classes=1000)(images, labels)
     """
 
     def _pair(self, images: Tensor, perm: Tensor, params: dict[str, Any]) -> Tensor:
@@ -107,6 +116,13 @@ class CutMix(_Fused, v2.CutMix):
     """Drop-in for torchvision.transforms.v2.CutMix, with its draws; pastes into a copy.
 
     The images may have any dtype, such as uint8 before ``v2.ToDtype``.
+
+    Args:
+        alpha, num_classes, labels_getter: as in v2.
+        soft_targets: False returns a :class:`mmix_fast.MixedTarget` in place of soft targets.
+
+    Raises:
+        ValueError: what v2 raises it for.
 
     As in v2, it takes no masks. For segmentation, paste images and masks, which may have any
     integer dtype, with one box. Each pixel then has the label of the image it comes from, ignored

@@ -64,7 +64,8 @@ class MixupTrainer(Trainer):
 
     Raises:
         TypeError: an option, model or (at the first step) labels that are not supported; the
-            message names it. Otherwise as ManifoldMixup.
+            message names it.
+        ValueError, RuntimeError: as :class:`mmix_fast.ManifoldMixup`.
     """
 
     mixup: ManifoldMixup

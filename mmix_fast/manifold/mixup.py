@@ -58,11 +58,12 @@ class ManifoldMixup:
     to 2. ``layers=[""]`` with ``alpha`` 0.2 to 1 is Input Mixup.
 
     Raises:
-        TypeError, ValueError: an unknown name (near names are listed), a name given twice, or a bad
-            option. RuntimeError: another ManifoldMixup is open on the model.
-        At a forward, ValueError: the model is called with a list of tensors, which may be a batch;
-            the drawn layer returned no floating tensor with the batch size, or something that
-            cannot be mixed. TypeError: "" with integer inputs. RuntimeError: the drawn layer ran
+        TypeError: a wrong type. At a forward: "" with integer inputs.
+        ValueError: an unknown name (near names are listed), a name given twice, or a bad option. At
+            a forward: the model is called with a list of tensors, which may be a batch; the drawn
+            layer returned no floating tensor with the batch size, or something that cannot be
+            mixed.
+        RuntimeError: another ManifoldMixup is open on the model. At a forward: the drawn layer ran
             more than once, or not at all; the model is exported or traced in training.
 
     Equivalent PyTorch, at the drawn layer: ``h = lam * h + (1 - lam) * h[perm]``, and for the loss

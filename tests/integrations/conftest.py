@@ -10,21 +10,12 @@ declare_missing()  # before any test imports torchvision
 @pytest.fixture
 def make(tmp_path):
     """A function that makes a MixupTrainer for two steps of four rows."""
-    import transformers
-
     from mmix_fast.integrations.transformers import MixupTrainer
-    from tests.integrations.hf_models import EMBEDDING, rows, single
+    from tests.integrations.hf_models import EMBEDDING, rows, single, training_arguments
 
     def call(model, label=single, count=8, data=None, arguments=(), **options):
-        arguments = transformers.TrainingArguments(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            report_to=[],
-            use_cpu=True,
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            **{"max_steps": 2, **dict(arguments)},
+        arguments = training_arguments(
+            tmp_path, per_device_train_batch_size=4, **{"max_steps": 2, **dict(arguments)}
         )
         data = rows(label, count) if data is None else data
         return MixupTrainer(

@@ -23,6 +23,18 @@ def config(**options):
     )
 
 
+def training_arguments(folder, **options):
+    return transformers.TrainingArguments(
+        output_dir=str(folder),
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        **options,
+    )
+
+
 def rows(label, count=8):
     mask = torch.ones(5, dtype=torch.int64)
     return [
