@@ -1,0 +1,88 @@
+"""The code of the guides in docs/ runs as it stands, each page from top to bottom.
+
+A block after ``<!-- runs: NAME -->`` runs only where NAME is, in a test of its own, after the
+unmarked blocks of its page.
+"""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from benchmarks.torchvision_ops import declare_missing
+from tests.documentation.markdown import ROOT, Block, python_blocks
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCKS = {page: python_blocks(page) for page in PAGES}
+
+# NAME: (is it here?, the mark of its tests). The libraries are installed by `make test-deep`.
+LIBRARIES = ("timm", "torchvision", "torchmetrics", "transformers", "pytorch_lightning")
+NEEDS = {
+    **{
+        library: (lambda library=library: importlib.util.find_spec(library), pytest.mark.deep)
+        for library in LIBRARIES
+    },
+    "g++": (lambda: shutil.which("g++"), pytest.mark.deep),  # torch.compile calls it: slow
+    "cuda": (torch.cuda.is_available, pytest.mark.gpu),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_group_left():
+    yield
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def compiled(page: Path, block: Block):
+    """Errors name the page, and the line in it."""
+    return compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+
+
+def run(page: Path, needs: str = "") -> None:
+    names = {"__name__": page.stem}
+    for block in BLOCKS[page]:
+        if block.needs in ("", needs):
+            exec(compiled(page, block), names)
+
+
+def with_needs():
+    for page in PAGES:
+        for name in dict.fromkeys(block.needs for block in BLOCKS[page] if block.needs):
+            yield pytest.param(page, name, id=f"{page.stem}-{name}", marks=NEEDS[name][1])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_compiles(page):
+    for block in BLOCKS[page]:
+        compiled(page, block)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS[page]], ids=lambda p: p.stem)
+def test_a_page_runs(page):
+    run(page)
+
+
+@pytest.mark.parametrize(("page", "name"), with_needs())
+def test_a_page_runs_where_something_is_installed(page, name):
+    if not NEEDS[name][0]():
+        pytest.skip(f"{name} is not here")
+    declare_missing()  # before torchvision is imported, by whichever library
+    run(page, name)
+
+
+def test_blocks_of_python(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A\n```python\na = 1\n```\n\n<!-- runs: timm -->\n```python\nb = 2\n```\n"
+        "```bash\nmake\n```\n```python\nc\n```\n<!-- runs: cuda -->\ntext\n```python\nd\n```\n"
+    )
+    assert python_blocks(page) == [
+        Block(3, "a = 1\n", ""),
+        Block(8, "b = 2\n", "timm"),
+        Block(14, "c\n", ""),
+        Block(19, "d\n", ""),  # the comment is not next to it
+    ]
