@@ -4,7 +4,9 @@ A block after ``<!-- runs: NAME -->`` runs only where NAME is, in a test of its 
 unmarked blocks of its page.
 """
 
+import ast
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -31,7 +33,9 @@ NEEDS = {
 
 
 @pytest.fixture(autouse=True)
-def no_group_left():
+def nothing_left(tmp_path, monkeypatch):
+    """Files that a page writes go to a temporary folder; the process group that it made ends."""
+    monkeypatch.chdir(tmp_path)
     yield
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -66,7 +70,7 @@ def test_a_page_runs(page):
     run(page)
 
 
-@pytest.mark.parametrize(("page", "name"), with_needs())
+@pytest.mark.parametrize(("page", "name"), list(with_needs()))
 def test_a_page_runs_where_something_is_installed(page, name):
     if not NEEDS[name][0]():
         pytest.skip(f"{name} is not here")
@@ -86,3 +90,12 @@ def test_blocks_of_python(tmp_path):
         Block(14, "c\n", ""),
         Block(19, "d\n", ""),  # the comment is not next to it
     ]
+
+
+def test_the_errors_that_a_page_quotes_are_in_the_code():
+    files = (ROOT / "mmix_fast").rglob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    texts = [str(node.value) for node in nodes if isinstance(node, ast.Constant)]
+    quoted = re.findall(r'^\| "(.*?)"', (ROOT / "docs/faq.md").read_text(), re.M)
+    assert len(quoted) > 5
+    assert [quote for quote in quoted if not any(quote in text for text in texts)] == []
