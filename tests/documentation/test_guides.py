@@ -5,9 +5,10 @@ unmarked blocks of its page.
 """
 
 import ast
-import importlib.util
 import re
 import shutil
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,8 @@ BLOCKS = {page: python_blocks(page) for page in PAGES}
 # NAME: (is it here?, the mark of its tests). The libraries are installed by `make test-deep`.
 LIBRARIES = ("timm", "torchvision", "torchmetrics", "transformers", "pytorch_lightning")
 NEEDS = {
-    **{
-        library: (lambda library=library: importlib.util.find_spec(library), pytest.mark.deep)
-        for library in LIBRARIES
-    },
-    "g++": (lambda: shutil.which("g++"), pytest.mark.deep),  # torch.compile calls it: slow
+    **{library: (partial(find_spec, library), pytest.mark.deep) for library in LIBRARIES},
+    "g++": (partial(shutil.which, "g++"), pytest.mark.deep),  # torch.compile calls it: slow
     "cuda": (torch.cuda.is_available, pytest.mark.gpu),
 }
 
@@ -46,11 +44,13 @@ def compiled(page: Path, block: Block):
     return compile("\n" * (block.line - 1) + block.code, str(page), "exec")
 
 
-def run(page: Path, needs: str = "") -> None:
-    names = {"__name__": page.stem}
-    for block in BLOCKS[page]:
+def run(page: Path, needs: str = "") -> dict[str, object]:
+    """The names that the page has defined at its end."""
+    names: dict[str, object] = {"__name__": page.stem}
+    for block in python_blocks(page):
         if block.needs in ("", needs):
             exec(compiled(page, block), names)
+    return names
 
 
 def with_needs():
@@ -90,6 +90,20 @@ def test_blocks_of_python(tmp_path):
         Block(14, "c\n", ""),
         Block(19, "d\n", ""),  # the comment is not next to it
     ]
+
+
+def test_run(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nran = [1]\n```\n<!-- runs: timm -->\n```python\nran += [2]\n```\n"
+        "<!-- runs: cuda -->\n```python\nran += [3]\n```\n```python\nran += [4]\n```\n"
+    )
+    assert run(page)["ran"] == [1, 4] and run(page, "timm")["ran"] == [1, 2, 4]
+    page = tmp_path / "wrong.md"
+    page.write_text("# A\n\n```python\na = 1\n1 / 0\n```\n")
+    with pytest.raises(ZeroDivisionError) as error:
+        run(page)
+    assert (error.traceback[-1].path, error.traceback[-1].lineno + 1) == (page, 5)
 
 
 def test_the_errors_that_a_page_quotes_are_in_the_code():
