@@ -28,8 +28,7 @@ class Block:
 
 @cache
 def tokens(path: Path):
-    parser = markdown_it.MarkdownIt("commonmark").enable("table")
-    return parser.parse(path.read_text(encoding="utf-8"))
+    return markdown_it.MarkdownIt("commonmark").parse(path.read_text(encoding="utf-8"))
 
 
 def python_blocks(path: Path) -> list[Block]:

@@ -32,9 +32,10 @@ NEEDS = {
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path, monkeypatch):
-    """Files that a page writes go to a temporary folder; the process group that it made ends."""
+    """Files go to a temporary folder; graphs and the process group that a page made end with it."""
     monkeypatch.chdir(tmp_path)
     yield
+    torch.compiler.reset()  # else a later test would get the graph of a model of the same class
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
