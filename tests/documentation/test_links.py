@@ -40,7 +40,14 @@ def test_what_is_found_broken(tmp_path, monkeypatch):
     (tmp_path / "other.md").write_text("# A title\n## `mix_`, why-not?\n## Twice\n## Twice\n")
     (tmp_path / "folder").mkdir()
     page = tmp_path / "page.md"
-    right = ["other.md", "other.md#mix_-why-not", "other.md#twice-1", "#own", "folder", "https://a.b/c"]
+    right = [
+        "other.md",
+        "other.md#mix_-why-not",
+        "other.md#twice-1",
+        "#own",
+        "folder",
+        "https://a.b/c",
+    ]
     wrong = ["none.md", "none.png", "other.md#twice-2", "#other", "../outside.md"]
     lines = [f"- [text]({link})" for link in [*right, *wrong]]
     page.write_text("# Own\n" + "\n".join(lines) + "\n| a |\n| - |\n| ![x](cell.png) |\n")
