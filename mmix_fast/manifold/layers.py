@@ -14,6 +14,8 @@ from ..validation import describe
 AUTO_DEPTH = 2  # the paper's CIFAR set {0, 1, 2}: the input and the ends of the first two stages
 _WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and torch.compile
 _WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+# A norm may hold its activation (timm's BatchNormAct2d), and still is no stage.
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def bare(name: str) -> str:
@@ -88,7 +90,7 @@ def _stages(prefix: str, module: nn.Module) -> list[str]:
     groups: dict[str, list[str]] = defaultdict(list)
     children = list(module.named_children())
     for name, child in children:
-        if any(child.children()):
+        if any(child.children()) and not isinstance(child, _NORMS):
             groups[re.sub(r"\d+", "#", name)].append(name)
     stages = next((names for names in groups.values() if len(names) > 1), [])
     if stages and isinstance(module, nn.Sequential) and stages[-1] == children[-1][0]:

@@ -29,6 +29,20 @@ def unit(n):
     return nn.Sequential(nn.Linear(n, n), nn.ReLU())
 
 
+def with_norms(norm):
+    """As timm's EfficientNet: its norms are numbered, and hold their activation."""
+
+    def normed():
+        made = norm()
+        made.act = nn.ReLU()
+        return made
+
+    blocks = nn.Sequential(unit(4), unit(4), unit(4))
+    return Wrapped(
+        stem=nn.Conv2d(3, 4, 3), bn1=normed(), blocks=blocks, bn2=normed(), head=nn.Linear(4, 2)
+    )
+
+
 def transformer():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     return nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
@@ -54,6 +68,9 @@ CASES = {
     ),
     "one block": (lambda: Wrapped(stem=nn.Conv2d(3, 4, 3), block=PreActBlock(4, 4, 1)), [""]),
     "linear": (lambda: nn.Linear(4, 2), [""]),
+    "batch norms": (lambda: with_norms(lambda: nn.BatchNorm2d(4)), ["", "blocks.0", "blocks.1"]),
+    "group norms": (lambda: with_norms(lambda: nn.GroupNorm(2, 4)), ["", "blocks.0", "blocks.1"]),
+    "layer norms": (lambda: with_norms(lambda: nn.LayerNorm(4)), ["", "blocks.0", "blocks.1"]),
     "ddp": (lambda: Wrapped(module=MLP()), ["", "1", "3"]),
 }
 
