@@ -1,14 +1,36 @@
 """The README's training loops run, and add as few lines as they mark."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import mmix_fast
 from benchmarks.commands import COMMANDS
-from tests.support.readme import README, ROOT, loop
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def loop(needle, allowed):
+    """The README's loop that contains ``needle``: (names it uses, its code, parameters before it).
+
+    At most ``allowed`` of its lines are marked as new.
+    """
+    (code,) = [block for block in BLOCKS if needle in block]
+    assert code.count("# new") <= allowed
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10)
+    )
+    loader = [(torch.randn(6, 3, 8, 8), torch.randint(0, 10, (6,))) for _ in range(4)]
+    names = {"model": model, "loader": loader, "mmix_fast": mmix_fast, "torch": torch, "F": F}
+    names["optimizer"] = torch.optim.SGD(model.parameters(), 0.01)
+    before = [p.clone() for p in model.parameters()]
+    return names, code, before
 
 
 def test_plain_loop():
@@ -34,6 +56,10 @@ def test_the_ops_by_themselves():
     names["loss"].backward()
     gradients = [p.grad for p in names["model"].parameters()]
     assert len(before) == len(gradients) and all(g.abs().sum() > 0 for g in gradients)
+
+
+def test_every_block_of_python_is_one_of_the_three():
+    assert len(BLOCKS) == 3
 
 
 def api_rows():

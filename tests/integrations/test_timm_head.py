@@ -1,4 +1,4 @@
-"""The README's ViT with a head of 21,841 classes, with the real timm."""
+"""A ViT with a head of 21,841 classes, with the real timm."""
 
 import pytest
 import torch

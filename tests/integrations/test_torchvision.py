@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 import mmix_fast as m
-from tests.support.readme import loop
 
 pytestmark = pytest.mark.deep
 torchvision = pytest.importorskip("torchvision")
@@ -226,8 +225,3 @@ def test_layers_that_auto_picks(name):
     x, y = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
     for _ in range(3):
         mixup.loss(model(x), y).backward()
-
-
-def test_the_loop_of_the_readme():
-    names, code, _ = loop("integrations.torchvision", 3)
-    exec(code, names | {"v2": v2})
