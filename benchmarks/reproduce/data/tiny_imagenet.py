@@ -15,7 +15,7 @@ from .kinds import BadData, Split
 from .tree import Folder, Zip
 
 TOP, SIDE = "tiny-imagenet-200", 64
-WNIDS, NOTES = PurePosixPath("wnids.txt"), PurePosixPath("val/val_annotations.txt")
+WNIDS, ANNOTATIONS = PurePosixPath("wnids.txt"), PurePosixPath("val/val_annotations.txt")
 BLOCK = 1000  # files that are held in memory before they are decoded
 
 
@@ -49,22 +49,22 @@ def by_folder(files: Folder | Zip, names: list[PurePosixPath], index: dict[str, 
     return labels
 
 
-def by_notes(files: Folder | Zip, names: list[PurePosixPath], index: dict[str, int]) -> list[int]:
+def by_annotations(
+    files: Folder | Zip, names: list[PurePosixPath], index: dict[str, int]
+) -> list[int]:
     """The label of each image from val_annotations.txt: name, class and a box in each line."""
-    notes = files.root / NOTES
+    path = files.root / ANNOTATIONS
     noted = {}
-    for number, line in enumerate(files.read(NOTES).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(files.read(ANNOTATIONS).decode(errors="replace").splitlines(), 1):
         name, _, rest = line.partition("\t")
         if (wnid := rest.partition("\t")[0]) not in index:
-            raise BadData(
-                f"{notes} must have a class of {WNIDS} in line {number}, but has {line!r}"
-            )
+            raise BadData(f"{path} must have a class of {WNIDS} in line {number}, but has {line!r}")
         noted[name] = index[wnid]
     there = {name.name for name in names}
     if missing := noted.keys() - there:
-        raise BadData(f"{notes} must name files that are there, but {listed(missing)} are missing")
+        raise BadData(f"{path} must name files that are there, but {listed(missing)} are missing")
     if unnamed := there - noted.keys():
-        raise BadData(f"{notes} must name all images of val, but leaves out {listed(unnamed)}")
+        raise BadData(f"{path} must name all images of val, but leaves out {listed(unnamed)}")
     return [noted[name.name] for name in names]
 
 
@@ -98,11 +98,9 @@ def split(files: Folder | Zip, names: list[PurePosixPath], labels: list[int]) ->
 
 def read(folder: Path, classes: int) -> tuple[Split, Split]:
     files = locate(folder)
-    wnids = files.read(WNIDS).decode(errors="replace").split()
-    if len(set(wnids)) != classes:
-        raise BadData(
-            f"{files.root / WNIDS} must list {classes} classes, but lists {len(set(wnids))}"
-        )
+    wnids = set(files.read(WNIDS).decode(errors="replace").split())
+    if len(wnids) != classes:
+        raise BadData(f"{files.root / WNIDS} must list {classes} classes, but lists {len(wnids)}")
     index = {wnid: label for label, wnid in enumerate(sorted(wnids))}
     train, val = images_below(files, "train"), images_below(files, "val")
     train_labels = by_folder(files, train, index)
@@ -113,6 +111,6 @@ def read(folder: Path, classes: int) -> tuple[Split, Split]:
         )
     if not val:
         raise BadData(f"{files.root / 'val'} must have images, but has none")
-    # Many have sorted the images of val into folders of classes, and some have dropped the notes.
-    label_val = by_notes if NOTES in files.below("val") else by_folder
+    # Many have sorted val into folders of classes, and some have dropped its annotations.
+    label_val = by_annotations if ANNOTATIONS in files.below("val") else by_folder
     return split(files, train, train_labels), split(files, val, label_val(files, val, index))
