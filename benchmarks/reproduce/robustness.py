@@ -39,7 +39,7 @@ def fixed(scale: float) -> Deformation:
 
 
 # To zoom in at 60 % is to cut out the inner 60 % of height and width; out at 120 % adds a border.
-# The paper gives no formula for shearing: here an angle moves a row by its height times the tangent.
+# The paper gives no formula for shearing: here a row moves by its height times the tangent.
 DEFORMATIONS = {
     "rotation 20": Deformation(rotation, -20.0, 20.0),
     "rotation 40": Deformation(rotation, -40.0, 40.0),
@@ -62,7 +62,7 @@ class Attack:
 
 # The paper gives no epsilon. 0.03 and steps of 0.01 are those of its authors' scripts
 # (https://github.com/vikasverma1077/manifold_mixup, supervised/interpolation_exp.py), 7 steps those
-# of Madry et al., whom it cites. The last one is appendix D's check that the gradients still lead to
+# of Madry et al., whom it cites. The last one is appendix D's check that gradients still lead to
 # errors: on a part of the images, for it costs 200 times what FGSM costs.
 ATTACKS = {
     "FGSM 0.03": Attack(0.03, 0.03, 1),
