@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Python2Pickler(pickle._Pickler):
         self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
         self.memoize(text)
 
-    dispatch = {**pickle._Pickler.dispatch, str: save_string, bytes: save_string}
+    dispatch: ClassVar = {**pickle._Pickler.dispatch, str: save_string, bytes: save_string}
 
 
 def python2_pickle(value: object) -> bytes:
