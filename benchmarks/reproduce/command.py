@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from contextlib import closing
 
 import torch
 
@@ -41,7 +42,8 @@ def train(arguments: Namespace) -> None:
         if arguments.steps:
             if ranks.rank == 0:
                 print(describe(runs, images, machine))
-            trial(arguments.steps, runs, images, machine)
+            with closing(Trainer(runs[0], images, machine)) as trainer:
+                trial(arguments.steps, runs, trainer)
             return
         done = ranks.together(lambda: plan.checkpoints(arguments, runs, device))
         steps = -(-len(images.train.labels) // arguments.batch)
@@ -50,11 +52,10 @@ def train(arguments: Namespace) -> None:
             display.say(describe(runs, images, machine))
             for config in runs:
                 run = Run(arguments, config, images, machine)
-                trainer = Trainer(config, images, machine)
-                run.begin(trainer, done.get(config))
-                run.train(trainer, done.get(config, 0), display)
-                run.end(trainer, display)
-                trainer.close()
+                with closing(Trainer(config, images, machine)) as trainer:
+                    run.begin(trainer, done.get(config))
+                    run.train(trainer, done.get(config, 0), display)
+                    run.end(trainer, display)
 
 
 def main(arguments: Namespace) -> int:

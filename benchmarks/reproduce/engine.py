@@ -189,7 +189,9 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
 
     def close(self) -> None:
+        """The trainer is of no use then; its network stays."""
         if self.mixing.mixup is not None:
             self.mixing.mixup.close()
+        del self.model, self.mixing  # DistributedDataParallel holds the process group open
         if self.machine.compiled:  # hooks of the next run's network are not those compiled
             torch.compiler.reset()

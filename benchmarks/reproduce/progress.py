@@ -31,9 +31,10 @@ def counted(runs: int) -> str:
 class Display:
     """Of `total` steps, over all runs."""
 
-    def __init__(self, total: int, shown: bool = True) -> None:
+    def __init__(self, total: int, shown: bool = True, estimates: bool = True) -> None:
+        self.estimates = estimates
         self.total, self.done, self.started = total, 0, time.perf_counter()
-        self.console = Console(quiet=not shown, soft_wrap=True, highlight=False)
+        self.console = Console(quiet=not shown, soft_wrap=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -65,13 +66,13 @@ class Display:
         return f"{duration(spent / self.done * (self.total - self.done))} left"
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, highlight=False)
 
     def step(self, sums, title: str) -> None:
         """After each step; `sums` as Trainer.epoch yields them."""
         self.done += 1
         now = time.perf_counter()
-        if self.done == ESTIMATE_AFTER < self.total:
+        if self.estimates and self.done == ESTIMATE_AFTER < self.total:
             whole = (now - self.started) / self.done * self.total
             self.say(f"about {duration(whole)} for all, by the first {self.done} steps")
         if self.progress.disable or now - self.looked < BETWEEN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +79,13 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def leave() -> None:
+    # A model that still waits for the garbage collector would keep the group, whose threads then
+    # abort the process at its end.
+    gc.collect()
+    dist.destroy_process_group()
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """The ranks that torchrun started, connected; a single one without torchrun.
@@ -94,9 +102,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     ranks = Ranks(dist.get_rank(), world)
     try:
         yield ranks
-        dist.destroy_process_group()
+        leave()
     except (BadOption, Stopped):  # on all ranks at the same place
-        dist.destroy_process_group()
+        leave()
         raise
     except Exception as error:
         line = " ".join(str(error).split())

@@ -7,6 +7,7 @@ from argparse import Namespace
 
 import torch
 
+from . import robustness
 from .data import ImageSet
 from .engine import TEST_BATCH, Machine, Trainer
 from .folder import RunFolder
@@ -21,11 +22,11 @@ def wait(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def trial(steps: int, runs: list[Config], images: ImageSet, machine: Machine) -> None:
-    """Trains some steps of the first run, tests on a few batches, and says what all would take."""
-    trainer, device = Trainer(runs[0], images, machine), machine.device
+def trial(steps: int, runs: list[Config], trainer: Trainer) -> None:
+    """Trains some steps of the first run, tests on one batch, and says what all would take."""
+    device, test_images = trainer.machine.device, len(trainer.images.test.labels)
     settle = min(10, steps // 2)  # the first steps are slower
-    with Display(steps, machine.ranks.rank == 0) as display:
+    with Display(steps, trainer.ranks.rank == 0, estimates=False) as display:
         start, done, epoch = wait(device), 0, 0
         while done < steps:
             for sums in trainer.epoch(epoch):
@@ -38,17 +39,15 @@ def trial(steps: int, runs: list[Config], images: ImageSet, machine: Machine) ->
             epoch += 1
         step = (wait(device) - start) / (done - settle)
         loss, accuracy = trainer.means(sums, epoch - 1)
-        start, tested = wait(device), min(TEST_BATCH, len(images.test.labels))
+        start = wait(device)
         trainer.test(batches=1)
-        test = (wait(device) - start) / tested * len(images.test.labels)
+        test = (wait(device) - start) * test_images / min(TEST_BATCH, test_images)
         epochs = sum(config.epochs for config in runs)
-        whole = epochs * (trainer.steps * step + test)
         display.say(
             f"{done} steps, {step:.3g} s each; loss {loss:.4f}, accuracy {accuracy:.1f} %\n"
-            f"about {duration(whole)} for all: {counted(len(runs))}, {epochs} epochs of "
-            f"{trainer.steps} steps and a test"
+            f"about {duration(epochs * (trainer.steps * step + test))} for all: "
+            f"{counted(len(runs))}, {epochs} epochs of {trainer.steps} steps and a test"
         )
-    trainer.close()
 
 
 class Run:
@@ -96,9 +95,6 @@ class Run:
         found = None
         if self.robustness:  # on every rank: none may wait so long for another
             display.say(f"{self.config.name}: deformations and attacks")
-            trainer.network.eval()
-            from . import robustness
-
             found = robustness.evaluate(
                 trainer.network,
                 self.images.test,

@@ -1,0 +1,19 @@
+"""`python -m benchmarks` for torchrun; a rank fails in one of its steps where the test asks so."""
+
+import os
+import sys
+
+from benchmarks import __main__ as cli
+from benchmarks.reproduce import engine
+
+if os.environ.get("FAILING_RANK") == os.environ["RANK"]:
+    plain, steps = engine.Trainer._step, iter(range(1, 10**6))
+
+    def fail(self, images, labels):
+        if next(steps) == int(os.environ["FAILING_STEP"]):
+            raise RuntimeError("out of\nmemory")
+        return plain(self, images, labels)
+
+    engine.Trainer._step = fail
+
+sys.exit(cli.main())
