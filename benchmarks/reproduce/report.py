@@ -14,7 +14,8 @@ from .published import read as read_published
 from .robustness import ATTACKS
 
 MARK = "<!-- written by python -m benchmarks reproduce report -->"
-SHOWN = ("dataset", "network", "method", "alpha", "layers", "epochs", "seed")
+NAMED = ("dataset", "network", "method", "seed")
+COLUMNS = ("alpha", "layers", "epochs")  # of the table of results
 # (key of a result, title, digits)
 NUMBERS = (
     ("test_error", "test error %", 2),
@@ -39,11 +40,25 @@ def theirs(row: dict | None, key: str, digits: int) -> str:
     return f"{row[key]:.{digits}f}{deviation} (paper, Table {row['table']})"
 
 
-def label(config: dict, others: list[dict]) -> str:
-    """The method, and the settings without a column in which runs of this set differ."""
-    hidden = [key for key in config if key not in SHOWN]
-    differing = [key for key in hidden if any(o.get(key) != config[key] for o in others)]
-    return ", ".join([config["method"], *(f"{key} {config[key]}" for key in differing)])
+def setting(value: object) -> str:
+    if isinstance(value, list):  # layers
+        return ", ".join(name or "input" for name in value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def label(config: dict, others: list[dict], columns: tuple[str, ...] = ()) -> str:
+    """The method, and the settings without a column in which runs of this set differ.
+
+    Methods differ by alpha and layers anyway: these are named only where runs of the same do.
+    """
+    same = [o for o in others if all(o[key] == config[key] for key in NAMED[:3])]
+    words = [config["method"]]
+    for key in config:
+        if key in NAMED + columns:
+            continue
+        if any(o.get(key) != config[key] for o in (same if key in COLUMNS else others)):
+            words.append(f"{key} {setting(config[key])}")
+    return ", ".join(words)
 
 
 def results(some: list[list[dict]], published: Published) -> str:
@@ -52,18 +67,14 @@ def results(some: list[list[dict]], published: Published) -> str:
     numbers = [n for n in NUMBERS if all(run[n[0]] is not None for group in some for run in group)]
     body = []
     for group, config in zip(some, configs, strict=True):
-        layers = ", ".join(name or "input" for name in config["layers"])
-        alpha = "" if config["alpha"] is None else f"{config['alpha']:g}"
-        line = [config["network"], label(config, configs), alpha, layers]
-        line += [str(config["epochs"]), str(len(group))]
+        line = [config["network"], label(config, configs, COLUMNS)]
+        line += [*(setting(config[key]) for key in COLUMNS), str(len(group))]
         row = published.result(config)
         for key, _, digits in numbers:
             line += [spread([run[key] for run in group], digits), theirs(row, key, digits)]
         body.append(line)
     titles = [name for _, title, _ in numbers for name in (title, f"paper's {title}")]
-    return markdown_table(
-        ["network", "method", "alpha", "layers", "epochs", "seeds", *titles], body
-    )
+    return markdown_table(["network", "method", *COLUMNS, "seeds", *titles], body)
 
 
 def shortened(some: list[list[dict]], published: Published) -> str:
@@ -87,8 +98,7 @@ def robustness(some: list[list[dict]], published: Published) -> str:
     configs = [group[0]["config"] for group in tested]
     head, body = ["accuracy %"], []
     for config in configs:
-        alpha = "" if config["alpha"] is None else f", alpha {config['alpha']:g}"
-        head += [f"{config['network']} {label(config, configs)}{alpha}", "paper's"]
+        head += [f"{config['network']} {label(config, configs)}", "paper's"]
     for name in tested[0][0]["robustness"]:
         line = [name]
         for group, config in zip(tested, configs, strict=True):
@@ -107,7 +117,7 @@ def table(runs: list[dict], published: Published) -> str:
         f"Ours: mean ± standard error over seeds. The paper's: {source['title']}, "
         f"{source['version']}, ± standard deviation over five runs."
     ]
-    for dataset in dict.fromkeys(run["config"]["dataset"] for run in finished):
+    for dataset in sorted({run["config"]["dataset"] for run in finished}):
         some = groups([run for run in finished if run["config"]["dataset"] == dataset])
         parts += [f"## {dataset}", results(some, published), shortened(some, published)]
         parts.append(robustness(some, published))
@@ -116,13 +126,13 @@ def table(runs: list[dict], published: Published) -> str:
     if any(run["robustness"] for run in finished):
         most = ATTACKS["PGD unbounded, 200 steps"].most
         parts.append(f"The unbounded attack is of {most:,} images at most.")
-        parts.append("On the paper's numbers: " + " ".join(published.notes))
+    parts.append("On the paper's numbers: " + " ".join(published.notes))
     return "\n\n".join(part for part in parts if part)
 
 
 def plot(runs: list[dict]) -> bytes:
     """PNG: test error over epochs, a panel for each set, a line for each group's mean."""
-    sets = list(dict.fromkeys(run["config"]["dataset"] for run in runs))
+    sets = sorted({run["config"]["dataset"] for run in runs})
     figure, axes = plots.plt.subplots(len(sets), 1, figsize=(8, 3.5 * len(sets)), squeeze=False)
     for panel, dataset in zip(axes.flat, sets, strict=True):
         some = groups([run for run in runs if run["config"]["dataset"] == dataset])
