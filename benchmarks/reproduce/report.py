@@ -47,16 +47,17 @@ def setting(value: object) -> str:
 
 
 def label(config: dict, others: list[dict], columns: tuple[str, ...] = ()) -> str:
-    """The method, and the settings without a column in which runs of this set differ.
+    """The method, and the settings without a column in which runs of this network differ.
 
     Methods differ by alpha and layers anyway: these are named only where runs of the same do.
     """
-    same = [o for o in others if all(o[key] == config[key] for key in NAMED[:3])]
+    network = [other for other in others if other["network"] == config["network"]]
+    method = [other for other in network if other["method"] == config["method"]]
     words = [config["method"]]
     for key in config:
         if key in NAMED + columns:
             continue
-        if any(o.get(key) != config[key] for o in (same if key in COLUMNS else others)):
+        if any(o.get(key) != config[key] for o in (method if key in COLUMNS else network)):
             words.append(f"{key} {setting(config[key])}")
     return ", ".join(words)
 

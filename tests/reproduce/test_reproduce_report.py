@@ -120,8 +120,10 @@ def test_shorter_runs_are_named(tmp_path):
 def test_settings_without_a_column_are_named_where_they_differ(tmp_path):
     write_run(tmp_path, batch=100)
     write_run(tmp_path, batch=50, error=5.0)
+    write_run(tmp_path, network="wideresnet28-10", batch=25)
     text = table_of(tmp_path)
     assert cells(text, "batch 50")[6] == "5.00" and cells(text, "batch 100")[6] == "3.00"
+    assert cells(text, "wide")[1] == "manifold-mixup"
 
 
 def test_sets_have_tables_of_their_own_in_order_of_methods(tmp_path):
