@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import Layout, find, listed
+from .files import Layout, find, listed, said
 from .kinds import BadData, Split
 
 PIXELS = 3 * 32 * 32
@@ -69,7 +69,9 @@ def pickled(content: bytes, label_key: str, classes: int, where: Path) -> Split:
         # Python 2 had no str of Unicode: its strings, the raw pixels among them, are bytes here.
         batch = ArraysOnly(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # damaged bytes can be any instruction, and fail in any way
-        raise BadData(f"{where} must be a pickled batch, but cannot be loaded: {error}") from None
+        raise BadData(
+            f"{where} must be a pickled batch, but cannot be loaded: {said(error)}"
+        ) from None
     data_key, labels_key = b"data", label_key.encode()
     if not isinstance(batch, dict) or data_key not in batch or labels_key not in batch:
         keys = listed(map(repr, batch)) if isinstance(batch, dict) else type(batch).__name__

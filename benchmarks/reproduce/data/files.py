@@ -1,5 +1,6 @@
 """Finds the files of a set in a folder, in its usual subfolder, or in its archive."""
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from .kinds import BadData
 
 MOST = 4  # names in a message
+READ = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(some[:MOST]) or "nothing") + more
 
 
+def said(error: Exception) -> str:
+    """An error's own words in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -35,7 +42,7 @@ def check_folder(folder: Path) -> None:
 
 def nothing_found(folder: Path, expected: Iterable[str]) -> BadData:
     return BadData(
-        f"{folder} must hold one of {', '.join(expected)}, "
+        f"{folder} must hold {' or '.join(expected)}, "
         f"but holds {listed(path.name for path in folder.iterdir())}"
     )
 
@@ -51,15 +58,18 @@ def from_tar(archive: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     """These files, in one pass: to go back in a compressed archive is to read it again."""
     found = {}
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = PurePosixPath(member.name).name
-                file = tar.extractfile(member) if name in names else None
-                if file is not None:
-                    found[name] = file.read()
+        with gzip.open(archive) as unpacked:
+            with tarfile.open(fileobj=unpacked, mode="r:") as tar:
+                for member in tar:
+                    name = PurePosixPath(member.name).name
+                    file = tar.extractfile(member) if name in names else None
+                    if file is not None:
+                        found[name] = file.read()
+            while unpacked.read(READ):  # to the end: there is the checksum, and tarfile stops early
+                pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise BadData(
-            f"{archive} must be a whole .tar.gz, but is truncated or damaged ({error})"
+            f"{archive} must be a whole .tar.gz, but is truncated or damaged ({said(error)})"
         ) from None
     if missing := set(names) - found.keys():
         raise BadData(f"{archive} must hold {listed(names)}, but lacks {listed(missing)}")
@@ -81,6 +91,6 @@ def find(folder: Path, layouts: tuple[Layout, ...]) -> tuple[Layout, Path, dict[
                 )
         if layout.archive and (archive := folder / layout.archive).is_file():
             return layout, archive, from_tar(archive, layout.files)
-    places = [f"{layout.subfolder}/" for layout in layouts]
+    places = [f"{layout.subfolder}/" for layout in layouts if layout.archive]
     archives = [layout.archive for layout in layouts if layout.archive]
-    raise incomplete or nothing_found(folder, places + archives)
+    raise incomplete or nothing_found(folder, places + archives or [" and ".join(layouts[0].files)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from .files import Layout, find
+from .files import Layout, find, said
 from .kinds import BadData, Split
 
 # The paper's code trains on `train` alone: its load_data.py never names `extra`.
@@ -20,7 +20,7 @@ def split(content: bytes, classes: int, where: Path) -> Split:
         found = loadmat(io.BytesIO(content), variable_names=("X", "y"))
     except Exception as error:  # damaged bytes fail in any way
         raise BadData(
-            f"{where} must be a whole MATLAB file, but cannot be loaded: {error}"
+            f"{where} must be a whole MATLAB file, but cannot be loaded: {said(error)}"
         ) from None
     if missing := {"X", "y"} - found.keys():
         raise BadData(f"{where} must have X and y, but lacks {' and '.join(sorted(missing))}")

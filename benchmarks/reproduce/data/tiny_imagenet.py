@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .files import check_folder, listed, nothing_found
+from .files import check_folder, listed, nothing_found, said
 from .kinds import BadData, Split
 from .tree import Folder, Zip
 
@@ -80,7 +80,9 @@ def decoded(content: bytes, where: Path) -> np.ndarray:
     except BadData:
         raise
     except Exception as error:  # damaged bytes fail in any way
-        raise BadData(f"{where} must be a whole JPEG image, but is damaged: {error}") from None
+        raise BadData(
+            f"{where} must be a whole JPEG image, but is damaged: {said(error)}"
+        ) from None
 
 
 def split(files: Folder | Zip, names: list[PurePosixPath], labels: list[int]) -> Split:

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from .files import read_bytes
+from .files import read_bytes, said
 from .kinds import BadData
 
 
@@ -35,7 +35,7 @@ class Zip:
             self.zip = zipfile.ZipFile(archive)
         except (zipfile.BadZipFile, OSError) as error:
             raise BadData(
-                f"{archive} must be a whole .zip, but is truncated or damaged ({error})"
+                f"{archive} must be a whole .zip, but is truncated or damaged ({said(error)})"
             ) from None
         names = (PurePosixPath(entry) for entry in self.zip.namelist() if not entry.endswith("/"))
         self.names = sorted(name.relative_to(top) for name in names if name.parts[0] == top)
@@ -49,4 +49,6 @@ class Zip:
         except KeyError:
             raise BadData(f"{self.root} must hold {name}, but lacks it") from None
         except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
-            raise BadData(f"{self.root / name} must be whole, but is damaged ({error})") from None
+            raise BadData(
+                f"{self.root / name} must be whole, but is damaged ({said(error)})"
+            ) from None
