@@ -14,7 +14,6 @@ from .settings import NETWORKS, RECIPES, Config, method_of
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(gcd(32, channels), channels),
-    "none": lambda channels: nn.Identity(),
 }
 
 

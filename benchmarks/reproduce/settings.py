@@ -30,7 +30,7 @@ class Network:
     depths: tuple[int, ...]  # blocks in each stage
     width: int  # channels of the first stage
     stem: int | None = None  # channels before it, if not the same
-    schedule: Schedule = Schedule(1200, (400, 800))  # paper
+    schedule: Schedule = Schedule(1200, (400, 800))  # paper, appendix C; code: 2,000 epochs
 
 
 NETWORKS = {
@@ -38,7 +38,8 @@ NETWORKS = {
     # part of He et al., Identity mappings in deep residual networks, ECCV 2016.
     "preactresnet18": Network((2, 2, 2, 2), 64),
     "preactresnet34": Network((3, 4, 6, 3), 64),
-    # Zagoruyko and Komodakis, Wide residual networks, BMVC 2016. Schedule: code, README.md.
+    # Zagoruyko and Komodakis, Wide residual networks, BMVC 2016. Schedule: code, README.md;
+    # its 400 epochs also in appendix C of the paper.
     "wideresnet28-10": Network((4, 4, 4), 160, 16, Schedule(400, (200, 300))),
 }
 
@@ -65,8 +66,7 @@ METHODS = {
     "dropout": Method(dropout=0.3),  # between the two convolutions, as in Wide residual networks
     "input-noise": Method(("",), noise=0.1),
     "hidden-noise": Method(("layer1", "layer2"), noise=0.1),
-    "group-norm": Method(norm="group"),  # in place of batch norm, which the networks have
-    "no-norm": Method(norm="none"),
+    "group-norm": Method(norm="group"),  # in place of batch norm, which all others have
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.options import BadOption
-from benchmarks.reproduce import ranks
+from benchmarks.reproduce import networks, plan, ranks
 from benchmarks.reproduce.data import BadData, read
 from benchmarks.reproduce.engine import Machine, Trainer
 from benchmarks.reproduce.ranks import Ranks, Stopped
@@ -98,10 +99,7 @@ def test_images_that_ranks_cannot_share_are_left_out(cifar10):
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused(cifar10, capsys, monkeypatch):
-    from benchmarks.reproduce import plan
-    from benchmarks.reproduce.arguments import AMP
-
-    arguments = type("A", (), {"batch": 16, "amp": AMP[0], "steps": None, "resume": False})
+    arguments = Namespace(batch=16, amp="none", steps=None, resume=False, device="cpu")
     plan.check(arguments, read("cifar10", cifar10), 2)
     with pytest.raises(BadOption, match="a multiple of the 3 processes, got 16"):
         plan.check(arguments, read("cifar10", cifar10), 3)
@@ -124,14 +122,15 @@ def torchrun(data, out, *words, failing="", step=1):
 
 
 @pytest.mark.deep
-def test_two_processes_train_as_one_does(cifar10, tmp_path):
+def test_two_processes_train_as_one_does(cifar10, tmp_path, monkeypatch):
     """Without batch norm, whose statistics are of a rank's own shard."""
-    words = ["--epochs", "2", "--method", "no-norm"]
+    monkeypatch.setitem(networks.NORMS, "group", lambda channels: torch.nn.Identity())  # narrow.py
+    words = ["--epochs", "2", "--method", "group-norm"]
     done = torchrun(cifar10, tmp_path / "two", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 processes") == 1 and done.stdout.count("epoch 2 of 2") == 1
     assert reproduce(cifar10, tmp_path / "one", *words) == 0
-    name = "cifar10-preactresnet18-no-norm-seed0"
+    name = "cifar10-preactresnet18-group-norm-seed0"
     one, two = (log_of(tmp_path / folder / name) for folder in ("one", "two"))
     for a, b in zip(one, two, strict=True):
         for key in a:

@@ -89,7 +89,10 @@ def test_data_of_another_set_or_none(cifar10, tmp_path, capsys):
     said = refused(capsys, tmp_path / "none", tmp_path / "runs")
     assert f"{tmp_path / 'none'} must be the folder of the data, but" in said
     said = refused(capsys, cifar10, tmp_path / "runs", dataset="cifar100")
-    assert f"{cifar10} must hold one of " in said and "but holds cifar-10-batches-py" in said
+    assert (
+        f"{cifar10} must hold cifar-100-python/ or " in said
+        and "but holds cifar-10-batches-py" in said
+    )
     assert not (tmp_path / "runs").exists()
 
 

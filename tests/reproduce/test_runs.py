@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 
-from benchmarks.reproduce import engine, runs
+from benchmarks import __main__ as cli
+from benchmarks.reproduce import engine, report, runs
 from benchmarks.reproduce.data import read
 from benchmarks.reproduce.folder import COLUMNS, RunFolder
 from benchmarks.reproduce.settings import METHODS
@@ -260,3 +261,22 @@ def test_the_last_smaller_batch_is_trained_too(cifar10, tmp_path):
     trainer = engine.Trainer(config(batch=25), machine.holding(read("cifar10", cifar10)), machine)
     counts = [sums[2].item() for sums in trainer.epoch(0)]
     assert counts == [25, 50, 64] and trainer.steps == 3
+
+
+@pytest.mark.deep
+def test_compiled_runs_one_after_another(cifar10, tmp_path):
+    """Hooks of the second run's network are traced anew. The compiled code rounds differently."""
+    words = ["--epochs", "1", "--batch", "32", "--method", "manifold-mixup,input-mixup"]
+    for folder, more in (("eager", []), ("compiled", ["--compile"])):
+        assert reproduce(cifar10, tmp_path / folder, *words, *more) == 0
+    for name in (NAME, NAME.replace("manifold", "input")):
+        eager, compiled = (log_of(tmp_path / part / name)[0] for part in ("eager", "compiled"))
+        first, second = (float(log["train_loss"]) for log in (eager, compiled))
+        assert first == pytest.approx(second, rel=1e-3)
+
+
+def test_the_report_is_of_the_folder_named(tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(report, "main", named.append)
+    assert cli.main(["reproduce", "report", str(tmp_path)]) == 0
+    assert named == [tmp_path]

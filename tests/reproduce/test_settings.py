@@ -73,7 +73,6 @@ def test_each_regularizer_changes_one_thing():
         "input-noise": {"layers", "noise"},
         "hidden-noise": {"layers", "noise"},
         "group-norm": {"norm"},
-        "no-norm": {"norm"},
     }
 
 
