@@ -4,12 +4,13 @@ import pickle
 import shutil
 
 import pytest
+import torch
+from PIL import Image
 
 from benchmarks.reproduce.data import read
 from tests.reproduce.reading import CIFAR, TINY, assert_near, assert_same
 from tests.support.image_files import (
     WNIDS,
-    jpeg,
     write_cifar10,
     write_cifar100,
     write_svhn,
