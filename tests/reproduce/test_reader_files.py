@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.reproduce.data import NAMES, read
-from benchmarks.reproduce.data.files import listed
+from benchmarks.reproduce.data.files import listed, said
 from tests.reproduce.reading import TINY, assert_near, cut, refused
 from tests.support import image_files
 from tests.support.image_files import (
@@ -83,6 +83,11 @@ def test_names_in_messages_are_few():
     assert listed([]) == "nothing"
 
 
+def test_the_words_of_another_error_are_one_line():
+    assert said(ValueError("not\n  this\nformat")) == "not this format"
+    assert said(EOFError()) == "EOFError"
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
 @pytest.mark.parametrize("binary", [False, True])
 def test_a_truncated_archive(tmp_path, binary, keep):
@@ -136,7 +141,7 @@ def rewritten(archive: Path, change) -> None:
 def test_a_zip_without_its_list_of_classes_and_one_with_folders_of_others(tmp_path):
     train, _ = write_tiny_imagenet(tmp_path, zipped=True)
     archive = tmp_path / f"{TINY}.zip"
-    rewritten(archive, lambda f: f.update({"__MACOSX/train/._x.JPEG": b"", f"{TINY}/train/": b""}))
+    rewritten(archive, lambda f: f.update({"__MACOSX/train/._x.JPEG": b"", f"{TINY}/": b""}))
     assert_near(read("tiny-imagenet", tmp_path).train, train)
     rewritten(archive, lambda files: files.pop(f"{TINY}/wnids.txt"))
     refused(

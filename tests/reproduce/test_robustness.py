@@ -8,6 +8,7 @@ from torch import nn
 
 import mmix_fast
 from benchmarks import perturb
+from benchmarks.paper import geometry
 from benchmarks.reproduce import robustness
 from benchmarks.reproduce.data import Split
 
@@ -165,6 +166,13 @@ def test_the_maps_move_a_pixel_as_they_say():
     assert whole.sum() == 16 and whole[0, 0, 0, 0] == 0  # black beyond the edge
     inner = perturb.warp(torch.ones(1, 1, 8, 8), torch.tensor([perturb.window(0.5)]))
     assert inner.sum() == 64
+
+
+def test_digits_of_the_small_claims_keep_their_background():
+    x = torch.full((1, 784), 2.0)
+    x[0, 0] = dark = -0.5
+    found = geometry.deform(x, perturb.window(2.0)).view(28, 28)
+    assert found[0, 0] == dark and found[13, 13] == 2.0 and (found == dark).sum() >= 784 - 14 * 14
 
 
 def test_fgsm_is_a_step_of_the_sign_of_the_gradient():

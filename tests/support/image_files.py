@@ -55,7 +55,7 @@ def write_files(folder: Path, name: str, archive: str | None, files: dict[str, b
             (folder / name / file).write_bytes(content)
         return
     with tarfile.open(folder / archive, "w:gz") as tar:
-        for file, content in files.items():
+        for file, content in reversed(files.items()):  # nor are the real ones in order
             member = tarfile.TarInfo(f"{name}/{file}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
