@@ -46,7 +46,7 @@ def train(arguments: Namespace) -> None:
                 trial(arguments.steps, runs, trainer)
             return
         done = ranks.together(lambda: plan.checkpoints(arguments, runs, device))
-        steps = -(-len(images.train.labels) // arguments.batch)
+        steps = -(-ranks.even(len(images.train.labels)) // arguments.batch)
         total = sum((config.epochs - done.get(config, 0)) * steps for config in runs)
         with Display(total, ranks.rank == 0) as display:
             display.say(describe(runs, images, machine))

@@ -81,18 +81,13 @@ class Trainer:
     @property
     def steps(self) -> int:
         """Of an epoch."""
-        return -(-self._usable // self.config.batch)
-
-    @property
-    def _usable(self) -> int:
-        """Images of an epoch. A last batch that the ranks cannot share evenly loses its rest: a
-        gradient is the mean over ranks, and all must make as many steps."""
-        count = len(self.images.train.labels)
-        return count - count % self.ranks.world
+        return -(-self.ranks.even(len(self.images.train.labels)) // self.config.batch)
 
     def _batches(self) -> tuple[Tensor, ...]:
         rows = torch.randperm(len(self.images.train.labels), generator=self.order)
-        return rows[: self._usable].split(self.config.batch)
+        # A last batch that the ranks cannot share evenly loses its rest: a gradient is the mean
+        # over ranks, and all must make as many steps.
+        return rows[: self.ranks.even(len(rows))].split(self.config.batch)
 
     def _seed(self, epoch: int) -> None:
         seed_of = self.config.seed_of

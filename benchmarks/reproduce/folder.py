@@ -41,7 +41,12 @@ class RunFolder:
         return self.path / "log.csv"
 
     def create(self, config: Config, state: dict) -> None:
-        self.path.mkdir(parents=True)
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise BadOption(
+                f"--out must be where folders can be made, but {self.path}: {error.strerror}"
+            ) from None
         write(self.path / "config.json", json.dumps(config.as_json(), indent=2) + "\n")
         write(self.log, ",".join(COLUMNS) + "\n")
         self.save(config, 0, state)

@@ -43,6 +43,10 @@ class Ranks:
             for value in values:
                 dist.broadcast(value, 0)
 
+    def even(self, count: int) -> int:
+        """The most samples of so many that the ranks can share evenly."""
+        return count - count % self.world
+
     def share(self, rows: Tensor) -> Tensor:
         """This rank's rows of a batch."""
         return rows[self.rank :: self.world]

@@ -11,9 +11,13 @@ from benchmarks.reproduce.settings import Config
 NARROW = ("--width", "2", "--batch", "16")
 
 
-def reproduce(data: Path, out: Path, *words: str, dataset: str = "cifar10") -> int:
+def command(data: Path, out: Path, *words: str, dataset: str = "cifar10") -> list[str]:
     where = ["--data", str(data), "--out", str(out)]
-    return cli.main(["reproduce", dataset, *where, *NARROW, *words])
+    return ["reproduce", dataset, *where, *NARROW, *words]
+
+
+def reproduce(data: Path, out: Path, *words: str, dataset: str = "cifar10") -> int:
+    return cli.main(command(data, out, *words, dataset=dataset))
 
 
 def log_of(folder: Path) -> list[dict[str, str]]:

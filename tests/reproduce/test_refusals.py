@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from benchmarks import __main__ as cli
 from benchmarks.reproduce import engine, ranks
-from tests.reproduce.running import reproduce
+from tests.reproduce.running import command, reproduce
+from tests.support import refusal
 
 NAME = "cifar10-preactresnet18-erm-seed0"
 
@@ -15,12 +15,7 @@ NAME = "cifar10-preactresnet18-erm-seed0"
 def refused(capsys, data, out, *words, dataset="cifar10"):
     """The one line that is said."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        reproduce(data, out, *words, dataset=dataset)
-    assert stop.value.code == 2
-    said, error = capsys.readouterr()
-    assert said == "" and error.count("\n") == 1, error
-    return error
+    return refusal.refused(capsys, *command(data, out, *words, dataset=dataset))
 
 
 @pytest.mark.parametrize(
@@ -79,10 +74,7 @@ def test_options(cifar10, tmp_path, capsys, words, said):
     ],
 )
 def test_commands(capsys, words, said):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(words)
-    assert stop.value.code == 2
-    assert said in capsys.readouterr().err
+    assert said in refusal.refused(capsys, *words)
 
 
 def test_data_of_another_set_or_none(cifar10, tmp_path, capsys):
@@ -129,6 +121,15 @@ def test_a_folder_that_exists(cifar10, copy, capsys):
     assert f"{copy / NAME} exists: give --resume to go on, or another --out" in said
     said = kept(capsys, cifar10, copy, "--epochs", "1", "--method", "cutmix,erm")
     assert f"{NAME} exists" in said  # before the first run trains
+
+
+def test_a_folder_that_cannot_be_made(cifar10, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        reproduce(cifar10, tmp_path / "file", *ERM)
+    assert stop.value.code == 2
+    said = f"--out must be where folders can be made, but {tmp_path / 'file' / NAME}: Not a dir"
+    assert said in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_configuration(cifar10, copy, capsys):
