@@ -61,6 +61,11 @@ def test_short_runs_need_no_estimate(clock, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_trial_gives_an_estimate_of_its_own(clock, capsys):
+    steps(Display(90, estimates=False), clock, 30)
+    assert capsys.readouterr().out == ""
+
+
 def test_other_ranks_say_nothing(clock, capsys):
     display = Display(90, shown=False)
     steps(display, clock, 30)

@@ -263,6 +263,20 @@ def test_the_last_smaller_batch_is_trained_too(cifar10, tmp_path):
     assert counts == [25, 50, 64] and trainer.steps == 3
 
 
+def test_each_trainer_is_closed(cifar10, tmp_path, monkeypatch):
+    """Else the next run's ManifoldMixup, and the end of its processes, would meet the last one."""
+    closed = []
+    monkeypatch.setattr(engine.Trainer, "close", lambda self: closed.append(self.config.method))
+    words = ["--epochs", "1", "--batch", "64", "--method", "cutmix,manifold-mixup"]
+    assert reproduce(cifar10, tmp_path, *words) == 0
+    assert reproduce(cifar10, tmp_path, "--steps", "1") == 0
+    assert closed == ["cutmix", "manifold-mixup", "manifold-mixup"]
+    stop_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(cifar10, tmp_path, *words, "--seeds", "1")
+    assert closed[3:] == ["cutmix"]
+
+
 @pytest.mark.deep
 def test_compiled_runs_one_after_another(cifar10, tmp_path):
     """Hooks of the second run's network are traced anew. The compiled code rounds differently."""
