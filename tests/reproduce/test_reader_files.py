@@ -53,6 +53,12 @@ def test_the_files_of_another_set(tmp_path):
     refused("cifar10", tmp_path, "but holds cifar-100-python$")
 
 
+def test_folders_with_the_names_of_the_files(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    refused("cifar100", tmp_path, "but holds test, train$")
+
+
 def test_an_incomplete_set_of_files(tmp_path):
     write_cifar10(tmp_path, 10)
     (tmp_path / "cifar-10-batches-py/data_batch_3").unlink()
