@@ -33,7 +33,7 @@ def refused(name: str, folder: Path, message: str) -> None:
     with pytest.raises(BadData) as error:
         read(name, folder)
     assert re.search(message, str(error.value)), str(error.value)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and str(error.value).count(" must ") == 1
 
 
 def cut(path: Path, keep: float) -> None:

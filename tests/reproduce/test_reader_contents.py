@@ -33,7 +33,7 @@ def batch_of(folder: Path, change) -> None:
     path.write_bytes(python2_pickle(change(batch)))
 
 
-SHAPE = r"must have a uint8 array of shape \(N, 3072\) as data, but has "
+SHAPE = r"must have an array of bytes of shape \(N, 3072\) as data, but has "
 WHOLE = "must have a list of whole numbers as labels, but has others$"
 BATCHES = {
     "no dict": (lambda b: [b["labels"]], "must have 'data' and 'labels', but has list$"),
@@ -44,10 +44,14 @@ BATCHES = {
     "no data": (lambda b: {"labels": b["labels"]}, "must have 'data' and 'labels', but has b'l"),
     "larger images": (
         lambda b: b | {"data": np.zeros((10, 3 * 64 * 64), np.uint8)},
-        SHAPE + r"uint8 of shape \(10, 12288\)$",
+        SHAPE + r"u1 of shape \(10, 12288\)$",
     ),
-    "one image": (lambda b: b | {"data": b["data"][0]}, SHAPE + r"uint8 of shape \(3072,\)$"),
-    "floats": (lambda b: b | {"data": b["data"] / 255}, SHAPE + r"float64 of shape \(10, 3072\)$"),
+    "one image": (lambda b: b | {"data": b["data"][0]}, SHAPE + r"u1 of shape \(3072,\)$"),
+    "floats": (lambda b: b | {"data": b["data"] / 255}, SHAPE + r"f8 of shape \(10, 3072\)$"),
+    "objects": (
+        lambda b: b | {"data": np.array([[None]])},
+        SHAPE + r"O8 of shape \(1, 1\)$",
+    ),
     "data in a list": (lambda b: b | {"data": [1, 2]}, SHAPE + "none$"),
     "labels in an array": (lambda b: b | {"labels": np.arange(10)}, WHOLE),
     "labels of text": (lambda b: b | {"labels": ["cat"] * 10}, WHOLE),
@@ -72,6 +76,22 @@ def test_a_batch_of_something_else(tmp_path, case):
     change, message = BATCHES[case]
     batch_of(tmp_path, change)
     refused("cifar10", tmp_path, "cifar-10-batches-py/test_batch .*" + message)
+
+
+class NoContent:
+    """Pickled, it is an array whose content never comes."""
+
+    def __reduce__(self):
+        return np.ndarray, ()
+
+
+def test_an_array_without_content_and_one_with_too_little(tmp_path):
+    batch_of(tmp_path, lambda b: b | {"data": NoContent()})
+    refused("cifar10", tmp_path, SHAPE + "an empty array$")
+    path = tmp_path / "cifar-10-batches-py/test_batch"
+    content = python2_pickle({"data": np.zeros((10, 3072), np.uint8), "labels": [0] * 10})
+    path.write_bytes(content.replace(b"M\x00\x0c", b"M\x01\x0c", 1))  # 3073 pixels in its shape
+    refused("cifar10", tmp_path, "test_batch .* cannot be loaded: cannot reshape array of size")
 
 
 class Harm:

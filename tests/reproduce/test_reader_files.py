@@ -53,6 +53,12 @@ def test_the_files_of_another_set(tmp_path):
     refused("cifar10", tmp_path, "but holds cifar-100-python$")
 
 
+def test_folders_with_the_names_of_the_files(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    refused("cifar100", tmp_path, "but holds test, train$")
+
+
 def test_an_incomplete_set_of_files(tmp_path):
     write_cifar10(tmp_path, 10)
     (tmp_path / "cifar-10-batches-py/data_batch_3").unlink()
@@ -141,7 +147,8 @@ def rewritten(archive: Path, change) -> None:
 def test_a_zip_without_its_list_of_classes_and_one_with_folders_of_others(tmp_path):
     train, _ = write_tiny_imagenet(tmp_path, zipped=True)
     archive = tmp_path / f"{TINY}.zip"
-    rewritten(archive, lambda f: f.update({"__MACOSX/train/._x.JPEG": b"", f"{TINY}/": b""}))
+    odd = ("__MACOSX/train/._x.JPEG", f"{TINY}/", TINY, ".")
+    rewritten(archive, lambda files: files.update(dict.fromkeys(odd, b"")))
     assert_near(read("tiny-imagenet", tmp_path).train, train)
     rewritten(archive, lambda files: files.pop(f"{TINY}/wnids.txt"))
     refused(
@@ -155,3 +162,21 @@ def test_a_damaged_byte_in_a_zip(tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content.replace(jpeg(64, image_files.color(0))[-20:], bytes(20), 1))
     refused("tiny-imagenet", tmp_path, "n01000000_0.JPEG must be whole, but is damaged .*CRC")
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (6, "200.zip must be a whole .zip, but is truncated or damaged .zip file version"),
+        (10, "wnids.txt must be whole, but is damaged .That compression method is not supported"),
+    ],
+    ids=["version", "method"],
+)
+def test_a_damaged_entry_of_a_zip(tmp_path, offset, message):
+    """In the directory of the archive, of its first file."""
+    write_tiny_imagenet(tmp_path, zipped=True)
+    archive = tmp_path / f"{TINY}.zip"
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = 99
+    archive.write_bytes(content)
+    refused("tiny-imagenet", tmp_path, message)

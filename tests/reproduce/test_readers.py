@@ -3,6 +3,7 @@
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -107,9 +108,11 @@ def test_a_whole_archive_serves_where_the_folder_is_incomplete(tmp_path):
     assert_same(read("cifar10", tmp_path).train, train)
 
 
-def test_a_batch_pickled_by_python_3(tmp_path):
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_batch_pickled_by_python_3(tmp_path, order):
     train, _ = write_cifar100(tmp_path, 8)
     path = tmp_path / "cifar-100-python/train"
     batch = pickle.loads(path.read_bytes(), encoding="bytes")
+    batch[b"data"] = np.array(batch[b"data"], order=order)
     path.write_bytes(pickle.dumps(batch, protocol=4))
     assert_same(read("cifar100", tmp_path).train, train)

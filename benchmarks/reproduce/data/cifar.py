@@ -45,12 +45,43 @@ KINDS = {
         ("cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
     ),
 }
-# What a pickled NumPy array asks for: `_reconstruct`, as old and as new NumPy name its module.
+
+
+class Dtype:
+    """Stands for numpy.dtype in a pickle."""
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        self.code = code.decode() if isinstance(code, bytes) else code
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and the like, which a byte does not have."""
+
+
+class Array:
+    """Stands for numpy.ndarray in a pickle. NumPy's own takes a state that a file has made up, and
+    with it may read memory that is not its own."""
+
+    pixels: np.ndarray | None = None
+    what = "an empty array"
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, content = state
+        self.what = f"{dtype.code} of shape {shape}"
+        if dtype.code == "u1":
+            order = "F" if fortran else "C"
+            self.pixels = np.frombuffer(content, np.uint8).reshape(shape, order=order)
+
+
+def reconstruct(*_: object) -> Array:
+    return Array()
+
+
+# What a pickled array asks for; NumPy 2 has renamed a module.
 ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): reconstruct,
 }
 
 
@@ -77,14 +108,15 @@ def pickled(content: bytes, label_key: str, classes: int, where: Path) -> Split:
         keys = listed(map(repr, batch)) if isinstance(batch, dict) else type(batch).__name__
         raise BadData(f"{where} must have 'data' and '{label_key}', but has {keys}")
     data, labels = batch[data_key], batch[labels_key]
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (PIXELS,):
-        shape = f"{data.dtype} of shape {data.shape}" if isinstance(data, np.ndarray) else "none"
+    pixels = data.pixels if isinstance(data, Array) else None
+    if pixels is None or pixels.shape[1:] != (PIXELS,):
+        what = data.what if isinstance(data, Array) else "none"
         raise BadData(
-            f"{where} must have a uint8 array of shape (N, {PIXELS}) as data, but has {shape}"
+            f"{where} must have an array of bytes of shape (N, {PIXELS}) as data, but has {what}"
         )
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
         raise BadData(f"{where} must have a list of whole numbers as {label_key}, but has others")
-    return Split.checked(data.reshape(-1, 3, 32, 32), np.array(labels), classes, where)
+    return Split.checked(pixels.reshape(-1, 3, 32, 32), np.array(labels), classes, where)
 
 
 def binary(content: bytes, label_bytes: int, classes: int, where: Path) -> Split:

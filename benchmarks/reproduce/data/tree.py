@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from .files import read_bytes, said
@@ -33,22 +32,22 @@ class Zip:
         self.root = archive / top
         try:
             self.zip = zipfile.ZipFile(archive)
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # damaged bytes fail in any way
             raise BadData(
                 f"{archive} must be a whole .zip, but is truncated or damaged ({said(error)})"
             ) from None
         names = (PurePosixPath(entry) for entry in self.zip.namelist() if not entry.endswith("/"))
-        self.names = sorted(name.relative_to(top) for name in names if name.parts[0] == top)
+        self.names = sorted(name.relative_to(top) for name in names if name.parts[:1] == (top,))
 
     def below(self, folder: str) -> list[PurePosixPath]:
-        return [name for name in self.names if name.parts[0] == folder]
+        return [name for name in self.names if name.parts[:1] == (folder,)]
 
     def read(self, name: PurePosixPath) -> bytes:
         try:
             return self.zip.read(str(PurePosixPath(self.root.name) / name))
         except KeyError:
             raise BadData(f"{self.root} must hold {name}, but lacks it") from None
-        except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+        except Exception as error:
             raise BadData(
                 f"{self.root / name} must be whole, but is damaged ({said(error)})"
             ) from None
