@@ -37,7 +37,7 @@ class Display:
         self.console = Console(quiet=not shown, soft_wrap=True)
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=8),  # all four must fit a terminal of 80 columns
             TextColumn("{task.fields[numbers]}"),
             TextColumn("{task.fields[left]}"),
         )
@@ -79,7 +79,7 @@ class Display:
             return
         self.looked = now
         loss, right, count = sums.tolist()
-        numbers = f"loss {loss / count:.3f}, accuracy {100 * right / count:.1f} %"
+        numbers = f"loss {loss / count:.3f} accuracy {100 * right / count:.1f} %"
         self.progress.update(
             self.task,
             description=title,

@@ -72,9 +72,10 @@ class Run:
     def train(self, trainer: Trainer, done: int, display: Display) -> None:
         for epoch in range(done, self.config.epochs):
             start = time.perf_counter()
-            title = f"{self.config.name}, epoch {epoch + 1} of {self.config.epochs}"
+            config = self.config
+            short = f"{config.method}-seed{config.seed} {epoch + 1}/{config.epochs}"
             for sums in trainer.epoch(epoch):
-                display.step(sums, title)
+                display.step(sums, short)
             loss, accuracy = trainer.means(sums, epoch)
             row = {
                 "epoch": epoch + 1,
@@ -85,7 +86,7 @@ class Run:
                 "seconds": round(time.perf_counter() - start, 3),
             }
             self.machine.ranks.first(lambda row=row, epoch=epoch: self._keep(row, epoch, trainer))
-            display.epoch(row, title)
+            display.epoch(row, f"{config.name}, epoch {epoch + 1} of {config.epochs}")
 
     def _keep(self, row: dict, epoch: int, trainer: Trainer) -> None:
         self.folder.append(row)
