@@ -12,6 +12,7 @@ from . import options, paper
 from .commands import COMMANDS, MEASURING
 from .datafile import BadFile
 from .problem import THREADS
+from .reproduce import arguments as reproduce
 from .verify import WrongResult
 
 
@@ -46,13 +47,16 @@ def parser() -> Parser:
             parts = ", ".join(paper.PARTS)
             sub.add_argument("part", nargs="*", type=paper.part, help=f"{parts}; default: all")
             sub.add_argument("--full", action="store_true", help="more seeds")
+        if name == "reproduce":
+            reproduce.add_options(sub)
     return top
 
 
 def main(words: list[str] | None = None) -> int:
     top = parser()
     arguments = top.parse_args(words)
-    torch.set_num_threads(THREADS)
+    if arguments.command != "reproduce":  # it measures nothing: torch's own choice, or torchrun's
+        torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     try:
         return COMMANDS[arguments.command].run(arguments) or 0

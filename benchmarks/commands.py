@@ -32,6 +32,7 @@ from .problems import (
     step,
     timm_loop,
 )
+from .reproduce.arguments import HELP
 from .runner import FULL, QUICK, Effort, run
 
 LOSSES = losses.CASES + binary_cross_entropy.CASES + timm_loop.CASES
@@ -104,6 +105,12 @@ def measuring_command(name: str) -> Callable[[Namespace], None]:
     return lambda arguments: measure(name, checked(name, arguments))
 
 
+def reproduce(arguments: Namespace) -> int:
+    from .reproduce import command  # here: it takes a moment, and no other command needs it
+
+    return command.main(arguments)
+
+
 def machine_code() -> None:
     from tests.machine_code import table  # here: no other command needs the tests
 
@@ -131,6 +138,7 @@ COMMANDS = {
     "check": Command("what got slower since the stored run", lambda a: check.main(a.update)),
     "sass": Command("machine code of the GPU kernels (no GPU needed)", lambda _: machine_code()),
     "paper": Command("the paper's claims, then the report", measure_claims),
+    "reproduce": Command(HELP, reproduce),
     "training": Command("a small CNN on MNIST digits, 3 seeds", lambda _: training.main()),
     "demo": Command("backends, speed, training and two pictures", lambda _: demo.main()),
 }

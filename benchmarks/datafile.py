@@ -122,6 +122,8 @@ def write(path: Path, content: str | bytes) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())  # else, after a power cut, the new name may hold nothing
     os.chmod(name, 0o644)  # mkstemp lets only the owner read
     os.replace(name, path)
 

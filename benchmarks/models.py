@@ -41,39 +41,46 @@ class MLP(nn.Sequential):
 class PreActBlock(nn.Module):
     """Two BN-ReLU-conv layers and a skip (He et al., Identity mappings, ECCV 2016)."""
 
-    def __init__(self, inner, outer, stride):
+    def __init__(self, inner, outer, stride, norm=nn.BatchNorm2d, dropout=0.0):
         super().__init__()
-        self.bn1, self.bn2 = nn.BatchNorm2d(inner), nn.BatchNorm2d(outer)
+        self.bn1, self.bn2 = norm(inner), norm(outer)
         self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
         self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
         self.shortcut = None
         if stride != 1 or inner != outer:
             self.shortcut = nn.Conv2d(inner, outer, 1, stride, bias=False)
+        self.dropout = dropout
 
     def forward(self, x):
         out = F.relu(self.bn1(x))
         skip = x if self.shortcut is None else self.shortcut(out)
-        return self.conv2(F.relu(self.bn2(self.conv1(out)))) + skip
+        out = F.relu(self.bn2(self.conv1(out)))
+        if self.dropout:
+            out = F.dropout(out, self.dropout, self.training)
+        return self.conv2(out) + skip
 
 
-class PreActResNet18(nn.Module):
-    """The paper's network for CIFAR, 11.2 million parameters at width 64."""
+class PreActResNet(nn.Module):
+    """Stages of blocks, one for each of `depths`, each twice as wide as the one before.
+
+    `stride` is that of the first convolution, which has `stem` channels (default: `width`).
+    """
 
     layers = ("", "layer1", "layer2")
 
-    def __init__(self, width=64, classes=10):
+    def __init__(self, depths, width, classes, stem=None, stride=1, **options):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        inner = width
-        for stage in range(4):
+        inner = stem or width
+        self.conv1 = nn.Conv2d(3, inner, 3, stride, 1, bias=False)
+        self.stages = tuple(f"layer{number}" for number in range(1, len(depths) + 1))
+        for stage, (name, depth) in enumerate(zip(self.stages, depths, strict=True)):
             outer = width << stage
-            blocks = [
-                PreActBlock(inner, outer, 1 if stage == 0 else 2),
-                PreActBlock(outer, outer, 1),
-            ]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            blocks = [PreActBlock(inner, outer, 1 if stage == 0 else 2, **options)]
+            blocks += [PreActBlock(outer, outer, 1, **options) for _ in range(depth - 1)]
+            self.add_module(name, nn.Sequential(*blocks))
             inner = outer
-        self.bn, self.linear = nn.BatchNorm2d(inner), nn.Linear(inner, classes)
+        self.bn = options.get("norm", nn.BatchNorm2d)(inner)
+        self.linear = nn.Linear(inner, classes)
 
     def forward(self, x):
         return self.by_hand(x, None, None)
@@ -82,12 +89,19 @@ class PreActResNet18(nn.Module):
         if layer == "":
             x = naive(x, mix)
         x = self.conv1(x)
-        for name in ("layer1", "layer2", "layer3", "layer4"):
+        for name in self.stages:
             x = getattr(self, name)(x)
             if layer == name:
                 x = naive(x, mix)
         x = F.relu(self.bn(x))
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class PreActResNet18(PreActResNet):
+    """The paper's network for CIFAR, 11.2 million parameters at width 64."""
+
+    def __init__(self, width=64, classes=10):
+        super().__init__((2, 2, 2, 2), width, classes)
 
 
 class EncoderBlock(nn.Module):

@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..datafile import save_rows
+from ..perturb import Matrix, fgsm, rotation, shear, warp, window
 from .train import (
     ERM,
     INPUT,
@@ -53,38 +53,28 @@ def flattening(seeds: int) -> None:
     save_rows("paper_flattening", rows)
 
 
-def deform(x: Tensor, matrix: list[list[float]]) -> Tensor:
+def deform(x: Tensor, matrix: Matrix) -> Tensor:
     """Images under an affine map of their coordinates, filled with black at the edges."""
-    images = x.reshape(-1, 1, SIDE, SIDE)
-    theta = torch.tensor(matrix).expand(len(x), 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     dark = x.min()
-    return (F.grid_sample(images - dark, grid, align_corners=False) + dark).flatten(1)
-
-
-def rotation(degrees: float) -> list[list[float]]:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return [[c, -s, 0.0], [s, c, 0.0]]
+    images = (x - dark).reshape(-1, 1, SIDE, SIDE)
+    matrices = torch.tensor(matrix).expand(len(x), 2, 3)
+    return (warp(images, matrices) + dark).flatten(1)
 
 
 DEFORMATIONS = {
     "rotation 20": rotation(20),
     "rotation 40": rotation(40),
-    "shear 28": [[1.0, math.tan(math.radians(28.6)), 0.0], [0.0, 1.0, 0.0]],
-    "shear 57": [[1.0, math.tan(math.radians(57.3)), 0.0], [0.0, 1.0, 0.0]],
-    "zoom 60 %": [[1 / 0.6, 0.0, 0.0], [0.0, 1 / 0.6, 0.0]],
-    "zoom 80 %": [[1 / 0.8, 0.0, 0.0], [0.0, 1 / 0.8, 0.0]],
-    "zoom 120 %": [[1 / 1.2, 0.0, 0.0], [0.0, 1 / 1.2, 0.0]],
-    "zoom 140 %": [[1 / 1.4, 0.0, 0.0], [0.0, 1 / 1.4, 0.0]],
+    "shear 28": shear(28.6),
+    "shear 57": shear(57.3),
+    "zoom 60 %": window(1 / 0.6),
+    "zoom 80 %": window(1 / 0.8),
+    "zoom 120 %": window(1 / 1.2),
+    "zoom 140 %": window(1 / 1.4),
 }
 FGSM = (0.05, 0.1, 0.2)  # in units of the pixel range 0..1
 
 
-def fgsm(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
-    x = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), x)
-    step = epsilon / 0.31  # pixels are (p - 0.13) / 0.31
-    return (x + step * gradient.sign()).detach().clamp(-0.13 / 0.31, 0.87 / 0.31)
+DARK, BRIGHT, UNIT = -0.13 / 0.31, 0.87 / 0.31, 0.31  # pixels are (p - 0.13) / 0.31, p in 0..1
 
 
 def robustness(seeds: int) -> None:
@@ -96,7 +86,10 @@ def robustness(seeds: int) -> None:
             model = fit(dataset, method, best_rate("mnist", method), seed)
             inputs = {"clean": dataset.test_x}
             inputs |= {name: deform(dataset.test_x, m) for name, m in DEFORMATIONS.items()}
-            inputs |= {f"FGSM {e}": fgsm(model, dataset.test_x, dataset.test_y, e) for e in FGSM}
+            inputs |= {
+                f"FGSM {e}": fgsm(model, dataset.test_x, dataset.test_y, e / UNIT, DARK, BRIGHT)
+                for e in FGSM
+            }
             runs.append({k: test(model, x, dataset.test_y)["error"] for k, x in inputs.items()})
         rows.append({"method": method.name, "runs": runs})
         for key in runs[0]:

@@ -18,18 +18,9 @@ from benchmarks.clock import Clock
 from benchmarks.problem import OURS, Implementation
 from benchmarks.problems import step
 from tests.support.measuring import problem
+from tests.support.refusal import refused
 
 ROOT = Path(__file__).parents[2]
-
-
-def refused(capsys, *words):
-    """The one-line message with which the command line is refused."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(words))
-    assert stop.value.code == 2
-    out, said = capsys.readouterr()
-    assert out == "" and said.count("\n") == 1, said
-    return said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The paper's own experiments at its own scale: `python -m benchmarks reproduce`."""
