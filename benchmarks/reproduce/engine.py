@@ -57,7 +57,7 @@ class Trainer:
         self.config, self.images, self.machine = config, images, machine
         self.ranks, device = machine.ranks, machine.device
         self.recipe = RECIPES[config.dataset]
-        method = method_of(config.dataset, config.method)
+        method = method_of(config.dataset, config.network, config.method)
         torch.manual_seed(config.seed_of("weights"))
         self.network = build(config, images.classes).to(device, memory_format=machine.layout)
         prepare(self.network, config, method)

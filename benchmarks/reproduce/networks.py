@@ -18,7 +18,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def build(config: Config, classes: int) -> PreActResNet:
-    network, method = NETWORKS[config.network], method_of(config.dataset, config.method)
+    network = NETWORKS[config.network]
+    method = method_of(config.dataset, config.network, config.method)
     return PreActResNet(
         network.depths,
         config.width,

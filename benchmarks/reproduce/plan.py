@@ -33,7 +33,7 @@ def configs(arguments: Namespace, images: ImageSet) -> list[Config]:
 
 
 def config_of(arguments: Namespace, images: ImageSet, name: str, seed: int) -> Config:
-    method = method_of(arguments.what, name)
+    method = method_of(arguments.what, arguments.network, name)
     return Config(
         dataset=arguments.what,
         network=arguments.network,

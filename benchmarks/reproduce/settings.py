@@ -7,7 +7,7 @@ and README.md. "Paper" is Verma et al., Manifold Mixup, ICML 2019 (arXiv 1806.05
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 # Code: defaults of main.py. Nesterov's momentum is set there too, the paper does not name it.
 BATCH, RATE, MOMENTUM, WEIGHT_DECAY = 100, 0.1, 0.9, 1e-4
@@ -30,6 +30,7 @@ class Network:
     depths: tuple[int, ...]  # blocks in each stage
     width: int  # channels of the first stage
     stem: int | None = None  # channels before it, if not the same
+    mixed: tuple[str, ...] | None = None  # by Manifold Mixup, if not those of METHODS
     schedule: Schedule = Schedule(1200, (400, 800))  # paper, appendix C; code: 2,000 epochs
 
 
@@ -39,8 +40,8 @@ NETWORKS = {
     "preactresnet18": Network((2, 2, 2, 2), 64),
     "preactresnet34": Network((3, 4, 6, 3), 64),
     # Zagoruyko and Komodakis, Wide residual networks, BMVC 2016. Schedule: code, README.md;
-    # its 400 epochs also in appendix C of the paper.
-    "wideresnet28-10": Network((4, 4, 4), 160, 16, Schedule(400, (200, 300))),
+    # its 400 epochs and its layers also in appendix C of the paper.
+    "wideresnet28-10": Network((4, 4, 4), 160, 16, ("", "layer1"), Schedule(400, (200, 300))),
 }
 
 
@@ -59,7 +60,7 @@ class Method:
 METHODS = {
     "erm": Method(),
     "input-mixup": Method(("",), 1.0),  # code: README.md
-    # Code: README.md; preresnet.py and wide_resnet.py mix the input or the first or second stage.
+    # Paper, appendix C, for its PreActResNets; alpha: code, README.md.
     "manifold-mixup": Method(("", "layer1", "layer2"), 2.0),
     "cutmix": Method(alpha=1.0),  # Yun et al., CutMix, ICCV 2019, section 4
     "weight-decay": Method(weight_decay=5e-4),  # that of Wide residual networks
@@ -92,14 +93,16 @@ RECIPES = {
         schedule=Schedule(2000, (1000, 1500)),  # code: README.md
         methods={
             "input-mixup": Method(("",), 0.2),  # code: README.md
-            "manifold-mixup": Method(("", "layer1"), 0.2),  # paper; code: also the second stage
+            "manifold-mixup": Method(("", "layer1", "layer2"), 0.2),  # layers: as in METHODS
         },
     ),
 }
 
 
-def method_of(dataset: str, name: str) -> Method:
-    return RECIPES[dataset].methods.get(name, METHODS[name])
+def method_of(dataset: str, network: str, name: str) -> Method:
+    method = RECIPES[dataset].methods.get(name, METHODS[name])
+    mixed = NETWORKS[network].mixed
+    return replace(method, layers=mixed) if mixed and name == "manifold-mixup" else method
 
 
 def schedule_of(dataset: str, network: str) -> Schedule:

@@ -52,10 +52,10 @@ class ManifoldMixup:
     Outputs and states of torch's recurrent, attention and transformer layers are mixed along their
     own batch dimension (``batch_first``); all other outputs along ``dim``.
 
-    Recipes (Verma et al., section 5 and appendix): CIFAR, PreActResNet: ``alpha=2.0``; layers: the
-    input and the ends of the first two stages; trained 2 to 10 times longer than without mixing.
-    Tiny-ImageNet: ``alpha=0.2``; the input and the end of the first stage. Small data: ``alpha`` 1
-    to 2. ``layers=[""]`` with ``alpha`` 0.2 to 1 is Input Mixup.
+    Recipes (Verma et al., section 5 and appendix C): PreActResNet: the input and the ends of the
+    first two stages; WideResNet: the input and the end of the first; ``alpha=2.0`` for CIFAR and
+    SVHN, 0.2 for Tiny-ImageNet; trained 2 to 10 times longer than without mixing. Small data:
+    ``alpha`` 1 to 2. ``layers=[""]`` with ``alpha`` 0.2 to 1 is Input Mixup.
 
     Raises:
         TypeError: a wrong type. At a forward: "" with integer inputs.

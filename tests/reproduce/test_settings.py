@@ -44,17 +44,21 @@ def test_epochs_of_the_schedules():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "name", "layers", "alpha"),
+    ("dataset", "network", "name", "layers", "alpha"),
     [
-        ("cifar10", "manifold-mixup", ("", "layer1", "layer2"), 2.0),
-        ("svhn", "input-mixup", ("",), 1.0),
-        ("tiny-imagenet", "manifold-mixup", ("", "layer1"), 0.2),
-        ("tiny-imagenet", "input-mixup", ("",), 0.2),
-        ("tiny-imagenet", "cutmix", (), 1.0),
+        ("cifar10", "preactresnet34", "manifold-mixup", ("", "layer1", "layer2"), 2.0),
+        ("cifar10", "wideresnet28-10", "manifold-mixup", ("", "layer1"), 2.0),
+        ("cifar10", "wideresnet28-10", "input-mixup", ("",), 1.0),
+        ("cifar10", "wideresnet28-10", "hidden-noise", ("layer1", "layer2"), None),
+        ("svhn", "preactresnet18", "input-mixup", ("",), 1.0),
+        ("tiny-imagenet", "preactresnet18", "manifold-mixup", ("", "layer1", "layer2"), 0.2),
+        ("tiny-imagenet", "wideresnet28-10", "manifold-mixup", ("", "layer1"), 0.2),
+        ("tiny-imagenet", "preactresnet18", "input-mixup", ("",), 0.2),
+        ("tiny-imagenet", "preactresnet18", "cutmix", (), 1.0),
     ],
 )
-def test_layers_and_alphas(dataset, name, layers, alpha):
-    method = method_of(dataset, name)
+def test_layers_and_alphas(dataset, network, name, layers, alpha):
+    method = method_of(dataset, network, name)
     assert (method.layers, method.alpha) == (layers, alpha)
 
 
