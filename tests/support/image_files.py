@@ -79,10 +79,15 @@ def batch(split: Split, labels: str) -> dict:
 
 
 def write_cifar10(
-    folder: Path, count: int, *, binary: bool = False, archive: bool = False
+    folder: Path,
+    count: int,
+    test_count: int | None = None,
+    *,
+    binary: bool = False,
+    archive: bool = False,
 ) -> tuple[Split, Split]:
-    """`count` training images in five batches, and half as many for the test."""
-    train, test = random_split(count, 10, 0), random_split(count // 2, 10, 1)
+    """`count` training images in five batches; default for the test: half as many."""
+    train, test = random_split(count, 10, 0), random_split(test_count or count // 2, 10, 1)
     parts = zip(train.images.tensor_split(5), train.labels.tensor_split(5), strict=True)
     splits = {f"data_batch_{k}": Split(*part) for k, part in enumerate(parts, 1)}
     splits["test_batch"] = test
