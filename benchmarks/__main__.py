@@ -8,12 +8,23 @@ from pathlib import Path
 
 import torch
 
-from . import options, paper
-from .commands import COMMANDS, MEASURING
-from .datafile import BadFile
-from .problem import THREADS
-from .reproduce import arguments as reproduce
-from .verify import WrongResult
+PROGRAM = "python -m benchmarks"
+try:
+    from . import options, paper
+    from .commands import COMMANDS, MEASURING
+    from .datafile import BadFile
+    from .problem import THREADS
+    from .reproduce import arguments as reproduce
+    from .verify import WrongResult
+except ModuleNotFoundError as error:  # an installation without the tools of the dev extra
+    if not error.name or error.name.startswith(("benchmarks", "mmix_fast", "torch")):
+        raise
+    print(
+        f"{PROGRAM} needs {error.name} and other tools, which are not installed: in a clone, "
+        'pip install -e ".[dev]" --no-build-isolation',
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +46,7 @@ def add_options(sub: argparse.ArgumentParser, name: str) -> None:
 
 
 def parser() -> Parser:
-    top = Parser(prog="python -m benchmarks", description="measure mmix_fast")
+    top = Parser(prog=PROGRAM, description="measure mmix_fast")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help)

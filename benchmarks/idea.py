@@ -8,7 +8,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from .plots import decision, png
 
-METHODS = ("ERM", "Input Mixup", "Manifold Mixup")  # whose decisions are shown
+# Whose decisions are shown, and how they are called.
+METHODS = {"ERM": "without mixup", "Input Mixup": "Input Mixup", "Manifold Mixup": "Manifold Mixup"}
 SAMPLES = ("C0", "C1", "C2", "C4")  # a colour for each sample of the batch
 PERM = (2, 0, 3, 1)
 LAM = 0.7
@@ -97,6 +98,7 @@ def picture(methods: list[dict]) -> bytes:
     shown = [row for row in methods if row["method"] in METHODS]
     for one, row in zip(axes[1:], shown, strict=False):
         decision(one, row, methods[0]["points"], methods[0]["labels"])
+        one.set_title(METHODS[row["method"]], fontsize=9)
         share = f"{100 * row['low_confidence']:.0f} % of the plane"
         one.set_xlabel(f"{share}\nbelow 90 % confidence", fontsize=8)
     return png(figure)

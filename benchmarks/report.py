@@ -14,6 +14,7 @@ from . import datafile, front_page, idea, plots, tables
 from .gpu import report as gpu_report
 from .paper import report as paper
 from .problems import linear
+from .reproduce import published
 from .rows import Row, rows
 
 ROOT = Path(__file__).parents[1]
@@ -177,7 +178,10 @@ def texts(root: Path, data: Data) -> dict[str, str]:
     performance = performance_blocks(data.measured)
     performance |= {"training": training(data.trained), "gpu": gpu_block(data.gpus)}
     blocks = {
-        README: {"performance": front_page.table(data.lines())},
+        README: {
+            "paper": front_page.paper(published.read()),
+            "performance": front_page.table(data.lines()),
+        },
         PERFORMANCE_PAGE: performance,
     }
     found = {

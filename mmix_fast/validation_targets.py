@@ -31,7 +31,10 @@ def as_target(name: str, target: Any) -> Tensor:
             return target
         if target.dtype in INTEGERS:
             return target.to(torch.int64)
-    raise TypeError(f"{name} must be integer labels or floating, got {describe(target)}")
+    hint = ""
+    if isinstance(target, Tensor) and target.dtype == torch.bool:
+        hint = "; multi-hot targets are for the binary cross-entropy"
+    raise TypeError(f"{name} must be integer labels or floating, got {describe(target)}{hint}")
 
 
 def check_targets(

@@ -27,6 +27,7 @@ THREADS_AND_GRAPHS = (
     "two threads ran the model at once, and its compiled layers cannot tell their draws apart; run "
     "compiled models with ManifoldMixup in one thread at a time"
 )
+_SKIPPED = "model.forward(x) was called, which skips hooks (call model(x))"
 _OTHER_GRAPH = (
     "a graph that torch.compile made for another model of the same class, before this one was "
     "given to ManifoldMixup, is used for both and calls no hooks: call torch.compiler.reset() "
@@ -44,8 +45,8 @@ def second(first: Any) -> str:
 
 def unknown_logits(logits: Tensor, forwards: int) -> str:
     if not forwards:
-        reason = f" ({_OTHER_GRAPH})" if _something_compiled() else ""
-        return f"loss and accuracy in training need a forward of the model first{reason}"
+        reason = _OTHER_GRAPH if _something_compiled() else _SKIPPED
+        return f"loss and accuracy in training need a forward of the model first ({reason})"
     if logits.grad_fn is None:
         return (
             "cannot tell which forward made these logits: they have no autograd graph and are not "
@@ -53,7 +54,7 @@ def unknown_logits(logits: Tensor, forwards: int) -> str:
             "mixup.mix.accuracy right after the forward"
         )
     causes = [
-        "model.forward(x) was called, which skips hooks (call model(x))",
+        _SKIPPED,
         "another model made them",
         "a later compiled forward ran before loss",
         "they came out of a compiled step that holds loss itself (call accuracy there too)",

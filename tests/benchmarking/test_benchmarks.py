@@ -50,6 +50,16 @@ def test_bad_input_is_one_sentence_and_code_2(capsys, words, said):
     assert said in refused(capsys, *words)
 
 
+def test_what_is_said_where_tools_are_missing():
+    """Those of the dev extra: a user's own environment has none of them."""
+    code = "import runpy, sys; sys.modules['rich'] = None; sys.argv[1:] = ['--help']; "
+    code += "runpy.run_module('benchmarks', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    said = "python -m benchmarks needs rich and other tools, which are not installed: in a clone, "
+    said += 'pip install -e ".[dev]" --no-build-isolation\n'
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "package.json of someone"}', ""])
 def test_no_other_file_is_overwritten(capsys, tmp_path, text):
     target = tmp_path / "mine.json"

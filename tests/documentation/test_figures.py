@@ -9,17 +9,21 @@ from benchmarks import report
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WORDS = 1000  # of README.md, its measured table apart: about two screens
+WORDS = 900  # of README.md, without what the report writes: about two screens
 # A number with the unit of a time, a rate, a ratio or a share. 128x64 is a shape.
 FIGURE = re.compile(
     r"(?<![\w.])\d[\d.,]*\s?(?:x(?![\w])|times\s+(?:as\s+)?(?:fast|slow|long)|[µu]s\b|ms\b|GB/s|MB/s|%)"
 )
 
 
+def by_hand(text):
+    """The text without the blocks that the report writes."""
+    return re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.S)
+
+
 def prose(text):
-    """The text without the blocks that the report writes, and without code."""
-    text = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.S)
-    return re.sub(r"`[^`\n]*`", "", re.sub(r"```.*?```", "", text, flags=re.S))
+    """What is written by hand, without code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"```.*?```", "", by_hand(text), flags=re.S))
 
 
 def test_the_tables_are_those_of_the_data_files():
@@ -47,6 +51,7 @@ def test_what_no_figure_is(text):
 
 def test_the_readme_is_short_and_names_no_goals():
     text = (ROOT / "README.md").read_text()
-    assert len(re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.S).split()) < WORDS
+    words = [word for word in by_hand(text).split() if re.search(r"\w", word)]
+    assert len(words) <= WORDS
     block = re.search(r"<!-- performance -->\s*(.*?)\s*<!-- end of performance -->", text, re.S)
     assert len(block[1].splitlines()) == 2 + 6 and "goal" not in text
