@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:  # an installation without the tools of the
     if not error.name or error.name.startswith(("benchmarks", "mmix_fast", "torch")):
         raise
     print(
-        f"{PROGRAM} needs {error.name} and other tools, which are not installed: in a clone, "
+        f"{PROGRAM} needs {error.name.partition('.')[0]} and other tools, which are not installed: in a clone, "
         'pip install -e ".[dev]" --no-build-isolation',
         file=sys.stderr,
     )
