@@ -19,8 +19,9 @@ try:
 except ModuleNotFoundError as error:  # an installation without the tools of the dev extra
     if not error.name or error.name.startswith(("benchmarks", "mmix_fast", "torch")):
         raise
+    missing = error.name.partition(".")[0]
     print(
-        f"{PROGRAM} needs {error.name.partition('.')[0]} and other tools, which are not installed: in a clone, "
+        f"{PROGRAM} needs {missing} and other tools, which are not installed: in a clone, "
         'pip install -e ".[dev]" --no-build-isolation',
         file=sys.stderr,
     )
