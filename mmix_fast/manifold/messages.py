@@ -45,7 +45,7 @@ def second(first: Any) -> str:
 
 def unknown_logits(logits: Tensor, forwards: int) -> str:
     if not forwards:
-        reason = _OTHER_GRAPH if _something_compiled() else _SKIPPED
+        reason = f"{_SKIPPED}, or {_OTHER_GRAPH}" if _something_compiled() else _SKIPPED
         return f"loss and accuracy in training need a forward of the model first ({reason})"
     if logits.grad_fn is None:
         return (

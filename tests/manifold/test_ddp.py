@@ -1,6 +1,7 @@
 """DistributedDataParallel, two gloo processes: gradients are the mean over the two shards."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -19,9 +20,7 @@ def shard(rank, step):
     return torch.randn(6, 16, generator=generator), torch.randint(0, 5, (6,), generator=generator)
 
 
-def worker(rank, address, compiled, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
+def train(rank, compiled):
     torch.manual_seed(0)
     model = MLP()
     counter = CompileCounter()
@@ -36,8 +35,15 @@ def worker(rank, address, compiled, results):
         mixup.loss(ddp(x), y).backward()
         gradients = [p.grad.clone() for p in model.parameters()]
         out.append((mixup.layer, mixup.mix.perm, mixup.mix.lam, gradients))
+    return out, counter.frame_count
+
+
+def worker(rank, address, compiled, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
+    torch.save(train(rank, compiled), results + str(rank))
+    gc.collect()  # a living DDP keeps the group, and gloo may then abort the process at its end
     dist.destroy_process_group()
-    torch.save((out, counter.frame_count), results + str(rank))
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.deep)])
