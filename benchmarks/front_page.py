@@ -15,9 +15,9 @@ from .rows import Row, bytes_text, number_text, rows
 # The names that the plain PyTorch code of an op has in the data files.
 PLAIN = ("eager", "two terms", "original", "naive")
 COMPILED = "compiled"
+MIX, LOSS = "`mix`, forward and backward", "`mixed_cross_entropy`, forward and backward"
 # (data file, op, dtype, shape, what the README calls it), in the README's order. "gpu" is the data
 # file of `make gpu`.
-MIX, LOSS = "`mix`, forward and backward", "`mixed_cross_entropy`, forward and backward"
 SELECTED = (
     ("mix", "mix_ forward", "float32", "128x64x32x32", "`mix_`, forward"),
     ("mix", "mix forward+backward", "float32", "256x4096", MIX),
@@ -75,10 +75,14 @@ def gpu_line(found: Measured, machine: str, op: str) -> Line:
     return Line(op, size, machine, ours, ratio(plain), ratio(compiled), "")
 
 
+def cpu_of(machine: dict) -> str:
+    """The processor and its vector instructions."""
+    return f"{machine['cpu'].get('brand_raw', machine['machine'])}, {machine['capability']}"
+
+
 def machine_of(data: dict) -> str:
-    m = data["machine_info"]
-    cpu = m["cpu"].get("brand_raw", m["machine"])
-    return f"{cpu}, {m['capability']}, {m['threads']} threads"
+    machine = data["machine_info"]
+    return f"{cpu_of(machine)}, {machine['threads']} threads"
 
 
 def selected(data: dict[str, dict], gpu: dict | None) -> list[Line]:

@@ -54,7 +54,7 @@ Written by `python -m benchmarks report` from the data files in `results/`. Do n
 def machine_line(data: dict) -> str:
     m, commit = data["machine_info"], data["commit_info"]
     line = (
-        f"{m['device_name']} ({m['cpu'].get('brand_raw', m['machine'])}, {m['capability']}), "
+        f"{m['device_name']} ({front_page.cpu_of(m)}), "
         f"torch {m['torch']}, copy {m['copy_gb_per_s']:.3g} GB/s, "
         f"{'--quick, ' if m['quick'] else ''}commit {commit['id'][:10]}"
         f"{' with changes' if commit['dirty'] else ''}, {data['datetime'][:10]}. {tables.busy(m)}"

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import options
-from .data import NAMES
-from .settings import BATCH, METHODS, NETWORKS, RATE
+from .settings import BATCH, METHODS, NETWORKS, RATE, RECIPES
 
 AMP = ("none", "bfloat16", "float16")
 HELP = "the paper's training at its own scale, on your files of its image sets"
@@ -67,7 +66,7 @@ def layers(text: str) -> tuple[str, ...]:
 
 def add_options(parser: ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", required=True, metavar="SET")
-    for name in NAMES:
+    for name in RECIPES:
         add_training(what.add_parser(name, help=f"train on {name}", description=DESCRIPTION))
     report = what.add_parser("report", help="a table and a picture of the runs in a folder")
     report.add_argument("folder", type=Path, help="the folder of the runs")

@@ -82,7 +82,12 @@ TARGETS = [
         TypeError,
         r"target must be integer labels or floating, got list \[0, 1, 1\]$",
     ),
-    ({"target": Y.bool()}, TypeError, "got bool .*; multi-hot targets are for the binary cross-"),
+    (
+        {"target": Y.bool()},
+        TypeError,
+        r"target must be integer labels or floating, got bool .*; multi-hot targets are for the "
+        r"binary cross-entropy$",
+    ),
     ({"target": Y[:, None]}, ValueError, r"must have shape \(3,\).*\(3, 1\); pass target.squeeze"),
     ({"target": Y[:, None].byte()}, ValueError, r"target must have shape \(3,\), got.*\(3, 1\)"),
     ({"target": torch.tensor(1)}, ValueError, r"target must have shape \(B,\)"),

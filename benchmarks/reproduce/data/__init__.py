@@ -7,8 +7,8 @@ from .kinds import BadData, ImageSet, Split
 
 __all__ = ["NAMES", "BadData", "ImageSet", "Split", "read"]
 
-NAMES = ("cifar10", "cifar100", "svhn", "tiny-imagenet")
 CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
+NAMES = tuple(CLASSES)
 # Mean and standard deviation of the pixel values 0..255, as in the load_data.py of the paper's
 # authors (https://github.com/vikasverma1077/manifold_mixup).
 MOMENTS = {
