@@ -18,6 +18,7 @@ from torch import Tensor
 
 import mmix_fast
 
+from . import process_group
 from .clock import Clock, cpu_seconds_of_others
 from .problem import Maker, Op
 from .runner import Effort, measure, threads
@@ -48,7 +49,7 @@ def work(
 ) -> None:
     """One of the processes. The first writes its records."""
     meeting = dist.FileStore(f"{folder}/meeting{ranks}", ranks)
-    dist.init_process_group("gloo", store=meeting, rank=rank, world_size=ranks, timeout=TIMEOUT)
+    process_group.enter("gloo", store=meeting, rank=rank, world_size=ranks, timeout=TIMEOUT)
     random.seed(0)
     torch.manual_seed(0)
     records = []
@@ -58,7 +59,7 @@ def work(
             records += measure(make(), TogetherClock(), effort, ceiling)
     if rank == 0:
         Path(folder, f"{ranks}.json").write_text(json.dumps(records))
-    dist.destroy_process_group()
+    process_group.leave()
 
 
 def run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .. import process_group
 from ..options import BadOption
 from .data import BadData
 
@@ -83,13 +83,6 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def leave() -> None:
-    # A model that still waits for the garbage collector would keep the group, whose threads then
-    # abort the process at its end.
-    gc.collect()
-    dist.destroy_process_group()
-
-
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """The ranks that torchrun started, connected; a single one without torchrun.
@@ -102,13 +95,13 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    process_group.enter("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     ranks = Ranks(dist.get_rank(), world)
     try:
         yield ranks
-        leave()
+        process_group.leave()
     except (BadOption, Stopped):  # on all ranks at the same place
-        leave()
+        process_group.leave()
         raise
     except Exception as error:
         line = " ".join(str(error).split())

@@ -1,11 +1,13 @@
 """Runs a function in several gloo processes. A rank that hangs is killed, and the test fails."""
 
 import datetime
-import gc
+import os
 import time
+from pathlib import Path
 
 import torch
-import torch.distributed as dist
+
+from benchmarks import process_group
 
 SECONDS = 120  # for all that a test does in its processes; they take about 10 to start
 
@@ -26,7 +28,7 @@ def run(tmp_path, function, ranks, *args):
 
 def _worker(rank, address, function, ranks, args):
     torch.set_num_threads(1)
-    dist.init_process_group(
+    process_group.enter(
         "gloo",
         init_method=address,
         rank=rank,
@@ -35,7 +37,11 @@ def _worker(rank, address, function, ranks, args):
     )
     torch.manual_seed(0)  # the same on all ranks
     function(rank, *args)
-    # A graph or a model in a cycle of references (that of a caught exception) would keep the group
-    # alive, and gloo's threads may then abort the process at its end.
-    gc.collect()
-    dist.destroy_process_group()
+    process_group.leave()
+    os._exit(0)  # torch's caches have the group of a DTensor: see process_group.leave
+
+
+def threads_of_gloo():
+    """The names of this process's threads that belong to a process group."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmix_fast
+from benchmarks import process_group
 from mmix_fast import validation
 from tests.documentation.public_api import MODULES, NAMES, load
 
@@ -91,9 +92,9 @@ def names():
 @pytest.fixture
 def one_process():
     """A process group of this process alone: its shard has all the classes."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    process_group.enter("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    process_group.leave()
 
 
 def of_transformers(folder):

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmarks import process_group
 from benchmarks.torchvision_ops import declare_missing
 from tests.documentation.markdown import ROOT, Block, python_blocks
 
@@ -37,7 +38,7 @@ def nothing_left(tmp_path, monkeypatch):
     yield
     torch.compiler.reset()  # else a later test would get the graph of a model of the same class
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+        process_group.leave()
 
 
 def compiled(page: Path, block: Block):

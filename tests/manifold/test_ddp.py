@@ -1,16 +1,15 @@
 """DistributedDataParallel, two gloo processes: gradients are the mean over the two shards."""
 
 import copy
-import gc
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch._dynamo.testing import CompileCounter
 from torch.nn.parallel import DistributedDataParallel
 
 import mmix_fast as m
 from benchmarks.models import MLP
+from tests.distributed import ranks as processes
 
 RANKS, STEPS = 2, 6
 
@@ -38,18 +37,14 @@ def train(rank, compiled):
     return out, counter.frame_count
 
 
-def worker(rank, address, compiled, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
+def worker(rank, compiled, results):
     torch.save(train(rank, compiled), results + str(rank))
-    gc.collect()  # a living DDP keeps the group, and gloo may then abort the process at its end
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.deep)])
 def test_gradients_are_the_mean_over_ranks_with_the_same_draws(tmp_path, compiled):
-    address, results = f"file://{tmp_path}/store", f"{tmp_path}/rank"
-    torch.multiprocessing.spawn(worker, (address, compiled, results), nprocs=RANKS)
+    results = f"{tmp_path}/rank"
+    processes.run(tmp_path, worker, RANKS, compiled, results)
     ranks = [torch.load(results + str(r)) for r in range(RANKS)]
     torch.manual_seed(0)
     model = MLP()
