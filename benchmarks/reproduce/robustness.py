@@ -1,7 +1,6 @@
 """The paper's tests of a trained network beyond its test set: novel deformations, FGSM and PGD.
 
-Deformations: section 5.2, Table 4, and the words of Table 9. Attacks: section 5.3, Table 7, and
-appendix D.
+Attacks: section 5.3, Table 7, and appendix D.
 """
 
 from __future__ import annotations
@@ -13,43 +12,10 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from ..perturb import Matrix, pgd, rotation, shear, warp, window
+from ..perturb import DEFORMATIONS, pgd, warp
 from .data import Split
 
 Model = Callable[[Tensor], Tensor]  # pixels in 0..1 to logits
-
-
-@dataclass(frozen=True)
-class Deformation:
-    """Each image under the matrix of a value of its own, drawn uniformly from low..high."""
-
-    matrix: Callable[[float], Matrix]
-    low: float
-    high: float
-
-    def matrices(self, count: int, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.rand(count, generator=generator, dtype=torch.float64)
-        values = self.low + (self.high - self.low) * drawn
-        return torch.tensor([self.matrix(value) for value in values.tolist()])
-
-
-def fixed(scale: float) -> Deformation:
-    return Deformation(window, scale, scale)
-
-
-# To zoom in at 60 % is to cut out the inner 60 % of height and width; out at 120 % adds a border.
-# The paper gives no formula for shearing: here a row moves by its height times the tangent.
-DEFORMATIONS = {
-    "rotation 20": Deformation(rotation, -20.0, 20.0),
-    "rotation 40": Deformation(rotation, -40.0, 40.0),
-    "shear 28.6": Deformation(shear, -28.6, 28.6),
-    "shear 57.3": Deformation(shear, -57.3, 57.3),
-    "zoom in 60 %": fixed(0.6),
-    "zoom in 80 %": fixed(0.8),
-    "zoom out 120 %": fixed(1.2),
-    "zoom out 140 %": fixed(1.4),
-}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.reproduce import published, robustness
+from benchmarks import perturb
+from benchmarks.reproduce import published
 from benchmarks.reproduce.data import NAMES
 
 PAPER = published.read()
@@ -70,7 +71,7 @@ def test_the_file_is_whole():
     assert {row["dataset"] for row in PAPER.results} == set(NAMES)
     assert all({"table", "epochs"} <= row.keys() for row in rows)
     names = {name for row in PAPER.robustness for name in row["accuracy"]}
-    assert names == {*robustness.DEFORMATIONS, "FGSM 0.03"}
+    assert names == {*perturb.DEFORMATIONS, "FGSM 0.03"}
     assert len(PAPER.robustness) == 4 + 8
     assert PAPER.source["version"] == "arXiv:1806.05236v7"
     assert any("epsilon" in note for note in PAPER.notes)

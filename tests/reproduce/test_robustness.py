@@ -60,7 +60,7 @@ def test_all_numbers_of_a_network_whose_answers_are_known(short):
     # nor does (150 / 255) / 1.2² = 0.41.
     assert found["zoom out 120 %"] == 80.0 and found["zoom out 140 %"] == 60.0
     assert found["zoom in 60 %"] == found["zoom in 80 %"] == 100.0
-    assert list(found) == ["clean", *robustness.DEFORMATIONS, *robustness.ATTACKS]
+    assert list(found) == ["clean", *perturb.DEFORMATIONS, *robustness.ATTACKS]
 
 
 def test_the_unbounded_attack_sees_a_part_of_the_images_and_goes_on_past_epsilon(short):
@@ -140,9 +140,9 @@ def test_a_model_of_manifold_mixup_does_not_mix(short):
     ],
 )
 def test_angles_are_drawn_evenly_from_the_range_of_the_paper(name, matrix, low, high):
-    deformation = robustness.DEFORMATIONS[name]
+    deformation = perturb.DEFORMATIONS[name]
     assert deformation.matrix is matrix
-    drawn = robustness.Deformation(lambda v: [[v, 0, 0], [0, 0, 0]], low, high)
+    drawn = perturb.Deformation(lambda v: [[v, 0, 0], [0, 0, 0]], low, high)
     values = drawn.matrices(4000, seed=3)[:, 0, 0]
     assert (deformation.low, deformation.high) == (low, high)
     assert low <= values.min() < 0.99 * low and 0.99 * high < values.max() <= high
@@ -178,8 +178,8 @@ def test_the_maps_move_a_pixel_as_they_say():
 
 def test_digits_of_the_small_claims_keep_their_background():
     x = torch.full((1, 784), 2.0)
-    x[0, 0] = dark = -0.5
-    found = geometry.deform(x, perturb.window(2.0)).view(28, 28)
+    x[0, 0] = dark = geometry.DARK
+    found = geometry.deform(x, perturb.fixed(2.0), seed=0).view(28, 28)
     assert found[0, 0] == dark and found[13, 13] == 2.0 and (found == dark).sum() >= 784 - 14 * 14
 
 
