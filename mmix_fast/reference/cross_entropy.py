@@ -101,7 +101,10 @@ def mixed_cross_entropy(
         z = capped(z, softcap)
     logp = z.log_softmax(-1)
     a, b = _row_losses(logp, q_own), _row_losses(logp, q_other)
-    a = a.masked_fill(bad, float("nan"))
+    # Also where all its labels have weight 0: a loss of 0 would hide that the logits diverged.
+    top = z.detach().amax(-1)
+    diverged = top.isnan() | top.isposinf()
+    a, b = a.masked_fill(bad | diverged, float("nan")), b.masked_fill(diverged, float("nan"))
     if z_loss:
         count = own * valid + other * other_valid
         extra = term(count * z_loss, z.logsumexp(-1).square())

@@ -136,3 +136,27 @@ def test_the_gradient_of_the_loss_to_lam_at_zero_and_one(per_sample, soft_target
         loss = m.mixed_cross_entropy(z, target, perm, lam, reduction="sum")
         (got,) = torch.autograd.grad(loss, lam)
         torch.testing.assert_close(got, each if per_sample else each.sum())
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_diverged_logits_give_nan_also_where_all_labels_have_weight_0(backend, bad, soft, inplace):
+    """As in PyTorch: a loss of 0 would hide them. The other rows keep their values."""
+    for classes in (5, 300):
+        z, perm = torch.randn(4, classes), torch.tensor([1, 0, 3, 2])
+        right = z.clone()
+        z[0, 2] = bad
+        weight = torch.ones(classes)
+        weight[:2] = 0
+        y = torch.tensor([0, 1, 2, 3])
+        target = torch.nn.functional.one_hot(y, classes).float() if soft else y
+        for lam in (0.3, torch.tensor([0.3, 0.4, 1.0, 0.0])):
+            options = {"weight": weight, "reduction": "none", "inplace_backward": inplace}
+            x = z.clone().requires_grad_()
+            rows = m.mixed_cross_entropy(x * 1, target, perm, lam, **options)
+            (grad,) = torch.autograd.grad(rows.sum(), x)
+            assert rows[0].isnan() and grad[0].isnan().all()
+            want = m.mixed_cross_entropy(right, target, perm, lam, **options)
+            torch.testing.assert_close(rows[1:], want[1:])
+            assert rows[1] == 0 and (grad[1] == 0).all() and grad[2:].isfinite().all()
