@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 
 def enter(backend: str, **options: Any) -> None:
-    """``dist.init_process_group``, after which ``leave`` ends the group's threads for certain."""
+    """``dist.init_process_group``, after which nothing of torch's own modules keeps the group."""
     # Its functions take the group of the moment of their import as a default, and so keep it. DDP,
     # torch.compile and dispatch modes import it; before any group there is none to keep.
     import torch.distributed.nn.functional  # noqa: F401

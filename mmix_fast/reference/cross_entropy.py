@@ -9,9 +9,11 @@ from ..arithmetic import as_lam, compute_dtype
 from .terms import Lam, as_rows, blend, followed, partner, per_row, term
 
 
-def _row_losses(logp: Tensor, q: Tensor) -> Tensor:
-    # A probability of exactly 0 contributes 0; at logp = -inf, 0 * -inf would be NaN.
-    return -torch.where(q == 0, 0, q * torch.where(q == 0, 0, logp)).sum(-1)
+def _row_losses(z: Tensor, logp: Tensor, q: Tensor) -> Tensor:
+    # A probability of exactly 0 contributes 0, but 0 * -inf would be NaN. No more is masked: q has
+    # a gradient of -logp at 0 too, and NaN logits give NaN, also where all probabilities are 0.
+    masked = (q == 0) & (z.isneginf() | logp.isneginf())
+    return -(q * torch.where(masked, 0, logp)).sum(-1)
 
 
 def _mean(rows: Tensor, total: Tensor) -> Tensor:
@@ -100,11 +102,8 @@ def mixed_cross_entropy(
     if softcap is not None:
         z = capped(z, softcap)
     logp = z.log_softmax(-1)
-    a, b = _row_losses(logp, q_own), _row_losses(logp, q_other)
-    # Also where all its labels have weight 0: a loss of 0 would hide that the logits diverged.
-    top = z.detach().amax(-1)
-    diverged = top.isnan() | top.isposinf()
-    a, b = a.masked_fill(bad | diverged, float("nan")), b.masked_fill(diverged, float("nan"))
+    a, b = _row_losses(z, logp, q_own), _row_losses(z, logp, q_other)
+    a = a.masked_fill(bad, float("nan"))
     if z_loss:
         count = own * valid + other * other_valid
         extra = term(count * z_loss, z.logsumexp(-1).square())

@@ -160,3 +160,26 @@ def test_diverged_logits_give_nan_also_where_all_labels_have_weight_0(backend, b
             want = m.mixed_cross_entropy(right, target, perm, lam, **options)
             torch.testing.assert_close(rows[1:], want[1:])
             assert rows[1] == 0 and (grad[1] == 0).all() and grad[2:].isfinite().all()
+
+
+@pytest.mark.parametrize("lam", [0.3, 0.0, 1.0])
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_targets_and_weights_of_exactly_0_have_a_gradient(lam, eps):
+    z, y, perm = torch.randn(4, 5).double(), torch.tensor([0, 1, 1, 4]), torch.tensor([1, 0, 3, 2])
+    z[:, 3] = -INF  # a masked class: its probability of 0 stays absent, in the gradient too
+    hot = torch.nn.functional.one_hot(y, 5).double().requires_grad_()
+    weight = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.5]).double().requires_grad_()
+    logp = z.log_softmax(1).masked_fill(z == -INF, 0)
+    mixed = lam * hot + (1 - lam) * hot[perm]
+    want = -(weight * ((1 - eps) * mixed + eps / 5) * logp).sum()
+    for target, of in ((hot, (hot, weight)), (y, (weight,))):
+        got = m.mixed_cross_entropy(
+            z, target, perm, lam, weight=weight, reduction="sum", label_smoothing=eps
+        )
+        torch.testing.assert_close(got, want)
+        for one, right in zip(
+            torch.autograd.grad(got, of),
+            torch.autograd.grad(want, of, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, right)
