@@ -1,5 +1,6 @@
 """Runs a function in several gloo processes. A rank that hangs is killed, and the test fails."""
 
+import contextlib
 import datetime
 import os
 import time
@@ -41,7 +42,21 @@ def _worker(rank, address, function, ranks, args):
     os._exit(0)  # torch's caches have the group of a DTensor: see process_group.leave
 
 
-def threads_of_gloo():
-    """The names of this process's threads that belong to a process group."""
-    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-    return [name for name in names if "gloo" in name]
+def wait_for_gloo_threads(some):
+    """Returns once this process has threads of a process group (``some``) or none; or fails.
+
+    It waits because a new thread gets its name only when it first runs, and one that ended is
+    listed for a moment longer. The threads of a group that something keeps stay for ever.
+    """
+    end = time.monotonic() + 20  # seconds: a machine with more work than cores is slow
+    while some != ("gloo" in (names := _names_of_threads())):
+        assert time.monotonic() < end, f"threads of gloo expected: {some}; threads: {names}"
+        time.sleep(0.01)
+
+
+def _names_of_threads():
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it ended after it was listed
+            names.append(path.read_text().strip())
+    return " ".join(names)
