@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmix_fast.distributed.collective import _check, _fits
+from tests.support.properties import property_test
 
 NUMBERS = st.integers(-1, 6)
 RANKS = st.tuples(st.sampled_from([5, 5, 5, 6]), NUMBERS, st.integers(0, 6), st.just(0))
@@ -19,6 +20,7 @@ def fits_on_the_host(headers):
     return True
 
 
+@settings(property_test, max_examples=100)
 @given(headers=st.lists(RANKS, min_size=1, max_size=4))
 @example(headers=[(5, 0, 2, 0), (5, 2, 3, 0)])
 @example(headers=[(5, 2, 3, 0), (5, 0, 2, 0), (5, 2, 0, 0)])  # any order, and an empty shard

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import mmix_fast as m
 from tests.support.binary_loss import KINDS, check, expected, make_target, smoothed
 from tests.support.cases import DTYPES
+from tests.support.properties import property_test
 
 RUNS_ON_GPU = True
 INF, NAN = float("inf"), float("nan")
@@ -252,7 +253,7 @@ def test_layouts(backend, layout, kind, inplace):
             assert got.stride() == torch.empty_like(leaf).stride()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(property_test, max_examples=25)
 @given(st.data())
 def test_permuting_the_batch_permutes_the_losses(data):
     """Equivariance, on the backend that serves CPU tensors."""

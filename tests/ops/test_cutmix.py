@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import mmix_fast as m
 from tests.support.cases import DTYPES, PERMS, expected_mix
+from tests.support.properties import property_test
 
 RUNS_ON_GPU = True
 LAYOUTS = {
@@ -65,7 +66,7 @@ def test_bits_in_every_layout(backend, layout, dtype, own_box, lam):
         torch.testing.assert_close(corrected.double().expand(batch), expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(property_test, max_examples=60)
 @given(st.data())
 def test_random_boxes(data):
     batch, channels, height, width = (data.draw(st.integers(1, 6)) for _ in range(4))

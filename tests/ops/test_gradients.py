@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import mmix_fast as m
 from tests.support.cases import DTYPES
+from tests.support.properties import property_test
 from tests.support.special_lam import (
     FINITE_LAMS,
     INF,
@@ -20,7 +21,6 @@ from tests.support.special_lam import (
     assert_same,
     draw_lam,
     mixed,
-    property_test,
     transposed,
 )
 

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmix_fast as m
 from benchmarks.clock import Clock
 from mmix_fast import linear_chunks
 from tests.support.linear import KINDS, C, D, N, arguments, chunked, head, unchunked
+from tests.support.properties import property_test
 
 RUNS_ON_GPU = True
 
@@ -85,6 +86,7 @@ def test_a_mixed_target(backend):
 ROWS = st.integers(0, 9)
 
 
+@settings(property_test, max_examples=100)
 @given(n=ROWS, chunk=st.integers(1, 10), seed=st.integers(0, 99), lam=st.sampled_from([0, 0.3, 1]))
 def test_any_chunk_size_gives_the_same(n, chunk, seed, lam):
     torch.manual_seed(seed)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import mmix_fast as m
 from tests.support.cases import DTYPES, TOLERANCE
+from tests.support.properties import property_test
 from tests.support.special_lam import (
     FINITE_LAMS,
     INF,
@@ -15,7 +16,6 @@ from tests.support.special_lam import (
     assert_same,
     combined,
     draw_lam,
-    property_test,
 )
 
 RUNS_ON_GPU = True

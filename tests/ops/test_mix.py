@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import mmix_fast as m
 from mmix_fast import dispatch
 from tests.support.cases import DTYPES, LAYOUTS, PERMS, expected_mix
+from tests.support.properties import property_test
 
 RUNS_ON_GPU = True
 
@@ -138,7 +139,7 @@ def test_a_mix_in_place_of_a_saved_tensor_raises_in_backward(backend):
         y.sum().backward()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(property_test, max_examples=60)
 @given(st.data())
 def test_random_shapes_strides_perms(data):
     ndim = data.draw(st.integers(1, 4))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import mmix_fast as m
 from tests.support.cases import DTYPES, LAYOUTS
+from tests.support.properties import property_test
 from tests.support.special_lam import (
     INF,
     LAMS,
@@ -16,7 +17,6 @@ from tests.support.special_lam import (
     assert_same,
     combined,
     draw_lam,
-    property_test,
 )
 
 RUNS_ON_GPU = True

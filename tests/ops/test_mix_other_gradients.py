@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import mmix_fast as m
 from tests.support.cases import DTYPES
+from tests.support.properties import property_test
 from tests.support.special_lam import (
     FINITE_LAMS,
     INF,
@@ -18,7 +19,6 @@ from tests.support.special_lam import (
     acc_of,
     assert_same,
     draw_lam,
-    property_test,
 )
 
 RUNS_ON_GPU = True

@@ -4,13 +4,14 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmix_fast as m
 from benchmarks.clock import Clock
 from mmix_fast.reference import shard
 from tests.support.cases import TOLERANCE
+from tests.support.properties import property_test
 from tests.support.sharded import of_every_shard
 
 B, C = 6, 23
@@ -189,6 +190,7 @@ def test_means_over_nothing_and_no_rows(backend, reduction):
     compare(z[:0], empty, empty, 0.3, reduction=reduction)
 
 
+@settings(property_test, max_examples=100)
 @given(
     cuts=st.lists(st.integers(0, C), max_size=4).map(lambda inner: [0, *sorted(inner), C]),
     seed=st.integers(0, 99),

@@ -1,22 +1,12 @@
 """Values of λ at which the code branches, and the expected results of mixing with them."""
 
-import os
-
 import torch
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 NAN, INF = float("nan"), float("inf")
 # For λ = 2**-60, 1 - λ rounds to 1 in float32 and in float64.
 LAMS = (0.0, 1.0, -0.0, 2.0**-60, 0.3, 0.5, -0.5, 1.75, NAN)
 FINITE_LAMS = LAMS[:-1]
-
-property_test = settings(
-    max_examples=12 if os.environ.get("TRITON_INTERPRET") == "1" else 40,  # 30 ms a launch
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def draw_lam(data, batch, values=LAMS):
