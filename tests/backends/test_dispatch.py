@@ -86,15 +86,17 @@ def test_blocks_of_asyncio_tasks():
             await asyncio.sleep(pause)
             return chosen()
 
-    async def outlives():
+    async def outlives(ended):
         inside = chosen()
-        await asyncio.sleep(0.05)
+        await ended.wait()
         return inside, chosen()
 
     async def main():
+        ended = asyncio.Event()
         with m.use_backend("reference"):
-            later = asyncio.create_task(outlives())
+            later = asyncio.create_task(outlives(ended))
             names = await asyncio.gather(task("cpp", 0.02), task("reference", 0.01), task("cpp", 0))
+        ended.set()
         with m.use_backend("reference"):
             return names, await later
 
