@@ -9,11 +9,10 @@ from ..arithmetic import as_lam, compute_dtype
 from .terms import Lam, as_rows, blend, followed, partner, per_row, term
 
 
-def _row_losses(z: Tensor, logp: Tensor, q: Tensor) -> Tensor:
+def _row_losses(logp: Tensor, q: Tensor, absent: Tensor) -> Tensor:
     # A probability of exactly 0 contributes 0, but 0 * -inf would be NaN. No more is masked: q has
     # a gradient of -logp at 0 too, and NaN logits give NaN, also where all probabilities are 0.
-    masked = (q == 0) & (z.isneginf() | logp.isneginf())
-    return -(q * torch.where(masked, 0, logp)).sum(-1)
+    return -(q * torch.where((q == 0) & absent, 0, logp)).sum(-1)
 
 
 def _mean(rows: Tensor, total: Tensor) -> Tensor:
@@ -102,7 +101,9 @@ def mixed_cross_entropy(
     if softcap is not None:
         z = capped(z, softcap)
     logp = z.log_softmax(-1)
-    a, b = _row_losses(z, logp, q_own), _row_losses(z, logp, q_other)
+    # logp is -inf also at a finite logit far below the largest; where all are -inf, it is NaN.
+    absent = z.isneginf() | logp.isneginf()
+    a, b = _row_losses(logp, q_own, absent), _row_losses(logp, q_other, absent)
     a = a.masked_fill(bad, float("nan"))
     if z_loss:
         count = own * valid + other * other_valid

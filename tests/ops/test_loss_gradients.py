@@ -140,7 +140,7 @@ def test_the_gradient_of_the_loss_to_lam_at_zero_and_one(per_sample, soft_target
 
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [NAN, INF])
 def test_diverged_logits_give_nan_also_where_all_labels_have_weight_0(backend, bad, soft, inplace):
     """As in PyTorch: a loss of 0 would hide them. The other rows keep their values."""
     for classes in (5, 300):
@@ -183,3 +183,22 @@ def test_targets_and_weights_of_exactly_0_have_a_gradient(lam, eps):
             strict=True,
         ):
             torch.testing.assert_close(one, right)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("lam", [0.3, 0.0, 1.0, [0.3, 1.0]])
+def test_a_log_probability_that_overflows_does_not_leak(backend, lam, soft):
+    """3e38 - -3e38 is inf in float32: the class has log-probability -inf at a finite logit."""
+    lam = torch.tensor(lam) if isinstance(lam, list) else lam
+    for classes in (5, 300):
+        z, y = torch.randn(2, classes), torch.tensor([0, 0])
+        z[0, :2] = torch.tensor([3e38, -3e38])
+        target = torch.nn.functional.one_hot(y, classes).float() if soft else y
+        x, wide = z.clone().requires_grad_(), z.double().requires_grad_()
+        rows = m.mixed_cross_entropy(x * 1, target, torch.tensor([1, 0]), lam, reduction="none")
+        want = torch.nn.functional.cross_entropy(wide, y, reduction="none")  # for any lam
+        torch.testing.assert_close(rows, want.float())
+        (got,), (right,) = (
+            torch.autograd.grad(loss.sum(), at) for loss, at in ((rows, x), (want, wide))
+        )
+        torch.testing.assert_close(got, right.float())
